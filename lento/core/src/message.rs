@@ -1,0 +1,117 @@
+//! What cores of two nodes say to each other about one volume. `proto/` gives it bytes; the shell converts.
+
+use crate::types::Attributes;
+use crate::types::Epoch;
+use crate::types::Hash;
+use crate::types::LogRecord;
+use crate::types::Name;
+use crate::types::ObjectId;
+use crate::types::Operation;
+use crate::types::Position;
+use crate::types::Recno;
+
+/// Both directions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// Client, first.
+    Hello(Hello),
+    /// Client: records, in recno order.
+    Submit(Vec<Operation>),
+    /// Client: how far it is.
+    Ack(Ack),
+    /// Client: tell when everything is everywhere.
+    Barrier {
+        /// Chosen by the client.
+        id: u64,
+        /// The client's own record that must have its verdict first.
+        after: Recno,
+    },
+    /// Server, first.
+    Welcome(Welcome),
+    /// Server: not here, or not you.
+    Refused {
+        /// For people.
+        reason: String,
+        /// Asking again later makes sense.
+        retry: bool,
+    },
+    /// Server: positions in order; all up to `upto` are now sent.
+    Records {
+        /// The records.
+        records: Vec<LogRecord>,
+        /// Sent up to here (positions without a record are skipped).
+        upto: Position,
+    },
+    /// Server: the whole tree follows, as of this position.
+    SnapshotBegin {
+        /// Its position.
+        position: Position,
+        /// How many objects follow.
+        objects: u64,
+    },
+    /// Server: objects, parents before children.
+    SnapshotChunk(Vec<SnapshotObject>),
+    /// Server: that was all.
+    SnapshotEnd,
+    /// Server: answer to `Barrier`.
+    BarrierReached {
+        /// The client's id.
+        id: u64,
+    },
+}
+
+/// Who the client is and what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Its replica id.
+    pub replica: u64,
+    /// Its incarnation.
+    pub incarnation: u32,
+    /// Epoch it followed last.
+    pub epoch: Epoch,
+    /// Durable base position in that epoch.
+    pub position: Position,
+    /// Its records that it still has, of this incarnation: first and last, both 0 if none.
+    pub has: (Recno, Recno),
+}
+
+/// Where the client stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// The server's epoch.
+    pub epoch: Epoch,
+    /// Newest durable position: the client submits once it has applied up to here.
+    pub position: Position,
+    /// The client's last record of this incarnation that has a verdict.
+    pub received: Recno,
+}
+
+/// How far a client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ack {
+    /// Base, durable: the server may forget records up to here.
+    pub position: Position,
+    /// Visible in the tree.
+    pub applied: Position,
+    /// Visible and durable.
+    pub durable: Position,
+}
+
+/// One object of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotObject {
+    /// Its id.
+    pub object: ObjectId,
+    /// Attributes.
+    pub attributes: Attributes,
+    /// Symbolic link's target.
+    pub symlink: Vec<u8>,
+    /// Content hash of a regular file.
+    pub hash: Option<Hash>,
+    /// Content size.
+    pub size: u64,
+    /// All extended attributes.
+    pub xattrs: Vec<(Name, Vec<u8>)>,
+    /// All its names: directory and name.
+    pub entries: Vec<(ObjectId, Name)>,
+}

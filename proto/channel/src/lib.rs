@@ -1,0 +1,18 @@
+//! The messages of the channel between Presto and Lento, and how one becomes a packet.
+//!
+//! Owns nothing but types: the sockets are in `presto/src/channel/` and `lento/src/channel/`.
+
+/// Generated from `proto/intermezzo/channel/v1/channel.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/intermezzo.channel.v1.rs"));
+}
+
+/// Version both sides must speak.
+pub const PROTOCOL: u32 = 1;
+
+/// Longest packet either side accepts, in bytes.
+pub const MAX_PACKET: usize = 4 << 20;
+
+/// Most descriptors beside one packet (the kernel allows 253).
+pub const MAX_FDS: usize = 64;
