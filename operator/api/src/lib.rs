@@ -1,1 +1,21 @@
-//! intermezzo-api
+//! The Kubernetes-shaped objects of InterMezzo, `intermezzo.dev/v1alpha1`.
+//!
+//! Owns the types `Volume` and `Replicator` and how they are read from a directory of YAML files (`manifest`), so that the
+//! operator, agents without Kubernetes and the command line share one meaning of each field. No client, no IO but reading files.
+
+pub mod condition;
+pub mod manifest;
+pub mod names;
+pub mod replicator;
+pub mod volume;
+
+pub use condition::Condition;
+pub use replicator::{Replicator, ReplicatorSpec, ReplicatorStatus};
+pub use volume::{Access, Mode, Volume, VolumeSpec, VolumeStatus};
+
+/// API group of every object.
+pub const GROUP: &str = "intermezzo.dev";
+/// Version of the API that this crate describes.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of every object.
+pub const API_VERSION: &str = "intermezzo.dev/v1alpha1";

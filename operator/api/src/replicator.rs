@@ -1,0 +1,97 @@
+//! `Replicator`: one node's replica of one Volume.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+use crate::volume::{Access, Mode, Position, Volume};
+
+/// One node's replica of one Volume, in the Volume's namespace. The server's own replica needs none.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "intermezzo.dev",
+    version = "v1alpha1",
+    kind = "Replicator",
+    plural = "replicators",
+    shortname = "imr",
+    category = "intermezzo",
+    namespaced,
+    status = "ReplicatorStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Volume","type":"string","jsonPath":".spec.volume"}"#,
+    printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
+    printcolumn = r#"{"name":"Connected","type":"string","jsonPath":".status.conditions[?(@.type==\"Connected\")].status"}"#,
+    printcolumn = r#"{"name":"In sync","type":"string","jsonPath":".status.conditions[?(@.type==\"InSync\")].status"}"#,
+    printcolumn = r#"{"name":"Pending","type":"integer","jsonPath":".status.pending","description":"Own records without a verdict"}"#,
+    printcolumn = r#"{"name":"Lag","type":"number","jsonPath":".status.lagSeconds","description":"Seconds behind the server"}"#,
+    printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.mode","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicatorSpec {
+    /// Name of the Volume, in the same namespace.
+    pub volume: String,
+    /// Node that holds the replica.
+    pub node_name: String,
+    /// How much it keeps. Absent: as the Volume says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// What programs on the node may do. Absent: as the Volume says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// Neither send nor receive for now; the mount stays and goes on journaling.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// Patterns of paths whose contents are always kept (`mode: OnDemand`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<String>,
+}
+
+/// How a replica is, as its agent reported last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicatorStatus {
+    /// Generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Position that is durable on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// Own records that have no verdict yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<i64>,
+    /// Age in seconds of the oldest record of the server that is not durable here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<f64>,
+    /// What is true of the replica: Ready, Connected, InSync, Degraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+impl Replicator {
+    /// `namespace/name` of the Replicator.
+    #[must_use]
+    pub fn id(&self) -> String {
+        crate::manifest::id(&self.metadata)
+    }
+
+    /// `namespace/name` of its Volume.
+    #[must_use]
+    pub fn volume_id(&self) -> String {
+        format!("{}/{}", crate::manifest::namespace(&self.metadata), self.spec.volume)
+    }
+
+    /// How much it keeps, the Volume's default applied.
+    #[must_use]
+    pub fn mode(&self, volume: &Volume) -> Mode {
+        self.spec.mode.unwrap_or(volume.spec.replication.mode)
+    }
+
+    /// What programs may do, the Volume's default applied.
+    #[must_use]
+    pub fn access(&self, volume: &Volume) -> Access {
+        self.spec.access.unwrap_or(volume.spec.replication.access)
+    }
+}

@@ -1,0 +1,227 @@
+//! `Volume`: a replicated tree with one server.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+
+/// A replicated tree with one server. Every node with a Replicator of it holds it as plain files.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "intermezzo.dev",
+    version = "v1alpha1",
+    kind = "Volume",
+    plural = "volumes",
+    shortname = "imv",
+    category = "intermezzo",
+    namespaced,
+    status = "VolumeStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Server","type":"string","jsonPath":".status.server","description":"Node that serves the volume"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"In sync","type":"string","jsonPath":".status.conditions[?(@.type==\"InSync\")].status"}"#,
+    printcolumn = r#"{"name":"Replicators","type":"integer","jsonPath":".status.replicators","description":"Replicators on the replication list"}"#,
+    printcolumn = r#"{"name":"Conflicts","type":"integer","jsonPath":".status.conflicts"}"#,
+    printcolumn = r#"{"name":"Writes","type":"string","jsonPath":".spec.writes","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeSpec {
+    /// Which node serves the volume.
+    pub server: ServerSpec,
+    /// What Replicators are made and with which settings, unless a Replicator says otherwise.
+    #[serde(default)]
+    pub replication: ReplicationSpec,
+    /// How updates are admitted: `Optimistic` (anybody writes at once, conflicts are kept) or `Permits` (one writer at a time).
+    #[serde(default)]
+    pub writes: Writes,
+    /// What happens to two updates that exclude each other. Whatever is chosen, the losing content is kept for a time.
+    #[serde(default)]
+    pub conflicts: Conflicts,
+    /// When the server acknowledges, gives verdicts and forwards.
+    #[serde(default)]
+    pub durability: Durability,
+    /// Limits of each node's journal (KML) of this volume.
+    #[serde(default)]
+    pub log: LogSpec,
+    /// Patterns of paths that stay on the node where they are made, in the syntax of `.gitignore`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// An existing directory of the server's node that becomes the volume's first content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// Which node serves a volume: `nodeName`, or the best one of `nodeSelector`. Exactly one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerSpec {
+    /// Name of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Nodes of which one is chosen and kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+}
+
+/// Defaults of a volume's Replicators.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicationSpec {
+    /// Nodes that get a Replicator by themselves. Absent: only Replicators that somebody makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// Whether contents are kept in full or fetched when first opened.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Whether programs on the node may write.
+    #[serde(default)]
+    pub access: Access,
+}
+
+/// How much of a volume a Replicator keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// Every content, always.
+    #[default]
+    Full,
+    /// The whole tree; contents when first opened.
+    OnDemand,
+}
+
+/// What programs on a node may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Access {
+    /// Read and update.
+    #[default]
+    ReadWrite,
+    /// Read.
+    ReadOnly,
+}
+
+/// How updates are admitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Writes {
+    /// Every node writes at once; the server judges afterwards.
+    #[default]
+    Optimistic,
+    /// A node writes while it holds the permit.
+    Permits,
+}
+
+/// What happens to two updates that exclude each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Conflicts {
+    /// The server's state stays in the tree, the other is kept whole as a Conflict.
+    #[default]
+    KeepBoth,
+    /// The server's state stays; the other is kept for a retention time.
+    ServerWins,
+    /// The later one replaces the server's state, which is kept for a retention time.
+    ClientWins,
+    /// The object is held as it is until somebody resolves it.
+    Manual,
+}
+
+/// When the server acknowledges an update.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Durability {
+    /// Once it is on stable storage of the server.
+    #[default]
+    Synced,
+    /// Once the server has applied it; a power cut may take back the last second.
+    Applied,
+}
+
+/// Limits of a node's journal of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogSpec {
+    /// Largest size in bytes. Absent: 1 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 67_108_864))]
+    pub max_bytes: Option<u64>,
+    /// What writers meet when it is full.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+/// What a writer meets when the journal is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenFull {
+    /// It waits for space up to a limit, then gets ENOSPC.
+    #[default]
+    Wait,
+    /// The volume is read-only on this node until there is space.
+    ReadOnly,
+}
+
+/// Where a volume's first content comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// A directory of the server's node; it must lie below a path that the node's administrator allows.
+    HostPath(HostPath),
+}
+
+/// A directory of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPath {
+    /// Absolute path.
+    pub path: String,
+}
+
+/// How a volume is, as its server's agent and the operator saw it last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// Generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Node that serves the volume now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Newest durable position of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// Nodes to which the server forwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replication_list: Vec<String>,
+    /// Number of Replicators on the replication list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicators: Option<i64>,
+    /// Number of Conflicts that nobody has resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicts: Option<i64>,
+    /// What is true of the volume: Ready, Serving, InSync, Degraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A place in the total order of a volume's updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Position {
+    /// Incarnation of the server's log.
+    pub epoch: u64,
+    /// Number of the record in it.
+    pub number: u64,
+}
+
+impl Volume {
+    /// `namespace/name`: the volume's name everywhere outside Kubernetes.
+    #[must_use]
+    pub fn id(&self) -> String {
+        crate::manifest::id(&self.metadata)
+    }
+
+    /// The node that `spec.server.nodeName` names.
+    #[must_use]
+    pub fn server_node(&self) -> Option<&str> {
+        self.spec.server.node_name.as_deref()
+    }
+}
