@@ -1,1 +1,8 @@
-//! presto
+//! Presto: the file system filter. A FUSE server over a plain local directory that journals each update and applies
+//! others' updates on Lento's demand.
+
+pub mod channel;
+pub mod replay;
+pub mod filter;
+pub mod fuse;
+pub mod lower;

@@ -1,0 +1,172 @@
+//! The filter: every operation of a user on a volume, done on the lower tree and journaled in true order.
+//!
+//! No FUSE here, so all of it is tested on a plain directory. The order is always: locks of the objects concerned,
+//! intent, lower operation, outcome; then the locks go and Lento is told.
+
+mod limbo;
+mod locks;
+mod marks;
+mod notifier;
+mod touched;
+mod upcalls;
+mod writers;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use intermezzo_kml as kml;
+use intermezzo_kml::record::Record;
+use intermezzo_kml::record::Time;
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+pub use limbo::Limbo;
+pub use limbo::entry_name as limbo_name;
+pub use locks::Held;
+pub use locks::Locks;
+pub use marks::Marks;
+pub use marks::Switch;
+pub use notifier::Notice;
+pub use notifier::Notifier;
+pub use touched::Touched;
+pub use upcalls::Alone;
+pub use upcalls::DataAnswer;
+pub use upcalls::PermitAnswer;
+pub use upcalls::Upcalls;
+pub use writers::Access;
+pub use writers::Writer;
+pub use writers::Writers;
+
+use crate::lower::Lower;
+use crate::lower::LowerError;
+
+/// Why a volume cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its cache directory.
+    #[error("volume {volume}: {source}")]
+    Lower {
+        /// Volume.
+        volume: String,
+        /// Reason.
+        source: LowerError,
+    },
+    /// Its journal.
+    #[error("volume {volume}: {source}")]
+    Journal {
+        /// Volume.
+        volume: String,
+        /// Reason.
+        source: kml::KmlError,
+    },
+    /// Its limbo.
+    #[error("volume {volume}: limbo of {path}: {errno}")]
+    Limbo {
+        /// Volume.
+        volume: String,
+        /// Cache directory.
+        path: String,
+        /// Reason.
+        errno: Errno,
+    },
+}
+
+/// What users' updates do when the journal is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Wait up to this long, then ENOSPC.
+    Block(Duration),
+    /// EROFS at once, until there is space.
+    ReadOnly,
+    /// As `Block` with 30 seconds.
+    #[default]
+    Default,
+}
+
+/// How a volume is served.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Sizes of the journal.
+    pub journal: kml::Config,
+    /// Journal full.
+    pub when_full: WhenFull,
+}
+
+/// One served volume.
+pub struct Volume {
+    /// `namespace/name`.
+    pub name: String,
+    /// The files.
+    pub lower: Lower,
+    /// What was done to them.
+    pub journal: kml::Journal,
+    /// Who may do something now.
+    pub locks: Locks,
+    /// What users touched last.
+    pub touched: Touched,
+    /// Files being changed.
+    pub writers: Writers,
+    /// Contents waiting for a verdict.
+    pub limbo: Limbo,
+    /// Switches.
+    pub marks: Marks,
+    /// Kernel caches to be corrected.
+    pub notifier: Notifier,
+    /// Lento.
+    pub upcalls: Arc<dyn Upcalls>,
+    /// Each user's update holds it shared; who takes it exclusively has drained them (revoking a permit).
+    pub gate: RwLock<()>,
+    when_full: RwLock<WhenFull>,
+}
+
+impl Volume {
+    /// Opens the cache directory and the journal in it. The records are intents whose outcome is not known: recovery
+    /// must resolve them before anything else is done with the volume.
+    pub fn open(
+        name: &str,
+        cache: &Path,
+        options: Options,
+        upcalls: Arc<dyn Upcalls>,
+    ) -> Result<(Volume, Vec<Record>), OpenError> {
+        let volume = || name.to_owned();
+        let lower = Lower::open(cache).map_err(|source| OpenError::Lower { volume: volume(), source })?;
+        let limbo = Limbo::open(&lower).map_err(|errno| OpenError::Limbo {
+            volume: volume(),
+            path: cache.display().to_string(),
+            errno,
+        })?;
+        let (journal, unresolved) = kml::Journal::open(Arc::new(kml::fs::Os), &cache.join("kml"), options.journal)
+            .map_err(|source| OpenError::Journal { volume: volume(), source })?;
+        let opened = Volume {
+            name: volume(),
+            lower,
+            journal,
+            locks: Locks::default(),
+            touched: Touched::default(),
+            writers: Writers::default(),
+            limbo,
+            marks: Marks::default(),
+            notifier: Notifier::default(),
+            upcalls,
+            gate: RwLock::new(()),
+            when_full: RwLock::new(options.when_full),
+        };
+        Ok((opened, unresolved))
+    }
+
+    /// Changes what happens when the journal is full.
+    pub fn set_when_full(&self, when_full: WhenFull) {
+        *self.when_full.write() = when_full;
+    }
+}
+
+/// The time of day, as the lower file system would stamp it.
+#[must_use]
+pub fn now() -> Time {
+    match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => Time { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() },
+        Err(_) => Time::default(),
+    }
+}

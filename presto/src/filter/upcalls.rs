@@ -1,0 +1,53 @@
+//! What the filter asks of Lento. The channel implements it; tests use `Alone`.
+
+use std::time::Duration;
+
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Recno;
+use rustix::io::Errno;
+
+/// Answer to `get_permit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PermitAnswer {
+    /// The permit is here until it is revoked.
+    Granted,
+    /// Lento is away and the volume's policy is to go on; ask again next time.
+    Stolen,
+    /// The update fails with this.
+    Refused(Errno),
+}
+
+/// Answer to `get_data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataAnswer {
+    /// The content is there.
+    Present,
+    /// The open fails with this.
+    Refused(Errno),
+}
+
+/// Presto asks, Lento answers. No call may wait longer than its deadline.
+pub trait Upcalls: Send + Sync {
+    /// "Records are there", up to this one. Never blocks; a lost one is harmless.
+    fn journal(&self, volume: &str, to: Recno);
+    /// May users of this node update the volume?
+    fn get_permit(&self, volume: &str, deadline: Duration) -> PermitAnswer;
+    /// Fetch the content of a file.
+    fn get_data(&self, volume: &str, object: FileId, deadline: Duration) -> DataAnswer;
+}
+
+/// Nobody to ask: everything is allowed and every content is here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Upcalls for Alone {
+    fn journal(&self, _volume: &str, _to: Recno) {}
+
+    fn get_permit(&self, _volume: &str, _deadline: Duration) -> PermitAnswer {
+        PermitAnswer::Stolen
+    }
+
+    fn get_data(&self, _volume: &str, _object: FileId, _deadline: Duration) -> DataAnswer {
+        DataAnswer::Present
+    }
+}

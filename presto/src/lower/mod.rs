@@ -1,0 +1,233 @@
+//! The lower tree: the plain directory in which a volume's files lie.
+//!
+//! Owns the cache directory's descriptors, identity by file handle, and the few system calls that need `unsafe`.
+//! Knows nothing of journals, locks or FUSE; who calls decides what is allowed.
+
+mod handle;
+mod stat;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use intermezzo_kml::record::FileId;
+use parking_lot::Mutex;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+pub use handle::Shape;
+pub use stat::Stat;
+pub use stat::kind;
+
+/// Why a cache directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    /// A directory of the cache cannot be made or opened.
+    #[error("cache {path}: {errno}")]
+    Directory {
+        /// Directory concerned.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The file system gives no file handles of a known kind.
+    #[error("cache {path}: its file system is none of ext4, xfs, btrfs, tmpfs; put the cache on one of these")]
+    Unsupported {
+        /// Cache directory.
+        path: PathBuf,
+    },
+    /// A directory of the cache is a mount point or on another file system.
+    #[error("cache {path}: not on the file system of the cache directory itself")]
+    Elsewhere {
+        /// Directory concerned.
+        path: PathBuf,
+    },
+}
+
+/// Descriptors of directories kept open: each costs one lower inode in memory.
+const DIRECTORIES: usize = 512;
+
+/// A directory of the lower tree, opened for reading.
+#[derive(Debug)]
+pub struct Dir {
+    /// Its identity.
+    pub id: FileId,
+    fd: OwnedFd,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// An opened cache directory.
+#[derive(Debug)]
+pub struct Lower {
+    /// The cache directory itself.
+    pub path: PathBuf,
+    shape: Shape,
+    mount: i32,
+    tree: Arc<Dir>,
+    staging: Arc<Dir>,
+    limbo: OwnedFd,
+    stage: OwnedFd,
+    directories: Mutex<BTreeMap<FileId, Arc<Dir>>>,
+}
+
+impl Lower {
+    /// Opens a cache directory and makes what is missing in it: tree, stage, staging, limbo, kml and lml.
+    pub fn open(path: &Path) -> Result<Lower, LowerError> {
+        for name in ["tree", "stage", "staging", "limbo", "kml", "lml"] {
+            make_directory(&path.join(name), name)?;
+        }
+        let tree = open_directory(&path.join("tree"))?;
+        let failed = |errno| LowerError::Directory { path: path.to_owned(), errno };
+        let unsupported = || LowerError::Unsupported { path: path.to_owned() };
+        let (shape, mount) = match Shape::learn(tree.as_fd()) {
+            Ok(learned) => learned.ok_or_else(unsupported)?,
+            Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => return Err(unsupported()),
+            Err(errno) => return Err(failed(errno)),
+        };
+        let open = |name: &str| -> Result<(FileId, OwnedFd), LowerError> {
+            let path = path.join(name);
+            let fd = open_directory(&path)?;
+            match shape.identify(fd.as_fd(), b"", mount) {
+                Ok(id) => Ok((id, fd)),
+                Err(Errno::XDEV) => Err(LowerError::Elsewhere { path }),
+                Err(errno) => Err(LowerError::Directory { path, errno }),
+            }
+        };
+        let (staging, staging_fd) = open("staging")?;
+        let (_, limbo) = open("limbo")?;
+        let (_, stage) = open("stage")?;
+        let root = shape.identify(tree.as_fd(), b"", mount).map_err(failed)?;
+        Ok(Lower {
+            path: path.to_owned(),
+            shape,
+            mount,
+            tree: Arc::new(Dir { id: root, fd: tree }),
+            staging: Arc::new(Dir { id: staging, fd: staging_fd }),
+            limbo,
+            stage,
+            directories: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Identity of the tree's root.
+    #[must_use]
+    pub fn root(&self) -> FileId {
+        self.tree.id
+    }
+
+    /// Identity of the hidden directory for objects in each other's way.
+    #[must_use]
+    pub fn staging(&self) -> FileId {
+        self.staging.id
+    }
+
+    /// Directory with the contents of removed objects.
+    #[must_use]
+    pub fn limbo(&self) -> BorrowedFd<'_> {
+        self.limbo.as_fd()
+    }
+
+    /// Directory with staged contents.
+    #[must_use]
+    pub fn stage(&self) -> BorrowedFd<'_> {
+        self.stage.as_fd()
+    }
+
+    /// Which file system this is.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// A directory by identity. ESTALE: gone; ENOTDIR: something else.
+    pub fn dir(&self, id: FileId) -> Result<Arc<Dir>, Errno> {
+        if id == self.tree.id {
+            return Ok(Arc::clone(&self.tree));
+        }
+        if id == self.staging.id {
+            return Ok(Arc::clone(&self.staging));
+        }
+        if let Some(dir) = self.directories.lock().get(&id) {
+            return Ok(Arc::clone(dir));
+        }
+        let fd = self.open_id(id, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let dir = Arc::new(Dir { id, fd });
+        let mut directories = self.directories.lock();
+        if directories.len() >= DIRECTORIES {
+            // Which one goes does not matter much; the next in order is cheap to find and differs from time to time.
+            let victim = directories.range(id..).next().or(directories.iter().next()).map(|(id, _)| *id);
+            if let Some(victim) = victim {
+                directories.remove(&victim);
+            }
+        }
+        directories.insert(id, Arc::clone(&dir));
+        Ok(dir)
+    }
+
+    /// Drops the kept descriptor of a directory that was removed.
+    pub fn forget_dir(&self, id: FileId) {
+        self.directories.lock().remove(&id);
+    }
+
+    /// Opens a file by identity with these flags. ESTALE: no such file any more.
+    pub fn open_id(&self, id: FileId, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.shape.open(self.tree.as_fd(), id, flags)
+    }
+
+    /// An O_PATH descriptor of a file by identity.
+    pub fn path_fd(&self, id: FileId) -> Result<OwnedFd, Errno> {
+        self.open_id(id, OFlags::PATH)
+    }
+
+    /// Attributes of a file by identity.
+    pub fn stat(&self, id: FileId) -> Result<Stat, Errno> {
+        Stat::of(self.path_fd(id)?)
+    }
+
+    /// Identity of an open file.
+    pub fn identify(&self, fd: impl AsFd) -> Result<FileId, Errno> {
+        self.shape.identify(fd.as_fd(), b"", self.mount)
+    }
+
+    /// Identity of an entry; symbolic links are not followed.
+    pub fn child(&self, dir: impl AsFd, name: &[u8]) -> Result<FileId, Errno> {
+        if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+            return Err(Errno::INVAL);
+        }
+        self.shape.identify(dir.as_fd(), name, self.mount)
+    }
+
+    /// Identity of an entry, `None` if there is none.
+    pub fn find(&self, dir: impl AsFd, name: &[u8]) -> Result<Option<FileId>, Errno> {
+        match self.child(dir, name) {
+            Ok(id) => Ok(Some(id)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+fn make_directory(path: &Path, name: &str) -> Result<(), LowerError> {
+    // Only the tree is for users' eyes, and they see it through the mount alone.
+    let mode = if name == "tree" { 0o755 } else { 0o700 };
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(LowerError::Directory { path: path.to_owned(), errno }),
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, LowerError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| LowerError::Directory { path: path.to_owned(), errno })
+}
