@@ -2,8 +2,15 @@
 
 use std::any::Any;
 use std::fmt;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, FlockOperation, IFlags};
+use rustix::io::Errno;
 
 /// How a file is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,3 +66,157 @@ pub trait Map: fmt::Debug + Send + Sync {
 /// The real one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
+
+/// How much is written at once while a segment is made.
+const BLOCK: usize = 1 << 20;
+
+impl FileSystem for Os {
+    fn make_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)
+    }
+
+    fn lock(&self, file: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {
+        let file = File::options().create(true).truncate(false).write(true).mode(MODE).open(file)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(file))
+    }
+
+    fn names(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn Map>> {
+        let file = File::options().create_new(true).read(true).write(true).mode(MODE).open(path)?;
+        fill(&file, bytes)
+            .and_then(|()| OsMap::new(file, Access::Write))
+            .map(|map| Box::new(map) as Box<dyn Map>)
+            .inspect_err(|_| drop(fs::remove_file(path)))
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Map>> {
+        let file = File::options().read(true).write(access == Access::Write).open(path)?;
+        Ok(Box::new(OsMap::new(file, access)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        fs::remove_file(file)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut digits = text.chars().filter_map(|c| c.to_digit(16));
+        for byte in &mut id {
+            let (high, low) = (digits.next().unwrap_or(0), digits.next().unwrap_or(0));
+            *byte = u8::try_from(high << 4 | low).unwrap_or(0);
+        }
+        id
+    }
+}
+
+/// Journals hold file names: only their writer, and who may read everything, looks inside.
+const MODE: u32 = 0o600;
+
+/// Writes zeros everywhere, so that a later store through the map never needs room and can raise no SIGBUS.
+fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
+    // On btrfs a store would need new room after all, unless copy-on-write is off; elsewhere there is no such flag.
+    if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
+        let _ = rustix::fs::ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+    // In one piece if possible. Not enough by itself: such blocks still change state at their first write.
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Err(e) if e == Errno::NOSPC || e == Errno::DQUOT => return Err(e.into()),
+        _ => {}
+    }
+    let zeros = vec![0; BLOCK];
+    let mut left = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    while left > 0 {
+        let (block, _) = zeros.split_at_checked(left).unwrap_or((&zeros, &[]));
+        file.write_all(block)?;
+        left -= block.len();
+    }
+    file.sync_all()
+}
+
+/// A real map.
+#[derive(Debug)]
+struct OsMap {
+    file: File,
+    map: MmapRaw,
+}
+
+impl OsMap {
+    fn new(file: File, access: Access) -> io::Result<OsMap> {
+        let options = MmapOptions::new();
+        let map = match access {
+            Access::Write => options.map_raw(&file)?,
+            Access::Read => options.map_raw_read_only(&file)?,
+        };
+        Ok(OsMap { file, map })
+    }
+
+    /// Offset as a pointer distance, if `length` bytes lie there.
+    fn place(&self, at: u64, length: usize) -> Option<usize> {
+        let at = usize::try_from(at).ok()?;
+        (at.checked_add(length)? <= self.map.len()).then_some(at)
+    }
+
+    fn word(&self, at: u64) -> Option<*mut u64> {
+        let at = self.place(at, 8).filter(|at| at.is_multiple_of(8))?;
+        // SAFETY: `place` keeps it inside the map.
+        Some(unsafe { self.map.as_mut_ptr().add(at) }.cast())
+    }
+}
+
+impl Map for OsMap {
+    fn size(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) {
+        let Some(at) = self.place(at, into.len()) else { return into.fill(0) };
+        // SAFETY: inside the map, and `into` is ours alone. No reference to the map is made: other processes write to
+        // it, though never to bytes that a `load` has shown as published.
+        unsafe { std::ptr::copy_nonoverlapping(self.map.as_ptr().add(at), into.as_mut_ptr(), into.len()) }
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let Some(at) = self.place(at, bytes.len()) else { return };
+        // SAFETY: inside the map, which `Access::Write` made writable; the journal hands out each range to one thread.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.map.as_mut_ptr().add(at), bytes.len()) }
+    }
+
+    fn load(&self, at: u64) -> u64 {
+        let Some(word) = self.word(at) else { return 0 };
+        // SAFETY: inside the map and aligned (maps begin at a page). Relaxed loads of a word are allowed on read-only
+        // memory; the fence makes it an acquire.
+        let found = unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        u64::from_le(found)
+    }
+
+    fn store(&self, at: u64, value: u64) {
+        let Some(word) = self.word(at) else { return };
+        // SAFETY: inside the map and aligned; only the writer, whose map is writable, stores.
+        unsafe { AtomicU64::from_ptr(word) }.store(value.to_le(), Ordering::Release);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Writes back what was stored through the map too. The file never grows, so its size needs no sync.
+        self.file.sync_data()
+    }
+}

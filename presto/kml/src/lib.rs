@@ -4,6 +4,8 @@
 
 pub mod error;
 pub mod fs;
+mod format;
+mod header;
 mod journal;
 mod reader;
 pub mod record;
