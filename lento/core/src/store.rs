@@ -39,11 +39,13 @@ pub enum Table {
     Alias = 14,
     /// Server: conflicts by position.
     Conflict = 15,
+    /// Lower files that presto keeps in limbo, with their objects.
+    Limbo = 16,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 16] = [
+    pub const ALL: [Table; 17] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -60,6 +62,7 @@ impl Table {
         Table::Judged,
         Table::Alias,
         Table::Conflict,
+        Table::Limbo,
     ];
 }
 

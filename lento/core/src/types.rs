@@ -263,6 +263,8 @@ pub enum OpKind {
         xattrs: Vec<(Name, Vec<u8>)>,
         /// Modification time of `dir` afterwards.
         dir_mtime: Time,
+        /// Everything up to here was visible in the maker's tree (clients; rule 9).
+        seen: Position,
     },
     /// Another name.
     Link {

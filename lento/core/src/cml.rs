@@ -1,0 +1,228 @@
+//! The CML: this node's own records that have no verdict yet, in recno order, and their special treatments.
+//!
+//! A record may be treated only while it is certain that the server has not received it: beyond the *frozen* mark.
+//! Treatments fold a later record into an earlier one of the same object, which is sound because no replay touches a
+//! facet with a pending record: what the later one found on disk is what the earlier one left there (rule 7).
+
+mod process;
+mod read;
+
+use crate::facet::Facet;
+use crate::facet::pending;
+use crate::io::Output;
+use crate::local::Unread;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::types::Content;
+use crate::types::FileId;
+use crate::types::Hash;
+use crate::types::ObjectId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Recno;
+use crate::types::Ticket;
+use crate::types::Version;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// One pending record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What will be sent; contents are filled in when they are read.
+    pub op: Operation,
+    /// Where its content lies on this node.
+    pub slot: Option<Slot>,
+}
+
+/// A content on this node's disk that a record stands for. It is read as late as possible, so that the newest content
+/// travels in the place of the oldest close (rule 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// The lower file, in the tree or in limbo.
+    pub file: FileId,
+    /// Its version at the newest close that this record stands for.
+    pub version: Version,
+    /// That close.
+    pub latest: Recno,
+}
+
+impl Slot {
+    fn new(unread: Unread, latest: Recno) -> Slot {
+        Slot { file: unread.file, version: unread.version, latest }
+    }
+}
+
+/// What is known in memory about the pending records.
+#[derive(Debug, Default)]
+pub struct Cml {
+    /// Newest record that may have been received by the server: it and all before it stay as they are.
+    frozen: Recno,
+    /// Contents read for records not sent yet.
+    ready: BTreeMap<Recno, Content>,
+    /// Reads under way: record, and the record that would have been next in the KML when the read began.
+    reads: BTreeMap<Ticket, (Recno, Recno)>,
+    /// Records whose read goes wrong, with the number of attempts.
+    troubled: BTreeMap<Recno, u32>,
+    /// Content of each object after its newest record that was sent or judged, for those that build on it.
+    chain: BTreeMap<ObjectId, Hash>,
+}
+
+impl Cml {
+    /// Nothing before `recno` may be treated any more.
+    pub fn freeze(&mut self, recno: Recno) {
+        self.frozen = self.frozen.max(recno);
+    }
+
+    /// The server said what it received: everything after it is ours again, and every content is read anew.
+    pub fn thaw(&mut self, received: Recno) {
+        self.frozen = received;
+        self.ready.clear();
+        self.reads.clear();
+    }
+
+    /// The records, oldest first, from `from` on.
+    pub fn rows(store: &dyn Store, from: Recno, limit: usize) -> Result<Vec<(Recno, Row)>, StoreError> {
+        let mut rows = Vec::new();
+        for (key, value) in store.scan(Table::Pending, &table::number_key(from.0), limit)? {
+            let Some(recno) = table::recno_from_key(&key) else { continue };
+            rows.push((recno, table::decode(Table::Pending, &value)?));
+        }
+        Ok(rows)
+    }
+
+    /// One record.
+    pub fn row(store: &dyn Store, recno: Recno) -> Result<Option<Row>, StoreError> {
+        table::get(store, Table::Pending, &table::number_key(recno.0))
+    }
+
+    /// Oldest pending record.
+    pub fn first(store: &dyn Store) -> Result<Option<Recno>, StoreError> {
+        Ok(Cml::rows(store, Recno(0), 1)?.first().map(|(recno, _)| *recno))
+    }
+
+    fn write(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
+        table::put(store, Table::Pending, &table::number_key(recno.0), row)
+    }
+
+    fn append(&mut self, store: &mut dyn Store, recno: Recno, op: Operation, slot: Option<Slot>) -> Result<(), StoreError> {
+        pending::insert(store, recno, &op)?;
+        Cml::write(store, recno, &Row { op, slot })
+    }
+
+    fn discard(&mut self, store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
+        pending::remove(store, recno, &row.op)?;
+        self.ready.remove(&recno);
+        self.troubled.remove(&recno);
+        store.delete(Table::Pending, &table::number_key(recno.0))
+    }
+
+    /// Takes a record out because it has its verdict. `hash`: the content that is now known to the server.
+    pub fn settle(&mut self, store: &mut dyn Store, recno: Recno, hash: Option<Hash>) -> Result<Option<Row>, StoreError> {
+        let Some(row) = Cml::row(store, recno)? else { return Ok(None) };
+        self.discard(store, recno, &row)?;
+        if let Some(hash) = hash.filter(|_| row.slot.is_some()) {
+            self.chain.insert(row.op.object, hash);
+        }
+        if !pending::any(store, &Facet::Object(row.op.object))? {
+            self.chain.remove(&row.op.object);
+        }
+        Ok(Some(row))
+    }
+
+    /// The record as it goes over the wire, if its content is at hand. Freezes it.
+    pub fn take_ready(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row) -> Result<Option<Operation>, StoreError> {
+        let content = match row.slot {
+            None => None,
+            Some(_) => match self.ready.remove(&recno) {
+                Some(content) => Some(content),
+                None => return Ok(None),
+            },
+        };
+        let object = row.op.object;
+        self.fill_before(&mut row.op);
+        if let Some(content) = &content {
+            self.chain.insert(object, content.hash);
+            fill_content(&mut row.op, Content { inline: None, ..content.clone() });
+            Cml::write(store, recno, &row)?;
+        }
+        self.freeze(recno);
+        let mut op = row.op;
+        if let Some(content) = content {
+            fill_content(&mut op, content);
+        }
+        Ok(Some(op))
+    }
+
+    /// What a record found on disk, where that was a content nobody had read when the record was made.
+    fn fill_before(&self, op: &mut Operation) {
+        let chain = |hash: &mut Hash, object: ObjectId| {
+            if *hash == crate::local::UNKNOWN
+                && let Some(known) = self.chain.get(&object)
+            {
+                *hash = *known;
+            }
+        };
+        match &mut op.kind {
+            OpKind::Close { before, .. } | OpKind::Remove { before: Some(before), .. } => chain(before, op.object),
+            OpKind::Rename { replaced: Some(replaced), .. } => {
+                if let Some(before) = &mut replaced.before {
+                    chain(before, replaced.object);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Limbo files whose contents no pending record needs any more.
+    pub fn release_limbo(&mut self, store: &mut dyn Store, object: ObjectId, out: &mut Vec<Output>) -> Result<(), StoreError> {
+        let prefix = table::object_key(object);
+        if !table::any_with_prefix(store, Table::Limbo, &prefix)? {
+            return Ok(());
+        }
+        for recno in pending::list(store, &Facet::Object(object))? {
+            if Cml::row(store, recno)?.is_some_and(|row| row.op.object == object && row.slot.is_some()) {
+                return Ok(());
+            }
+        }
+        let mut files = Vec::new();
+        let mut keys = Vec::new();
+        table::each_with_prefix(store, Table::Limbo, &prefix, |key, value| {
+            keys.push(key.to_vec());
+            files.push(table::decode(Table::Limbo, value)?);
+            Ok(())
+        })?;
+        for key in keys {
+            store.delete(Table::Limbo, &key)?;
+        }
+        out.push(Output::ReleaseLimbo(files));
+        Ok(())
+    }
+
+    /// Notes a lower file that presto keeps for us.
+    pub fn note_limbo(store: &mut dyn Store, file: FileId, object: ObjectId) -> Result<(), StoreError> {
+        let mut key = table::object_key(object);
+        key.extend_from_slice(&table::file_key(file));
+        table::put(store, Table::Limbo, &key, &file)
+    }
+}
+
+/// Puts the content where the operation carries one.
+pub fn fill_content(op: &mut Operation, new: Content) {
+    match &mut op.kind {
+        OpKind::Create { content, .. } => *content = Some(new),
+        OpKind::Close { content, .. } => *content = new,
+        _ => {}
+    }
+}
+
+/// The content an operation carries.
+pub fn content_of(op: &Operation) -> Option<&Content> {
+    match &op.kind {
+        OpKind::Create { content, .. } => content.as_ref(),
+        OpKind::Close { content, .. } => Some(content),
+        _ => None,
+    }
+}

@@ -1,0 +1,125 @@
+//! Reading contents for records that are about to be sent.
+
+use super::Cml;
+use super::Row;
+use super::Slot;
+use super::fill_content;
+use crate::io::NodeName;
+use crate::io::Output;
+use crate::io::ReadResult;
+use crate::local::UNKNOWN;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::tree::Stored;
+use crate::tree::Tree;
+use crate::tree::Which;
+use crate::types::Content;
+use crate::types::OpId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Recno;
+use crate::types::Tag;
+use crate::types::Ticket;
+
+/// Attempts before what was read is taken although the file has moved on; the rest follows in a record of its own.
+const PATIENCE: u32 = 3;
+
+/// What to do after a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterRead {
+    /// The record is ready, or gone.
+    GoOn,
+    /// Try again at once.
+    Again,
+    /// Try again a little later, and tell people why.
+    Later,
+}
+
+impl Cml {
+    /// Begins to read the content of a record unless that is under way or done.
+    pub fn want_content(
+        &mut self,
+        recno: Recno,
+        slot: Slot,
+        next_recno: Recno,
+        server: &NodeName,
+        ticket: impl FnOnce() -> Ticket,
+        out: &mut Vec<Output>,
+    ) {
+        if self.ready.contains_key(&recno) || self.reads.values().any(|(at, _)| *at == recno) {
+            return;
+        }
+        let ticket = ticket();
+        self.reads.insert(ticket, (recno, next_recno));
+        out.push(Output::ReadContent { ticket, file: slot.file, stage_at: Some(server.clone()) });
+    }
+
+    /// Number of reads under way.
+    pub fn reading(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// Whether this record's content is at hand.
+    pub fn is_ready(&self, recno: Recno) -> bool {
+        self.ready.contains_key(&recno)
+    }
+
+    /// A content was read.
+    pub fn content_read(&mut self, store: &mut dyn Store, ticket: Ticket, result: ReadResult) -> Result<AfterRead, StoreError> {
+        let Some((recno, began_before)) = self.reads.remove(&ticket) else { return Ok(AfterRead::GoOn) };
+        let Some(row) = Cml::row(store, recno)? else { return Ok(AfterRead::GoOn) };
+        let Some(slot) = row.slot else { return Ok(AfterRead::GoOn) };
+        let (hash, size, version, racy, inline) = match result {
+            ReadResult::Whole { hash, size, version, racy, inline } => (hash, size, version, racy, inline),
+            ReadResult::Unstable | ReadResult::Failed(_) => return Ok(AfterRead::Later),
+            ReadResult::Gone => {
+                self.without_content(store, recno, row)?;
+                return Ok(AfterRead::GoOn);
+            }
+        };
+        let covers = slot.latest < began_before || (version == slot.version && !racy);
+        if !covers {
+            let tries = self.troubled.entry(recno).or_default();
+            *tries += 1;
+            if *tries < PATIENCE {
+                return Ok(AfterRead::Again);
+            }
+            self.split(store, recno, row.clone(), slot)?;
+        }
+        self.troubled.remove(&recno);
+        self.ready.insert(recno, Content { hash, size, inline });
+        if covers && let Some(mut object) = Tree::new(store, Which::Local).view().object(row.op.object)?
+            && object.content.is_none()
+            && object.file == slot.file
+        {
+            object.content = Some(Stored { hash, size });
+            Tree::new(store, Which::Local).set_object(row.op.object, Some(&object))?;
+        }
+        Ok(AfterRead::GoOn)
+    }
+
+    /// The file moved on while it was read: what was read goes now, the newest close gets its record back.
+    fn split(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row, slot: Slot) -> Result<(), StoreError> {
+        let mtime = slot.version.mtime;
+        let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
+        let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };
+        let kind = OpKind::Close { before: UNKNOWN, content, mtime };
+        let later = Operation { id, time: row.op.time, object: row.op.object, kind };
+        row.slot = Some(Slot { latest: recno, ..slot });
+        Cml::write(store, recno, &row)?;
+        if Cml::row(store, slot.latest)?.is_none() {
+            self.append(store, slot.latest, later, Some(slot))?;
+        }
+        Ok(())
+    }
+
+    /// The file no longer exists anywhere: a creation goes empty, a close means nothing any more.
+    fn without_content(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row) -> Result<(), StoreError> {
+        if matches!(row.op.kind, OpKind::Close { .. }) {
+            return self.discard(store, recno, &row);
+        }
+        row.slot = None;
+        fill_content(&mut row.op, Content { hash: crate::types::Hash::empty(), size: 0, inline: Some(Vec::new()) });
+        Cml::write(store, recno, &row)
+    }
+}

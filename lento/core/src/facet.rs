@@ -1,0 +1,128 @@
+//! A facet is the unit in which trees are compared and repaired: one entry, or one object's state.
+
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::types::Name;
+use crate::types::ObjectId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Recno;
+use std::collections::BTreeSet;
+
+/// What may differ between two trees.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Facet {
+    /// Which object a name in a directory stands for.
+    Entry(ObjectId, Name),
+    /// An object's content, attributes and extended attributes.
+    Object(ObjectId),
+}
+
+impl Facet {
+    /// Sorted key, also a prefix for rows that add to it.
+    pub fn key(&self) -> Vec<u8> {
+        match self {
+            Facet::Entry(dir, name) => {
+                let mut key = vec![0];
+                key.extend_from_slice(&table::entry_key(*dir, name));
+                // Names hold no NUL, so this ends the name and keeps `a` from being a prefix of `ab`.
+                key.push(0);
+                key
+            }
+            Facet::Object(object) => {
+                let mut key = vec![1];
+                key.extend_from_slice(&table::object_key(*object));
+                key
+            }
+        }
+    }
+
+    /// Reads back a key of the dirty table.
+    pub fn from_key(key: &[u8]) -> Option<Facet> {
+        let (kind, rest) = key.split_first()?;
+        let (tag, rest) = table::tag_from_key(rest)?;
+        match kind {
+            0 => Some(Facet::Entry(ObjectId(tag), rest.strip_suffix(&[0])?.to_vec())),
+            1 => Some(Facet::Object(ObjectId(tag))),
+            _ => None,
+        }
+    }
+}
+
+/// The facets an operation changes. Directories are named because their modification time moves.
+pub fn touched(op: &Operation) -> BTreeSet<Facet> {
+    let mut set = BTreeSet::new();
+    match &op.kind {
+        OpKind::Create { dir, name, .. } | OpKind::Link { dir, name, .. } | OpKind::Remove { dir, name, .. } => {
+            set.insert(Facet::Entry(*dir, name.clone()));
+            set.insert(Facet::Object(*dir));
+            set.insert(Facet::Object(op.object));
+        }
+        OpKind::Rename { from, from_name, to, to_name, replaced, .. } => {
+            set.insert(Facet::Entry(*from, from_name.clone()));
+            set.insert(Facet::Entry(*to, to_name.clone()));
+            set.insert(Facet::Object(*from));
+            set.insert(Facet::Object(*to));
+            set.insert(Facet::Object(op.object));
+            if let Some(replaced) = replaced {
+                set.insert(Facet::Object(replaced.object));
+            }
+        }
+        OpKind::SetAttr { .. } | OpKind::Close { .. } | OpKind::SetXattr { .. } | OpKind::DelXattr { .. } => {
+            set.insert(Facet::Object(op.object));
+        }
+    }
+    set
+}
+
+/// Which pending records touch which facets.
+pub mod pending {
+    use super::Facet;
+    use super::Operation;
+    use super::Recno;
+    use super::Store;
+    use super::StoreError;
+    use super::Table;
+    use super::table;
+    use super::touched;
+
+    fn key(facet: &Facet, recno: Recno) -> Vec<u8> {
+        let mut key = facet.key();
+        key.extend_from_slice(&table::number_key(recno.0));
+        key
+    }
+
+    /// Notes a pending record.
+    pub fn insert(store: &mut dyn Store, recno: Recno, op: &Operation) -> Result<(), StoreError> {
+        for facet in touched(op) {
+            store.put(Table::PendingFacet, &key(&facet, recno), &[])?;
+        }
+        Ok(())
+    }
+
+    /// Forgets it.
+    pub fn remove(store: &mut dyn Store, recno: Recno, op: &Operation) -> Result<(), StoreError> {
+        for facet in touched(op) {
+            store.delete(Table::PendingFacet, &key(&facet, recno))?;
+        }
+        Ok(())
+    }
+
+    /// Whether any pending record touches it.
+    pub fn any(store: &dyn Store, facet: &Facet) -> Result<bool, StoreError> {
+        table::any_with_prefix(store, Table::PendingFacet, &facet.key())
+    }
+
+    /// The pending records that touch it, oldest first.
+    pub fn list(store: &dyn Store, facet: &Facet) -> Result<Vec<Recno>, StoreError> {
+        let prefix = facet.key();
+        let mut found = Vec::new();
+        table::each_with_prefix(store, Table::PendingFacet, &prefix, |key, _| {
+            found.extend(key.strip_prefix(prefix.as_slice()).and_then(table::recno_from_key));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,322 @@
+//! Reading the KML: each record moves the local tree and, where it says something new, becomes an operation.
+//!
+//! Owns the translation from lower identities to objects. The local tree is exact for the record last read, because
+//! users' updates and replays alike arrive here, in the one order in which they happened.
+
+use crate::apply;
+use crate::record::After;
+use crate::record::KmlOrigin;
+use crate::record::KmlRecord;
+use crate::record::Update;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::tree::Object;
+use crate::tree::Stored;
+use crate::tree::Tree;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::tree::handle;
+use crate::types::Content;
+use crate::types::FileId;
+use crate::types::Hash;
+use crate::types::Mask;
+use crate::types::ObjectId;
+use crate::types::OpId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Position;
+use crate::types::Recno;
+use crate::types::Replaced;
+use crate::types::Tag;
+use crate::types::Time;
+use crate::types::Version;
+
+/// What one record means beyond the local tree.
+#[derive(Debug, Default)]
+pub struct Absorbed {
+    /// The update in terms of objects; `None`: nothing happened.
+    pub operation: Option<Operation>,
+    /// The content that a user left in the operation's object has to be read.
+    pub unread: Option<Unread>,
+    /// A lower file that waits in limbo, with its object.
+    pub limbo: Option<(FileId, ObjectId)>,
+    /// A writer left this lower file, which no longer has a name.
+    pub orphan: Option<(FileId, ObjectId)>,
+}
+
+/// Content on disk that has no hash yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// Where it lies.
+    pub file: FileId,
+    /// Its version when it was complete.
+    pub version: Version,
+}
+
+/// Moves the local tree by one record. `me`: replica and incarnation for what users make.
+pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Result<Absorbed, StoreError> {
+    let mut reading = Reading::new(store, me, record);
+    match &record.update {
+        Update::Make { dir, name, file, after, symlink, xattrs, dir_mtime } => {
+            let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
+            let object = reading.new_object();
+            reading.adopt(*file, object)?;
+            let content = reading.content_of(after);
+            let row = Object {
+                attributes: after.attributes,
+                symlink: symlink.clone(),
+                content: Some(content.as_ref().map_or(Stored::empty(), |c| Stored { hash: c.hash, size: c.size })),
+                xattrs: xattrs.iter().cloned().collect(),
+                file: *file,
+                version: after.version,
+                made: record.recno,
+                moved: false,
+            };
+            let mut tree = reading.tree();
+            tree.set_object(object, Some(&row))?;
+            tree.set_entry(dir, name, Some(object))?;
+            set_mtime(&mut tree, dir, *dir_mtime)?;
+            reading.says(object, OpKind::Create {
+                dir,
+                name: name.clone(),
+                attributes: after.attributes,
+                symlink: symlink.clone(),
+                content,
+                xattrs: xattrs.clone(),
+                dir_mtime: *dir_mtime,
+                seen: Position(0),
+            })
+        }
+        Update::Link { dir, name, file, after, dir_mtime } => {
+            let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
+            let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            let mut tree = reading.tree();
+            tree.set_entry(dir, name, Some(object))?;
+            set_mtime(&mut tree, dir, *dir_mtime)?;
+            set_version(&mut tree, object, after)?;
+            reading.says(object, OpKind::Link { dir, name: name.clone(), dir_mtime: *dir_mtime })
+        }
+        Update::Remove { dir, name, file, last, limbo, dir_mtime } => {
+            let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
+            let Some(object) = reading.view().entry(dir, name)? else { return reading.unknown(*file) };
+            let before = reading.known_hash(object)?;
+            let mut tree = reading.tree();
+            tree.set_entry(dir, name, None)?;
+            set_mtime(&mut tree, dir, *dir_mtime)?;
+            reading.lost_name(object, *last)?;
+            let limbo = limbo.then_some((*file, object));
+            let op = OpKind::Remove { dir, name: name.clone(), last: *last, before, dir_mtime: *dir_mtime };
+            Ok(Absorbed { limbo, ..reading.says(object, op)? })
+        }
+        Update::Rename {
+            from,
+            from_name,
+            to,
+            to_name,
+            after,
+            replaced,
+            replaced_last,
+            replaced_limbo,
+            exchange,
+            from_mtime,
+            to_mtime,
+            ..
+        } => {
+            let Some(from) = reading.object(*from)? else { return reading.unknown(*from) };
+            let Some(to) = reading.object(*to)? else { return reading.unknown(*to) };
+            let Some(object) = reading.view().entry(from, from_name)? else { return reading.unknown(FileId::default()) };
+            let target = reading.view().entry(to, to_name)?.filter(|target| *target != object);
+            let before = target.map(|t| reading.known_hash(t)).transpose()?.flatten();
+            let mut tree = reading.tree();
+            tree.set_entry(to, to_name, Some(object))?;
+            tree.set_entry(from, from_name, target.filter(|_| *exchange))?;
+            set_mtime(&mut tree, from, *from_mtime)?;
+            set_mtime(&mut tree, to, *to_mtime)?;
+            change(&mut tree, object, after, |row| row.moved = true)?;
+            let last = *replaced_last && !*exchange;
+            if let Some(target) = target.filter(|_| !*exchange) {
+                reading.lost_name(target, last)?;
+            }
+            let limbo = replaced.filter(|_| *replaced_limbo).zip(target);
+            let op = OpKind::Rename {
+                from,
+                from_name: from_name.clone(),
+                to,
+                to_name: to_name.clone(),
+                replaced: target.map(|object| Replaced { object, last, before }),
+                exchange: *exchange,
+                from_mtime: *from_mtime,
+                to_mtime: *to_mtime,
+            };
+            Ok(Absorbed { limbo, ..reading.says(object, op)? })
+        }
+        Update::SetAttr { file, mask, truncated, after } => {
+            let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            if *truncated {
+                return reading.content_changed(object, *file, after);
+            }
+            set_attributes(&mut reading.tree(), object, *mask, after)?;
+            if mask.0 == 0 {
+                return Ok(Absorbed::default());
+            }
+            reading.says(object, OpKind::SetAttr { mask: *mask, attributes: after.attributes })
+        }
+        Update::Close { file, replaces, after, orphan } => {
+            if *orphan {
+                let object = reading.object(*file)?.unwrap_or_default();
+                return Ok(Absorbed { orphan: Some((*file, object)), ..Absorbed::default() });
+            }
+            let Some(object) = reading.object(replaces.unwrap_or(*file))? else { return reading.unknown(*file) };
+            if replaces.is_some() {
+                // The old identity stays known: a writer may still hold the orphan.
+                reading.adopt(*file, object)?;
+            }
+            reading.content_changed(object, *file, after)
+        }
+        Update::SetXattr { file, name, value, after } => {
+            let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            change(&mut reading.tree(), object, after, |row| {
+                row.xattrs.insert(name.clone(), value.clone());
+            })?;
+            reading.says(object, OpKind::SetXattr { name: name.clone(), value: value.clone() })
+        }
+        Update::DelXattr { file, name, after } => {
+            let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            change(&mut reading.tree(), object, after, |row| {
+                row.xattrs.remove(name);
+            })?;
+            reading.says(object, OpKind::DelXattr { name: name.clone() })
+        }
+        Update::Nothing => Ok(Absorbed::default()),
+    }
+}
+
+struct Reading<'a> {
+    store: &'a mut dyn Store,
+    record: &'a KmlRecord,
+    id: OpId,
+    replay: Option<(ObjectId, Option<Hash>)>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(store: &'a mut dyn Store, me: (u64, u32), record: &'a KmlRecord) -> Reading<'a> {
+        let (id, replay) = match record.origin {
+            KmlOrigin::User => {
+                (OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 }), None)
+            }
+            KmlOrigin::Replay { record, object, hash, .. } => (record, Some((object, hash))),
+        };
+        Reading { store, record, id, replay }
+    }
+
+    fn tree(&mut self) -> Tree<'_> {
+        Tree::new(self.store, Which::Local)
+    }
+
+    fn view(&self) -> View<'_> {
+        View::new(self.store, Which::Local)
+    }
+
+    fn object(&self, file: FileId) -> Result<Option<ObjectId>, StoreError> {
+        handle::get(self.store, file)
+    }
+
+    fn adopt(&mut self, file: FileId, object: ObjectId) -> Result<(), StoreError> {
+        handle::put(self.store, file, object)
+    }
+
+    /// Something made by a user is named by its record; something replayed, by the replay.
+    fn new_object(&self) -> ObjectId {
+        self.replay.map_or(ObjectId(self.id.0), |(object, _)| object)
+    }
+
+    fn says(&self, object: ObjectId, kind: OpKind) -> Result<Absorbed, StoreError> {
+        let operation = Operation { id: self.id, time: self.record.time, object, kind };
+        Ok(Absorbed { operation: Some(operation), ..Absorbed::default() })
+    }
+
+    /// A record about a file that no record brought here: left out, and told.
+    fn unknown(&self, file: FileId) -> Result<Absorbed, StoreError> {
+        Err(StoreError(format!(
+            "journal record {} names the lower file {}:{}, which no earlier record made",
+            self.record.recno, file.ino, file.generation
+        )))
+    }
+
+    fn content_of(&self, after: &After) -> Option<Content> {
+        let hash = self.replay.and_then(|(_, hash)| hash)?;
+        Some(Content { hash, size: after.version.size, inline: None })
+    }
+
+    fn known_hash(&self, object: ObjectId) -> Result<Option<Hash>, StoreError> {
+        let row = self.view().object(object)?;
+        Ok(row.filter(|row| row.attributes.is_file()).map(|row| row.content.map_or(UNKNOWN, |content| content.hash)))
+    }
+
+    /// An object lost a name: without any it leaves the local tree.
+    fn lost_name(&mut self, object: ObjectId, last: bool) -> Result<(), StoreError> {
+        let row = self.view().object(object)?;
+        apply::bury(&mut self.tree(), object)?;
+        if let Some(row) = row.filter(|_| last) {
+            // A writer may hold what a replay removed; its record then comes by that identity, as an orphan.
+            if self.replay.is_none() || !row.attributes.is_file() {
+                handle::delete(self.store, row.file)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn content_changed(&mut self, object: ObjectId, file: FileId, after: &After) -> Result<Absorbed, StoreError> {
+        let Some(mut row) = self.view().object(object)? else { return Ok(Absorbed::default()) };
+        let before = row.content;
+        let content = self.content_of(after);
+        row.content = content.as_ref().map(|c| Stored { hash: c.hash, size: c.size });
+        row.attributes = after.attributes;
+        row.version = after.version;
+        row.file = file;
+        apply::drop_privileges(&mut row);
+        row.attributes.mode = after.attributes.mode;
+        self.tree().set_object(object, Some(&row))?;
+        let unread = content.is_none().then_some(Unread { file, version: after.version });
+        // Where the content before was never read, `Cml` and the log fill in what it turned out to be.
+        let before = before.map_or(UNKNOWN, |content| content.hash);
+        let content = content.unwrap_or(Content { hash: UNKNOWN, size: after.version.size, inline: None });
+        let op = OpKind::Close { before, content, mtime: after.attributes.mtime };
+        Ok(Absorbed { unread, ..self.says(object, op)? })
+    }
+}
+
+/// Stands for a hash that is not known yet; never sent.
+pub const UNKNOWN: Hash = Hash([0; 32]);
+
+/// Newest record each row was moved by is the recno itself, so the caller keeps it.
+pub fn set_next_recno(store: &mut dyn Store, next: Recno) -> Result<(), StoreError> {
+    crate::table::put(store, crate::store::Table::Meta, b"next_recno", &next)
+}
+
+fn set_mtime(tree: &mut Tree<'_>, dir: ObjectId, mtime: Time) -> Result<(), StoreError> {
+    let Some(mut row) = tree.view().object(dir)? else { return Ok(()) };
+    row.attributes.mtime = mtime;
+    tree.set_object(dir, Some(&row))
+}
+
+fn set_version(tree: &mut Tree<'_>, object: ObjectId, after: &After) -> Result<(), StoreError> {
+    change(tree, object, after, |_| ())
+}
+
+fn set_attributes(tree: &mut Tree<'_>, object: ObjectId, mask: Mask, after: &After) -> Result<(), StoreError> {
+    change(tree, object, after, |row| apply::set_attributes(row, mask, &after.attributes))
+}
+
+fn change(
+    tree: &mut Tree<'_>,
+    object: ObjectId,
+    after: &After,
+    change: impl FnOnce(&mut Object),
+) -> Result<(), StoreError> {
+    let Some(mut row) = tree.view().object(object)? else { return Ok(()) };
+    change(&mut row);
+    row.attributes = after.attributes;
+    row.version = after.version;
+    tree.set_object(object, Some(&row))
+}
