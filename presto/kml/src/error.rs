@@ -64,6 +64,20 @@ pub enum KmlError {
         /// Uid of the volume that opens it.
         expected: u64,
     },
+    /// A segment of a newer (or no known) format.
+    #[error("segment {segment} has format version {found}, which this program does not read", segment = segment.display())]
+    Version {
+        /// The segment.
+        segment: PathBuf,
+        /// Version in its header.
+        found: u32,
+    },
+    /// The journal cannot be marked clean while operations run.
+    #[error("record {recno} is still an intent, so the journal is not left clean")]
+    Unfinished {
+        /// The oldest such record.
+        recno: Recno,
+    },
     /// Bytes that were durable are not what was written. Nothing has been changed.
     #[error("segment {segment} is damaged at byte {offset}: {reason}", segment = segment.display())]
     Corrupt {

@@ -2,18 +2,26 @@
 //!
 //! `docs/technical/journal-format.md` describes every byte and argues why recovery is exact.
 
+mod display;
 pub mod error;
-pub mod fs;
 mod format;
+pub mod fs;
 mod header;
 mod journal;
+mod log;
 mod reader;
 pub mod record;
+mod recovery;
+mod segment;
+mod sync;
+mod verify;
 
 pub use error::KmlError;
 pub use journal::{Class, Config, Journal, Ticket};
 pub use reader::Reader;
 pub use record::{
-    Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Origin, OriginKind, Outcome, Recno, Record, State, Tag, Time,
-    Version, xattr,
+    Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Origin, OriginKind, Outcome, Recno, Record, State, Tag,
+    Time, Version, xattr,
 };
+pub use recovery::Cut;
+pub use verify::{VerifyReport, verify, verify_on};

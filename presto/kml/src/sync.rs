@@ -1,0 +1,64 @@
+//! Group commit: whoever comes first syncs for all who wait.
+
+use std::io;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::KmlError;
+use crate::record::Recno;
+
+/// Turns many requests for durability into few.
+#[derive(Debug, Default)]
+pub(crate) struct GroupCommit {
+    rounds: Mutex<Rounds>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    started: u64,
+    ended: u64,
+    last: Recno,
+    failed: Option<io::ErrorKind>,
+}
+
+/// Why a request for durability failed.
+pub(crate) enum Refused {
+    /// This caller led the round that failed.
+    Now(KmlError),
+    /// An earlier round failed, or one that another caller led.
+    Before(io::ErrorKind),
+}
+
+impl GroupCommit {
+    /// Returns when a round that began after this call has ended. `lead` is run by one of the callers.
+    pub(crate) fn join(&self, lead: impl FnOnce() -> Result<Recno, KmlError>) -> Result<Recno, Refused> {
+        let mut rounds = self.rounds.lock();
+        let needed = rounds.started + 1;
+        loop {
+            if let Some(kind) = rounds.failed {
+                return Err(Refused::Before(kind));
+            }
+            if rounds.ended >= needed {
+                return Ok(rounds.last);
+            }
+            if rounds.started == rounds.ended {
+                break;
+            }
+            self.ended.wait(&mut rounds);
+        }
+        rounds.started += 1;
+        drop(rounds);
+        let result = lead();
+        let mut rounds = self.rounds.lock();
+        rounds.ended = rounds.started;
+        match &result {
+            Ok(recno) => rounds.last = (*recno).max(rounds.last),
+            // After a failed sync the kernel counts dirty pages as clean: a later success would be a lie.
+            Err(KmlError::Io { source, .. }) => rounds.failed = Some(source.kind()),
+            Err(_) => rounds.failed = Some(io::ErrorKind::Other),
+        }
+        self.ended.notify_all();
+        result.map_err(Refused::Now)
+    }
+}
