@@ -1,0 +1,261 @@
+//! The way to Lento: answers, journal notices and upcalls, whoever is connected at the moment.
+//!
+//! Owns the outgoing queue and the table of upcalls that wait. A notice is sent at once when the line is free and
+//! merged with what waits already when it is not; nobody who calls in here waits for the socket.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use intermezzo_channel::MAX_FDS;
+use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::{Interrupt, Journal, Packet};
+use parking_lot::{Condvar, Mutex};
+
+use super::Reply;
+use super::transport::Connection;
+
+/// Answers that may wait for the socket; a Lento that asks and never reads is cut off.
+const MAX_QUEUE: usize = 4096;
+
+/// What a synchronous upcall does when Lento is away or late; set by volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum NoLento {
+    /// Go on as if granted.
+    #[default]
+    Steal,
+    /// Fail with a clear errno.
+    Fail,
+}
+
+/// How an upcall ended.
+#[derive(Debug)]
+pub enum Answer {
+    /// Lento's word.
+    Answered(Body),
+    /// Nobody is connected, or the connection broke meanwhile.
+    Away,
+    /// No answer within the deadline; Lento was told to stop.
+    Late,
+}
+
+/// Shared by everybody who has something to tell Lento.
+#[derive(Debug, Default)]
+pub struct Link {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Counts connections; what belongs to an earlier one is dropped.
+    generation: u64,
+    connection: Option<Arc<Connection>>,
+    /// Lento has said `Attach` on this connection.
+    attached: bool,
+    queue: VecDeque<(u64, Option<String>, Reply)>,
+    /// Per volume, the range of records not announced yet.
+    notices: BTreeMap<String, (u64, u64)>,
+    /// Per volume, the newest record announced on this connection.
+    announced: BTreeMap<String, u64>,
+    last_id: u64,
+    waiting: BTreeMap<u64, SyncSender<Body>>,
+    policies: BTreeMap<String, NoLento>,
+}
+
+impl Link {
+    /// Nobody connected yet.
+    #[must_use]
+    pub fn new() -> Arc<Link> {
+        Arc::new(Link::default())
+    }
+
+    /// "There are records up to `to`." Never waits; dropped when Lento is away, because the KML is the truth.
+    pub fn announce(&self, volume: &str, to: u64) {
+        let mut state = self.state.lock();
+        if !state.attached {
+            return;
+        }
+        if let Some(range) = state.notices.get_mut(volume) {
+            range.1 = range.1.max(to);
+            return;
+        }
+        let from = state.announced.get(volume).map_or(to, |known| known.saturating_add(1));
+        if from > to {
+            return;
+        }
+        state.notices.insert(volume.to_owned(), (from, to));
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    /// Asks Lento and waits for its answer, at most `deadline`.
+    #[must_use]
+    pub fn ask(&self, volume: &str, body: Body, deadline: Duration) -> Answer {
+        let (sender, receiver) = sync_channel(1);
+        let (id, generation) = {
+            let mut state = self.state.lock();
+            if !state.attached || state.queue.len() >= MAX_QUEUE {
+                return Answer::Away;
+            }
+            state.last_id = state.last_id.wrapping_add(2).max(2);
+            let id = state.last_id;
+            state.waiting.insert(id, sender);
+            state.queue.push_back((id, Some(volume.to_owned()), Reply::of(body)));
+            (id, state.generation)
+        };
+        self.wake.notify_all();
+        match receiver.recv_timeout(deadline) {
+            Ok(body) => Answer::Answered(body),
+            Err(RecvTimeoutError::Disconnected) => Answer::Away,
+            Err(RecvTimeoutError::Timeout) => {
+                let mut state = self.state.lock();
+                if state.waiting.remove(&id).is_none() {
+                    // The answer came between the deadline and the lock.
+                    drop(state);
+                    return receiver.try_recv().map_or(Answer::Away, Answer::Answered);
+                }
+                if state.generation == generation {
+                    let interrupt = Reply::of(Body::Interrupt(Interrupt {}));
+                    state.queue.push_back((id, Some(volume.to_owned()), interrupt));
+                    drop(state);
+                    self.wake.notify_all();
+                }
+                Answer::Late
+            }
+        }
+    }
+
+    /// What to do for `volume` when Lento is away.
+    #[must_use]
+    pub fn policy(&self, volume: &str) -> NoLento {
+        self.state.lock().policies.get(volume).copied().unwrap_or_default()
+    }
+
+    /// Sets what to do for `volume` when Lento is away.
+    pub fn set_policy(&self, volume: &str, policy: NoLento) {
+        self.state.lock().policies.insert(volume.to_owned(), policy);
+    }
+
+    /// Whether a Lento is connected and has said so.
+    #[must_use]
+    pub fn attached(&self) -> bool {
+        self.state.lock().attached
+    }
+
+    /// Takes a new connection in place of the present one; returns its generation.
+    pub(super) fn replace(&self, connection: Arc<Connection>) -> u64 {
+        let mut state = self.state.lock();
+        state.hang_up();
+        state.connection = Some(connection);
+        let generation = state.generation;
+        drop(state);
+        self.wake.notify_all();
+        generation
+    }
+
+    /// Upcalls may be sent from here on.
+    pub(super) fn attach(&self, generation: u64) {
+        let mut state = self.state.lock();
+        if state.generation == generation {
+            state.attached = true;
+        }
+    }
+
+    /// Ends a connection, if it is still the present one.
+    pub(super) fn drop_connection(&self, generation: u64) {
+        let mut state = self.state.lock();
+        if state.generation == generation {
+            state.hang_up();
+            drop(state);
+            self.wake.notify_all();
+        }
+    }
+
+    /// Ends whatever connection there is.
+    pub(super) fn hang_up(&self) {
+        self.state.lock().hang_up();
+        self.wake.notify_all();
+    }
+
+    /// Whether this connection is still the one in use.
+    pub(super) fn current(&self, generation: u64) -> bool {
+        let state = self.state.lock();
+        state.generation == generation && state.connection.is_some()
+    }
+
+    /// Queues the answer to downcall `id`.
+    pub(super) fn reply(&self, generation: u64, id: u64, reply: Reply) {
+        let mut state = self.state.lock();
+        if state.generation != generation || id == 0 {
+            return;
+        }
+        if state.queue.len() >= MAX_QUEUE {
+            tracing::warn!(target: "channel", "Lento does not read its answers; connection closed");
+            state.hang_up();
+        } else {
+            state.queue.push_back((id, None, reply));
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    /// Hands an answer of Lento to the upcall that waits for it; a late one is dropped.
+    pub(super) fn answered(&self, generation: u64, id: u64, body: Body) {
+        let mut state = self.state.lock();
+        if state.generation != generation {
+            return;
+        }
+        if let Some(sender) = state.waiting.remove(&id) {
+            let _ = sender.try_send(body);
+        }
+    }
+
+    /// The writer thread of one connection: sends until the connection is replaced.
+    pub(super) fn write(&self, generation: u64, connection: &Connection) {
+        while let Some((packet, fds)) = self.next(generation) {
+            let borrowed: Vec<_> = fds.iter().take(MAX_FDS).map(OwnedFd::as_fd).collect();
+            if let Err(error) = connection.send(&packet, &borrowed) {
+                tracing::info!(target: "channel", %error, "Lento's connection ended while sending");
+                self.drop_connection(generation);
+                return;
+            }
+        }
+    }
+
+    fn next(&self, generation: u64) -> Option<(Packet, Vec<OwnedFd>)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.generation != generation || state.connection.is_none() {
+                return None;
+            }
+            if let Some((id, volume, reply)) = state.queue.pop_front() {
+                let packet = Packet { id, volume: volume.unwrap_or_default(), body: Some(reply.body) };
+                return Some((packet, reply.fds));
+            }
+            if let Some((volume, (from, to))) = state.notices.pop_first() {
+                state.announced.insert(volume.clone(), to);
+                let body = Some(Body::Journal(Journal { from, to }));
+                return Some((Packet { id: 0, volume, body }, Vec::new()));
+            }
+            self.wake.wait(&mut state);
+        }
+    }
+}
+
+impl State {
+    fn hang_up(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.attached = false;
+        self.queue.clear();
+        self.notices.clear();
+        self.announced.clear();
+        // Dropping the senders wakes whoever waits for an answer.
+        self.waiting.clear();
+        if let Some(connection) = self.connection.take() {
+            connection.close();
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Preconditions: what must hold before a replay touches anything.
+
+use intermezzo_kml as kml;
+use intermezzo_kml::Class;
+use intermezzo_kml::record::{Attributes, FileId, Intent, Opcode, Outcome, Recno, Version};
+use rustix::io::Errno;
+
+use super::plan::Busy;
+use super::{Replayer, STALE, Stop};
+use crate::filter;
+use crate::lower::Stat;
+
+/// Precondition on the content of a regular file that is about to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    /// The version it must have; `None`: any.
+    pub version: Option<Version>,
+    /// What to do if it is open for writing.
+    pub busy: Busy,
+}
+
+/// What becomes of a content that passed its guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Old {
+    /// It may go.
+    Free,
+    /// Somebody still writes to it: it must be kept in limbo if its last name goes.
+    Written,
+}
+
+impl Replayer {
+    /// No user's record after `since` touches these (rule 13): values alone would allow "absent, made, renamed away,
+    /// absent".
+    pub(super) fn untouched(
+        &self,
+        since: Recno,
+        entries: &[(FileId, &[u8])],
+        objects: &[FileId],
+    ) -> Result<(), Stop> {
+        let touched = &self.volume.touched;
+        let entries = entries.iter().filter_map(|(dir, name)| touched.newest_entry(*dir, name));
+        let objects = objects.iter().filter_map(|id| touched.newest(*id));
+        match entries.chain(objects).max() {
+            Some(newest) if newest > since => Err(Stop::Stale(Some(newest), None)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Attributes of an object that must have a name somewhere.
+    pub(super) fn present(&self, id: FileId) -> Result<Stat, Stop> {
+        let stat = self.volume.lower.stat(id)?;
+        if stat.attributes.nlink == 0 { Err(STALE) } else { Ok(stat) }
+    }
+
+    /// May this regular file's content go? Its lock is held.
+    pub(super) fn guard(&self, id: FileId, stat: &Stat, guard: Guard) -> Result<Old, Stop> {
+        if !stat.is_file() {
+            return Ok(Old::Free);
+        }
+        if self.volume.writers.is_writing(id) {
+            return match guard.busy {
+                Busy::Wait => Err(Stop::Busy),
+                // The version says nothing while somebody writes; what he leaves becomes a conflict at his close.
+                Busy::Decide => Ok(Old::Written),
+            };
+        }
+        let present = stat.attributes.version();
+        let Some(expected) = guard.version else { return Ok(Old::Free) };
+        let versions = self.versions.lock();
+        if versions.same(id, expected, present) {
+            return Ok(Old::Free);
+        }
+        let recorded = versions.recorded(id, present);
+        drop(versions);
+        // A record vouches for what is there: Lento expects something else. No record does: a store that nobody
+        // reported (a mapping) left it, and Lento must hear of that content before it can go.
+        match recorded {
+            Some(recno) => Err(Stop::Stale(Some(recno), None)),
+            None => Err(Stop::Stale(Some(self.missed_close(id, &stat.attributes)?), None)),
+        }
+    }
+
+    fn missed_close(&self, id: FileId, present: &Attributes) -> Result<Recno, Stop> {
+        let intent = Intent {
+            opcode: Some(Opcode::Close),
+            time: filter::now(),
+            object: id,
+            before: *present,
+            ..Intent::default()
+        };
+        let outcome = Outcome { object: id, after: *present, ..Outcome::default() };
+        let recno = self.volume.journal.append(Class::Replay, &intent, &outcome)?;
+        self.volume.touched.object(id, recno);
+        self.volume.limbo.note_close(id, recno);
+        tracing::info!(target: "replay", volume = self.volume.name, file = %id, %recno, "a store without a close is journaled");
+        Ok(recno)
+    }
+
+    /// Whether these attributes are what the bits of `mask` ask.
+    pub(super) fn agrees(mask: kml::Mask, present: &Attributes, asked: &super::plan::Give) -> bool {
+        let on = |bit| mask.contains(bit);
+        (!on(kml::Mask::MODE) || present.mode & 0o7777 == asked.mode & 0o7777)
+            && (!on(kml::Mask::UID) || present.uid == asked.uid)
+            && (!on(kml::Mask::GID) || present.gid == asked.gid)
+            && (!on(kml::Mask::MTIME) || asked.mtime.is_none_or(|mtime| present.mtime == mtime))
+    }
+}
+
+/// The kernel's word for "nothing by that name".
+pub(crate) fn absent(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::STALE)
+}

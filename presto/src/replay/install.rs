@@ -1,0 +1,151 @@
+//! Install: new content for a regular file. One link: renamed over. More: in place, guarded by the LML.
+
+use intermezzo_kml::record::{FileId, Flags, Intent, Mask, Opcode, Recno, xattr};
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::apply::{Left, Parent};
+use super::check::{Guard, Old};
+use super::lml::InPlace;
+use super::plan::{By, Content, Entry, Give, Item, Xattr};
+use super::{Applied, Replayer, STALE, Stop};
+use crate::lower::Stat;
+
+/// What to install.
+pub(super) struct What<'a> {
+    pub content: &'a Content,
+    pub give: &'a Give,
+    pub xattrs: &'a [Xattr],
+}
+
+/// Where, and what is there.
+struct Site<'a> {
+    file: FileId,
+    stat: Stat,
+    dir: FileId,
+    name: &'a [u8],
+    parent: &'a Parent,
+    old: Old,
+}
+
+impl Replayer {
+    pub(super) fn install(
+        &self,
+        item: &Item,
+        since: Recno,
+        file: By,
+        at: &Entry,
+        what: &What<'_>,
+        guard: Guard,
+    ) -> Result<Applied, Stop> {
+        let (file, dir, name) = (self.find(file)?, self.find(at.dir)?, at.name.as_slice());
+        let volume = &self.volume;
+        let _held = volume.locks.lock(&[file, dir]);
+        let parent = self.parent(dir, item.parent_mtime)?;
+        self.untouched(since, &[(dir, name)], &[file])?;
+        if volume.lower.find(&*volume.lower.dir(dir)?, name)? != Some(file) {
+            return Err(STALE);
+        }
+        let stat = self.present(file)?;
+        if !stat.is_file() {
+            return Err(Stop::Refused(Errno::INVAL, "content for something that is no regular file".to_owned()));
+        }
+        let old = self.guard(file, &stat, guard)?;
+        let mut intent = Intent {
+            opcode: Some(Opcode::Close),
+            object: file,
+            parent: dir,
+            name: name.to_vec(),
+            before: stat.attributes,
+            ..Self::intent(item)
+        };
+        let site = Site { file, stat, dir, name, parent: &parent, old };
+        if stat.attributes.nlink <= 1 {
+            if !what.xattrs.is_empty() {
+                intent.value = xattr::encode(what.xattrs);
+                intent.flags |= Flags::XATTRS;
+            }
+            self.replace(intent, &site, what)
+        } else if old == Old::Written {
+            // The writer's stores and the new content would mix in one inode, and its other names are not known here.
+            Err(Stop::Busy)
+        } else {
+            self.overwrite(&intent, &site, what)
+        }
+    }
+
+    /// A new inode takes the name; whoever has the old one open keeps it.
+    fn replace(&self, mut intent: Intent, site: &Site<'_>, what: &What<'_>) -> Result<Applied, Stop> {
+        let volume = &self.volume;
+        let orphan = site.old == Old::Written;
+        if orphan {
+            intent.flags |= Flags::LIMBO;
+        }
+        // The type is the old one's; the wire's mode may carry permission bits alone.
+        let give = Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
+        let built = self.build(&give, &[], Some(what.content), what.xattrs)?;
+        let dir = volume.lower.dir(site.dir)?;
+        let applied = self.apply(&intent, &[site.parent], || {
+            if orphan {
+                volume.writers.orphan(site.file);
+                if let Err(errno) = volume.limbo.keep_by_link(&volume.lower, &*dir, site.name, site.file) {
+                    volume.writers.adopt(site.file);
+                    return Err(errno);
+                }
+            }
+            let renamed = built.rename(&volume.lower, &*dir, site.name, RenameFlags::empty());
+            if renamed.is_err() && orphan {
+                volume.writers.adopt(site.file);
+                volume.limbo.abandon(&volume.lower, site.file)?;
+            }
+            renamed?;
+            Ok(Left { file: built.file, after: Stat::at(&*dir, site.name)?.attributes })
+        });
+        if applied.is_err() {
+            built.discard(&volume.lower);
+        }
+        let applied = applied?;
+        volume.notifier.entry(site.dir, site.name);
+        volume.notifier.attributes(site.file);
+        Ok(applied)
+    }
+
+    /// The inode has other names: its bytes are replaced, and the LML can do it again after a crash.
+    fn overwrite(&self, intent: &Intent, site: &Site<'_>, what: &What<'_>) -> Result<Applied, Stop> {
+        let volume = &self.volume;
+        let give = Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
+        let built = self.build(&give, &[], Some(what.content), &[])?;
+        let entry = InPlace::new(site.file, built.name(), built.file, &give);
+        let applied = self.apply(intent, &[site.parent], || {
+            self.lml.begin(&entry, &volume.lower)?;
+            self.lml.copy(&entry, &volume.lower)?;
+            let fd = volume.lower.path_fd(site.file)?;
+            super::attr::set_attributes(&fd, Mask::MODE | Mask::UID | Mask::GID | Mask::MTIME, &give)?;
+            Ok(Left { file: site.file, after: Stat::of(&fd)?.attributes })
+        });
+        match applied {
+            Ok(applied) => {
+                if let Err(errno) = self.lml.end(site.file) {
+                    tracing::warn!(target: "replay", volume = volume.name, file = %site.file, %errno, "the LML entry of a finished install stays; the next start repeats the install");
+                } else {
+                    built.remove(&volume.lower);
+                }
+                volume.notifier.inode(site.file);
+                Ok(applied)
+            }
+            Err(stop) => {
+                // Part of the bytes may be replaced: the entry stays and the next try or start goes on from it.
+                if self.lml.has(site.file) {
+                    return Err(match stop {
+                        Stop::Stale(_, errno) => {
+                            Stop::Refused(errno.unwrap_or(Errno::IO), "while overwriting in place".to_owned())
+                        }
+                        other => other,
+                    });
+                }
+                built.discard(&volume.lower);
+                Err(stop)
+            }
+        }
+    }
+}
