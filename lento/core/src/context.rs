@@ -1,0 +1,166 @@
+//! What both roles need at hand: the open transaction, the outputs, the clock, the volume's own facts.
+
+use crate::io::Output;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::types::Epoch;
+use crate::types::FileId;
+use crate::types::Hash;
+use crate::types::ObjectId;
+use crate::types::Position;
+use crate::types::Recno;
+use crate::types::Ticket;
+use crate::volume::Millis;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+/// Facts of a volume that survive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Random id of this replica.
+    pub replica: u64,
+    /// Incarnation of its records.
+    pub incarnation: u32,
+    /// The KML record to read next.
+    pub next_recno: Recno,
+    /// Server: its epoch. Client: the epoch it follows.
+    pub epoch: Epoch,
+    /// Client: base position.
+    pub position: Position,
+    /// Server: log records up to here are gone.
+    pub log_floor: Position,
+    /// Client: base is half a snapshot.
+    pub partial: bool,
+    /// Whether it was opened as a server.
+    pub server: bool,
+}
+
+impl Meta {
+    /// Reads it.
+    pub fn load(store: &dyn Store) -> Result<Option<Meta>, StoreError> {
+        table::get(store, Table::Meta, b"meta")
+    }
+
+    /// Writes it.
+    pub fn save(&self, store: &mut dyn Store) -> Result<(), StoreError> {
+        table::put(store, Table::Meta, b"meta", self)
+    }
+
+    /// Last record read.
+    pub fn last_read(&self) -> Recno {
+        Recno(self.next_recno.0.saturating_sub(1))
+    }
+}
+
+/// One call of the core.
+pub struct Context<'a> {
+    /// The transaction.
+    pub store: &'a mut dyn Store,
+    /// What to do afterwards.
+    pub out: &'a mut Vec<Output>,
+    /// Now.
+    pub now: Millis,
+    /// The volume's facts; saved by the caller.
+    pub meta: &'a mut Meta,
+    /// Source of tickets.
+    pub tickets: &'a mut u64,
+    /// Identity of the lower root.
+    pub root: FileId,
+    /// Identity of the staging directory.
+    pub staging: FileId,
+    /// Presto is there.
+    pub presto: bool,
+}
+
+impl Context<'_> {
+    /// A new ticket.
+    pub fn ticket(&mut self) -> Ticket {
+        *self.tickets += 1;
+        Ticket(*self.tickets)
+    }
+
+    /// Directories that exist without a record.
+    pub fn fixed_file(&self, object: ObjectId) -> Option<FileId> {
+        match object {
+            ObjectId::ROOT => Some(self.root),
+            ObjectId::STAGING => Some(self.staging),
+            _ => None,
+        }
+    }
+}
+
+/// Small contents in memory, oldest forgotten first.
+#[derive(Debug, Default)]
+pub struct Contents {
+    bytes: BTreeMap<Hash, Vec<u8>>,
+    order: VecDeque<Hash>,
+    total: usize,
+}
+
+/// Most bytes kept.
+const CONTENTS_MAX: usize = 64 << 20;
+
+impl Contents {
+    /// Keeps these bytes.
+    pub fn insert(&mut self, hash: Hash, bytes: Vec<u8>) {
+        if self.bytes.contains_key(&hash) {
+            return;
+        }
+        self.total += bytes.len();
+        self.bytes.insert(hash, bytes);
+        self.order.push_back(hash);
+        while self.total > CONTENTS_MAX {
+            let Some(oldest) = self.order.pop_front() else { return };
+            if let Some(gone) = self.bytes.remove(&oldest) {
+                self.total -= gone.len();
+            }
+        }
+    }
+
+    /// The bytes, if still there.
+    pub fn get(&self, hash: &Hash) -> Option<&Vec<u8>> {
+        self.bytes.get(hash)
+    }
+}
+
+/// Group commit: one sync at a time.
+#[derive(Debug, Default)]
+pub struct Syncing {
+    in_flight: Option<(Ticket, Position, Position)>,
+    not_before: Millis,
+}
+
+impl Syncing {
+    /// Asks for a sync that covers `first` and `second` (what the caller wants to know durable), unless one runs.
+    /// Returns when to ask again if it is too early.
+    pub fn want(&mut self, ctx: &mut Context<'_>, first: Position, second: Position) {
+        if self.in_flight.is_some() || ctx.now < self.not_before || !ctx.presto {
+            return;
+        }
+        let ticket = ctx.ticket();
+        self.in_flight = Some((ticket, first, second));
+        ctx.out.push(Output::Sync { ticket });
+    }
+
+    /// When to ask again.
+    pub fn wake(&self) -> Option<Millis> {
+        self.in_flight.is_none().then_some(self.not_before)
+    }
+
+    /// The answer: what is durable now. `pause` until the next one may begin.
+    pub fn done(&mut self, now: Millis, ticket: Ticket, ok: bool, pause: u64) -> Option<(Position, Position)> {
+        let (_, first, second) = self.in_flight.take_if(|(t, _, _)| *t == ticket)?;
+        let pause = if ok { pause } else { pause.max(500) };
+        self.not_before = Millis(now.0 + pause);
+        ok.then_some((first, second))
+    }
+
+    /// Presto went away: the answer will not come.
+    pub fn forget(&mut self) {
+        self.in_flight = None;
+    }
+}

@@ -1,0 +1,428 @@
+//! The server's side of a volume: its KML is the total order, a position is a recno in it.
+//!
+//! Clients' records are judged in their order, replayed, and confirmed by the KML; what the KML says is logged and
+//! forwarded once it is durable (rule 5). Nothing here waits for a writer (rule 15).
+
+mod absorb;
+mod forward;
+mod judging;
+mod session;
+
+use crate::context::Contents;
+use crate::context::Context;
+use crate::context::Syncing;
+use crate::facet;
+use crate::io::Event;
+use crate::io::NodeName;
+use crate::io::Output;
+use crate::io::ReadResult;
+use crate::io::ReplayOutcome;
+use crate::replaying::BatchEnd;
+use crate::replaying::Replaying;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::types::ConflictKind;
+use crate::types::Hash;
+use crate::types::LogRecord;
+use crate::types::ObjectId;
+use crate::types::OpId;
+use crate::types::Operation;
+use crate::types::Position;
+use crate::types::Recno;
+use crate::types::Ticket;
+use crate::volume::Millis;
+use serde::Deserialize;
+use serde::Serialize;
+use session::Session;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+
+pub use absorb::ConflictRow;
+pub use session::ReplicatorRow;
+
+/// State of the server role; what must survive is in the store.
+#[derive(Debug, Default)]
+pub struct Server {
+    replist: BTreeSet<NodeName>,
+    sessions: BTreeMap<NodeName, Session>,
+    replaying: Replaying,
+    /// Records of clients that were planned and are not confirmed, in the order of planning.
+    in_flight: VecDeque<InFlight>,
+    /// Contents that clients staged: name in presto's stage and size.
+    staged: BTreeMap<Hash, (String, u64)>,
+    contents: Contents,
+    /// The first log row of each object that waits for its content.
+    unread: BTreeMap<ObjectId, Position>,
+    reads: BTreeMap<Ticket, (ObjectId, Position, Recno)>,
+    read_again: BTreeMap<ObjectId, Millis>,
+    keeps: BTreeMap<Ticket, Keeping>,
+    syncing: Syncing,
+    durable: Position,
+    barriers: BTreeMap<u64, (Position, bool)>,
+    truncated: Position,
+}
+
+/// A client's record on its way into the tree.
+#[derive(Clone, Debug)]
+struct InFlight {
+    node: NodeName,
+    generation: u64,
+    op: Operation,
+}
+
+#[derive(Clone, Debug)]
+enum Keeping {
+    /// The losing content of the first record in a client's queue.
+    Refused(NodeName, OpId),
+    /// What a writer left in a file that had been replaced.
+    Orphan(crate::types::FileId),
+}
+
+/// One row of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogRow {
+    /// What is forwarded.
+    pub record: LogRecord,
+    /// The content of the record still has to be read from this lower file.
+    pub slot: Option<crate::cml::Slot>,
+}
+
+impl LogRow {
+    fn get(store: &dyn Store, position: Position) -> Result<Option<LogRow>, StoreError> {
+        table::get(store, Table::Log, &table::number_key(position.0))
+    }
+
+    fn put(&self, store: &mut dyn Store) -> Result<(), StoreError> {
+        table::put(store, Table::Log, &table::number_key(self.record.position.0), self)
+    }
+}
+
+impl Server {
+    /// Rebuilds what is kept in memory.
+    pub fn open(store: &dyn Store) -> Result<Server, StoreError> {
+        let mut server = Server::default();
+        table::each_with_prefix(store, Table::Log, &[], |_, value| {
+            let row: LogRow = table::decode(Table::Log, value)?;
+            if let (Some(_), crate::types::LogWhat::Operation(op)) = (row.slot, &row.record.what) {
+                server.unread.entry(op.object).or_insert(row.record.position);
+            }
+            Ok(())
+        })?;
+        Ok(server)
+    }
+
+    /// Everything that may go on, goes on. Called after each input.
+    pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        self.read_contents(ctx)?;
+        self.welcome_waiting(ctx)?;
+        self.judge_waiting(ctx)?;
+        let read = Position(ctx.meta.last_read().0);
+        if read > self.durable {
+            self.syncing.want(ctx, read, read);
+        }
+        self.forward(ctx)?;
+        self.settle_barriers(ctx)
+    }
+
+    /// When `pump` should be called at the latest, and why.
+    pub fn wake(&self) -> Vec<(Millis, &'static str)> {
+        let mut times = Vec::new();
+        times.extend(self.syncing.wake().map(|at| (at, "sync")));
+        times.extend(self.replaying.wake().map(|at| (at, "replay again")));
+        times.extend(self.read_again.values().map(|at| (*at, "read an unstable file again")));
+        times
+    }
+
+    /// Presto serves the volume.
+    pub fn presto_up(&mut self, last: Recno) {
+        self.requeue();
+        self.replaying.presto_up(last);
+        self.syncing.forget();
+        self.reads.clear();
+    }
+
+    /// Answer to a replay.
+    pub fn replayed(&mut self, ctx: &mut Context<'_>, ticket: Ticket, outcomes: &[ReplayOutcome]) -> Result<(), StoreError> {
+        let end = self.replaying.answered(ctx.now, ticket, outcomes, ctx.meta.last_read());
+        match end {
+            BatchEnd::Fine => {}
+            BatchEnd::Unknown => self.requeue(),
+            BatchEnd::Stopped { object, why, .. } => {
+                self.requeue();
+                if let ReplayOutcome::Refused { errno, message } = why {
+                    let path = View::new(ctx.store, Which::Local).path(object)?;
+                    ctx.out.push(Output::Event(Event::ReplayRefused { path, errno, message }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives unconfirmed records back to the queues they came from; those that did happen are skipped by their number.
+    fn requeue(&mut self) {
+        for flight in self.in_flight.drain(..).rev() {
+            if let Some(session) = self.sessions.get_mut(&flight.node)
+                && session.generation == flight.generation
+            {
+                session.inbox.push_front(flight.op);
+            }
+        }
+    }
+
+    /// Answer to a sync.
+    pub fn synced(&mut self, ctx: &mut Context<'_>, ticket: Ticket, ok: bool) -> Result<(), StoreError> {
+        let pause = if self.sessions.is_empty() { 500 } else { 0 };
+        let Some((durable, _)) = self.syncing.done(ctx.now, ticket, ok, pause) else { return Ok(()) };
+        self.durable = self.durable.max(durable);
+        self.truncate(ctx)
+    }
+
+    /// The log is needed up to the last Replicator that has begun; the KML only until it is in the durable store.
+    fn truncate(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let mut needed = self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0 - 1)));
+        for node in &self.replist {
+            let row = ReplicatorRow::get(ctx.store, node)?;
+            if row.ack.position.0 > 0 {
+                needed = needed.min(row.ack.position);
+            }
+        }
+        for _ in 0..2048 {
+            let Some((key, _)) = ctx.store.scan(Table::Log, &[], 1)?.into_iter().next() else { break };
+            if table::number_from_key(&key).is_none_or(|at| at > needed.0) {
+                break;
+            }
+            ctx.store.delete(Table::Log, &key)?;
+        }
+        let kept = ctx.store.scan(Table::Log, &[], 1)?.first().and_then(|(key, _)| table::number_from_key(key));
+        let floor = kept.map_or(needed, |first| needed.min(Position(first - 1)));
+        ctx.meta.log_floor = ctx.meta.log_floor.max(floor);
+        if self.durable > self.truncated {
+            self.truncated = self.durable;
+            ctx.out.push(Output::Truncate(Recno(self.durable.0)));
+        }
+        Ok(())
+    }
+
+    fn first_unread(&self) -> Option<Position> {
+        self.unread.values().min().copied()
+    }
+
+    /// Newest position that may be forwarded.
+    fn forwardable(&self) -> Position {
+        self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))))
+    }
+
+    /// The replication list changed.
+    pub fn set_replist(&mut self, ctx: &mut Context<'_>, nodes: Vec<NodeName>) -> Result<(), StoreError> {
+        self.replist = nodes.into_iter().collect();
+        let strangers: Vec<NodeName> =
+            self.sessions.keys().filter(|node| !self.replist.contains(*node)).cloned().collect();
+        for node in strangers {
+            self.sessions.remove(&node);
+            ctx.out.push(Output::Hangup(node, "not in the replication list any more".into()));
+        }
+        let mut gone = Vec::new();
+        table::each_with_prefix(ctx.store, Table::Replicator, &[], |key, _| {
+            if !self.replist.iter().any(|node| node.as_bytes() == key) {
+                gone.push(key.to_vec());
+            }
+            Ok(())
+        })?;
+        for key in gone {
+            ctx.store.delete(Table::Replicator, &key)?;
+        }
+        self.truncate(ctx)
+    }
+
+    /// A peer's content is in presto's stage.
+    pub fn staged(&mut self, hash: Hash, size: u64, name: String) {
+        self.staged.insert(hash, (name, size));
+    }
+
+    /// A person waits.
+    pub fn barrier(&mut self, id: u64, upto: Recno, all: bool) {
+        self.barriers.insert(id, (Position(upto.0), all));
+    }
+
+    fn settle_barriers(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let everywhere = self.durable_everywhere(ctx)?;
+        let forwardable = self.forwardable();
+        self.barriers.retain(|id, (upto, all)| {
+            let reached = if *all { everywhere >= *upto && forwardable >= *upto } else { forwardable >= *upto };
+            if reached {
+                ctx.out.push(Output::BarrierReached(*id));
+            }
+            !reached
+        });
+        self.settle_peer_barriers(ctx, everywhere)
+    }
+
+    /// Visible and durable at every Replicator up to here.
+    fn durable_everywhere(&self, ctx: &Context<'_>) -> Result<Position, StoreError> {
+        let mut least = self.durable;
+        for node in &self.replist {
+            least = least.min(ReplicatorRow::get(ctx.store, node)?.ack.durable);
+        }
+        Ok(least)
+    }
+
+    fn read_contents(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if !ctx.presto {
+            return Ok(());
+        }
+        let wanted: Vec<(ObjectId, Position)> = self
+            .unread
+            .iter()
+            .filter(|(object, _)| !self.reads.values().any(|(o, _, _)| o == *object))
+            .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
+            .map(|(object, at)| (*object, *at))
+            .take(64_usize.saturating_sub(self.reads.len()))
+            .collect();
+        for (object, position) in wanted {
+            self.read_again.remove(&object);
+            let Some(slot) = LogRow::get(ctx.store, position)?.and_then(|row| row.slot) else {
+                self.unread.remove(&object);
+                continue;
+            };
+            let ticket = ctx.ticket();
+            self.reads.insert(ticket, (object, position, ctx.meta.next_recno));
+            ctx.out.push(Output::ReadContent { ticket, file: slot.file, stage_at: None });
+        }
+        Ok(())
+    }
+
+    /// Answer to a read of a user's content.
+    pub fn content_read(&mut self, ctx: &mut Context<'_>, ticket: Ticket, result: ReadResult) -> Result<(), StoreError> {
+        let Some((object, position, began_before)) = self.reads.remove(&ticket) else { return Ok(()) };
+        let Some(mut row) = LogRow::get(ctx.store, position)? else { return Ok(()) };
+        let Some(slot) = row.slot else { return Ok(()) };
+        match result {
+            ReadResult::Whole { hash, size, version, racy, inline } => {
+                if !(slot.latest < began_before || version == slot.version && !racy) {
+                    return Ok(());
+                }
+                self.fill(ctx, object, &mut row, hash, size)?;
+                if let Some(bytes) = inline {
+                    self.contents.insert(hash, bytes);
+                }
+            }
+            ReadResult::Unstable | ReadResult::Failed(_) => {
+                let path = View::new(ctx.store, Which::Local).path(object)?;
+                ctx.out.push(Output::Event(Event::Waiting(format!("{path}: changes while it is read"))));
+                self.read_again.insert(object, Millis(ctx.now.0 + 100));
+            }
+            // Removed meanwhile: its removal is a later record, and nobody has to show this content.
+            ReadResult::Gone => {
+                row.slot = None;
+                row.record.what = crate::types::LogWhat::Verdict(crate::types::Verdict::Accepted(None));
+                row.put(ctx.store)?;
+                self.unread.remove(&object);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answer to `Keep`.
+    pub fn kept(&mut self, ctx: &mut Context<'_>, ticket: Ticket, result: Result<(), String>) {
+        let Some(keeping) = self.keeps.remove(&ticket) else { return };
+        match (keeping, result) {
+            (Keeping::Refused(node, record), Ok(())) => {
+                if let Some(session) = self.sessions.get_mut(&node) {
+                    session.keeping = None;
+                    session.kept = Some(record);
+                }
+            }
+            (Keeping::Refused(node, _), Err(why)) => {
+                ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep a conflict of {node}: {why}"))));
+                ctx.out.push(Output::Hangup(node.clone(), format!("cannot keep a conflict: {why}")));
+                self.sessions.remove(&node);
+            }
+            (Keeping::Orphan(file), Ok(())) => ctx.out.push(Output::ReleaseLimbo(vec![file])),
+            (Keeping::Orphan(_), Err(why)) => ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep an orphan: {why}")))),
+        }
+    }
+
+    /// What waits, for people.
+    pub fn waiting(&self, store: &dyn Store) -> Result<Vec<String>, StoreError> {
+        let mut list = Vec::new();
+        for object in self.unread.keys().take(3) {
+            list.push(format!("{}: content not read yet", View::new(store, Which::Local).path(*object)?));
+        }
+        for (node, session) in &self.sessions {
+            if !session.inbox.is_empty() {
+                list.push(format!("{node}: {} records without a verdict", session.inbox.len()));
+            }
+        }
+        Ok(list)
+    }
+
+    /// Newest durable position.
+    pub fn position(&self) -> Position {
+        self.durable
+    }
+
+    /// Whether the stream of this node is up and welcomed.
+    pub fn session(&self, node: &NodeName) -> Option<&Session> {
+        self.sessions.get(node)
+    }
+
+    /// The replication list.
+    pub fn replist(&self) -> &BTreeSet<NodeName> {
+        &self.replist
+    }
+}
+
+/// Number of a verdict in a `Noop` record. Never reuse one.
+pub mod verdict_code {
+    use super::ConflictKind;
+
+    /// Unified.
+    pub const UNIFIED: u8 = 1;
+
+    /// Conflict.
+    pub fn of(kind: ConflictKind) -> u8 {
+        match kind {
+            ConflictKind::StoreStore => 2,
+            ConflictKind::StoreRemove => 3,
+            ConflictKind::RemoveUpdate => 4,
+            ConflictKind::NameName => 5,
+            ConflictKind::ParentGone => 6,
+            ConflictKind::TargetTaken => 7,
+            ConflictKind::RenameCycle => 8,
+            ConflictKind::UpdateRemove => 9,
+            ConflictKind::Orphan => 10,
+        }
+    }
+
+    /// The conflict with this number.
+    pub fn conflict(code: u8) -> Option<ConflictKind> {
+        Some(match code {
+            2 => ConflictKind::StoreStore,
+            3 => ConflictKind::StoreRemove,
+            4 => ConflictKind::RemoveUpdate,
+            5 => ConflictKind::NameName,
+            6 => ConflictKind::ParentGone,
+            7 => ConflictKind::TargetTaken,
+            8 => ConflictKind::RenameCycle,
+            9 => ConflictKind::UpdateRemove,
+            10 => ConflictKind::Orphan,
+            _ => return None,
+        })
+    }
+}
+
+/// Facets are a client's business; the server only needs to know them to name paths.
+pub fn path_of(store: &dyn Store, op: &Operation) -> Result<String, StoreError> {
+    let view = View::new(store, Which::Local);
+    for facet in facet::touched(op) {
+        if let facet::Facet::Entry(dir, name) = facet {
+            return view.path_in(dir, &name);
+        }
+    }
+    view.path(op.object)
+}

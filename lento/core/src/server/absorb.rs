@@ -1,0 +1,212 @@
+//! The server reads its own KML: every record that changed something becomes a position of the volume's log.
+
+use super::Keeping;
+use super::LogRow;
+use super::Server;
+use super::session::judged;
+use super::verdict_code;
+use crate::cml::Slot;
+use crate::context::Context;
+use crate::io::Event;
+use crate::io::KeepContent;
+use crate::io::Output;
+use crate::judge::alias;
+use crate::local;
+use crate::record::KmlOrigin;
+use crate::record::KmlRecord;
+use crate::record::Update;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::tree::Stored;
+use crate::tree::Tree;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::types::Attributes;
+use crate::types::ConflictKind;
+use crate::types::Content;
+use crate::types::Hash;
+use crate::types::LogRecord;
+use crate::types::LogWhat;
+use crate::types::Mask;
+use crate::types::ObjectId;
+use crate::types::OpId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Position;
+use crate::types::Tag;
+use crate::types::Time;
+use crate::types::Verdict;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// A conflict, for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConflictRow {
+    /// The refused record.
+    pub record: OpId,
+    /// What clashed.
+    pub kind: ConflictKind,
+    /// What it wanted to do; `None` where only its verdict survived a crash.
+    pub op: Option<Operation>,
+    /// Path, as far as known.
+    pub path: String,
+    /// When the verdict was given (server's clock).
+    pub time: Time,
+    /// The losing content, kept in the conflict store.
+    pub hash: Option<Hash>,
+}
+
+impl Server {
+    /// Takes one record of the server's KML.
+    pub fn absorb(&mut self, ctx: &mut Context<'_>, record: &KmlRecord) -> Result<(), StoreError> {
+        let position = Position(record.recno.0);
+        let me = (ctx.meta.replica, ctx.meta.incarnation);
+        let absorbed = local::absorb(ctx.store, me, record)?;
+        let origin = match record.origin {
+            KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
+            KmlOrigin::Replay { record: id, object, hash, verdict } => {
+                judged::note(ctx.store, id)?;
+                let flight = match self.in_flight.iter().position(|flight| flight.op.id == id) {
+                    Some(at) => self.in_flight.remove(at),
+                    None => None,
+                };
+                if verdict != 0 {
+                    let op = flight.map(|flight| flight.op);
+                    return self.verdict_given(ctx, record, id, object, hash, verdict, op);
+                }
+                id
+            }
+            KmlOrigin::User => OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 }),
+        };
+        if let Some((file, object)) = absorbed.orphan {
+            return self.orphan(ctx, record, file, object);
+        }
+        if let Some((file, _)) = absorbed.limbo {
+            // What a user of the server removes is gone: nobody had seen it, and nobody else decides here.
+            ctx.out.push(Output::ReleaseLimbo(vec![file]));
+        }
+        let Some(op) = absorbed.operation else { return Ok(()) };
+        let slot = absorbed.unread.map(|unread| Slot { file: unread.file, version: unread.version, latest: record.recno });
+        match slot {
+            Some(slot) => self.log_unread(ctx, position, op, slot),
+            None => self.log(ctx, position, origin, LogWhat::Operation(op), None),
+        }
+    }
+
+    fn log(
+        &mut self,
+        ctx: &mut Context<'_>,
+        position: Position,
+        origin: OpId,
+        what: LogWhat,
+        slot: Option<Slot>,
+    ) -> Result<(), StoreError> {
+        LogRow { record: LogRecord { position, origin, what }, slot }.put(ctx.store)
+    }
+
+    /// A content that has no hash yet holds up the log; a later one of the same object takes its place.
+    fn log_unread(
+        &mut self,
+        ctx: &mut Context<'_>,
+        position: Position,
+        op: Operation,
+        slot: Slot,
+    ) -> Result<(), StoreError> {
+        let origin = op.id;
+        let earlier = self.unread.get(&op.object).copied();
+        if let Some(mut row) = earlier.map(|at| LogRow::get(ctx.store, at)).transpose()?.flatten() {
+            row.slot = Some(slot);
+            row.put(ctx.store)?;
+            let OpKind::Close { mtime, .. } = op.kind else { return Ok(()) };
+            let attributes = Attributes { mtime, ..Attributes::default() };
+            let kind = OpKind::SetAttr { mask: Mask::MTIME, attributes };
+            return self.log(ctx, position, origin, LogWhat::Operation(Operation { kind, ..op }), None);
+        }
+        self.unread.insert(op.object, position);
+        self.log(ctx, position, origin, LogWhat::Operation(op), Some(slot))
+    }
+
+    /// The content of a log row is known.
+    pub(super) fn fill(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        row: &mut LogRow,
+        hash: Hash,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        if let LogWhat::Operation(op) = &mut row.record.what {
+            crate::cml::fill_content(op, Content { hash, size, inline: None });
+        }
+        let slot = row.slot.take();
+        row.put(ctx.store)?;
+        self.unread.remove(&object);
+        let mut tree = Tree::new(ctx.store, Which::Local);
+        if let Some(mut state) = tree.view().object(object)?
+            && state.content.is_none()
+            && slot.is_some_and(|slot| slot.file == state.file)
+        {
+            state.content = Some(Stored { hash, size });
+            tree.set_object(object, Some(&state))?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn verdict_given(
+        &mut self,
+        ctx: &mut Context<'_>,
+        record: &KmlRecord,
+        id: OpId,
+        object: ObjectId,
+        hash: Option<Hash>,
+        code: u8,
+        op: Option<Operation>,
+    ) -> Result<(), StoreError> {
+        let position = Position(record.recno.0);
+        let Some(kind) = verdict_code::conflict(code) else {
+            let mine = op.map_or(ObjectId(id.0), |op| op.object);
+            alias::put(ctx.store, mine, object)?;
+            return self.log(ctx, position, id, LogWhat::Verdict(Verdict::Unified(object)), None);
+        };
+        self.conflict(ctx, record, id, kind, hash, op)?;
+        self.log(ctx, position, id, LogWhat::Verdict(Verdict::Conflict(kind, hash)), None)
+    }
+
+    fn conflict(
+        &mut self,
+        ctx: &mut Context<'_>,
+        record: &KmlRecord,
+        id: OpId,
+        kind: ConflictKind,
+        hash: Option<Hash>,
+        op: Option<Operation>,
+    ) -> Result<(), StoreError> {
+        let path = match &op {
+            Some(op) => super::path_of(ctx.store, op)?,
+            None => String::new(),
+        };
+        ctx.out.push(Output::Event(Event::Conflict { record: id, kind, path: path.clone() }));
+        let row = ConflictRow { record: id, kind, op, path, time: record.time, hash };
+        table::put(ctx.store, Table::Conflict, &table::number_key(record.recno.0), &row)
+    }
+
+    /// A writer's file had been replaced under it: what it left is kept, the tree stays.
+    fn orphan(
+        &mut self,
+        ctx: &mut Context<'_>,
+        record: &KmlRecord,
+        file: crate::types::FileId,
+        object: ObjectId,
+    ) -> Result<(), StoreError> {
+        let id = OpId(Tag { replica: ctx.meta.replica, incarnation: ctx.meta.incarnation, number: record.recno.0 });
+        let ticket = ctx.ticket();
+        self.keeps.insert(ticket, Keeping::Orphan(file));
+        ctx.out.push(Output::Keep { ticket, record: id, content: KeepContent::File(file) });
+        let path = View::new(ctx.store, Which::Local).path(object)?;
+        ctx.out.push(Output::Event(Event::Conflict { record: id, kind: ConflictKind::Orphan, path: path.clone() }));
+        let row = ConflictRow { record: id, kind: ConflictKind::Orphan, op: None, path, time: record.time, hash: None };
+        table::put(ctx.store, Table::Conflict, &table::number_key(record.recno.0), &row)
+    }
+}

@@ -1,0 +1,301 @@
+//! From a client's record to a replay: verdict, planned effect, one item.
+
+use super::InFlight;
+use super::Keeping;
+use super::Server;
+use super::session::SessionState;
+use super::session::judged;
+use super::verdict_code;
+use crate::apply;
+use crate::cml::content_of;
+use crate::context::Context;
+use crate::io::Busy;
+use crate::io::KeepContent;
+use crate::io::NodeName;
+use crate::io::Output;
+use crate::io::ReplayContent;
+use crate::io::ReplayItem;
+use crate::io::ReplayOp;
+use crate::judge::Decision;
+use crate::judge::alias;
+use crate::judge::judge;
+use crate::store::StoreError;
+use crate::tree::Tree;
+use crate::tree::View;
+use crate::types::ConflictKind;
+use crate::types::Content;
+use crate::types::INLINE_MAX;
+use crate::types::ObjectId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Recno;
+use crate::types::Time;
+
+/// What happened to the first record of a queue.
+enum Step {
+    /// It is on its way, or was nothing new.
+    Taken,
+    /// It has to wait for something.
+    Held,
+}
+
+impl Server {
+    /// Judges what waits, in each client's order, clients by turns, as far as one batch goes.
+    pub(super) fn judge_waiting(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if !self.replaying.may_plan(ctx) {
+            return Ok(());
+        }
+        let mut turn: Vec<NodeName> = self.sessions.keys().cloned().collect();
+        while !turn.is_empty() && self.replaying.has_room() {
+            let mut next = Vec::new();
+            for node in turn {
+                if !self.replaying.has_room() {
+                    break;
+                }
+                if matches!(self.judge_first(ctx, &node)?, Step::Taken) {
+                    next.push(node);
+                }
+            }
+            turn = next;
+        }
+        self.replaying.flush(ctx);
+        Ok(())
+    }
+
+    fn judge_first(&mut self, ctx: &mut Context<'_>, node: &NodeName) -> Result<Step, StoreError> {
+        let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
+        if session.state != SessionState::Welcomed || session.keeping.is_some() {
+            return Ok(Step::Held);
+        }
+        let Some(op) = session.inbox.front() else { return Ok(Step::Held) };
+        let id = op.id;
+        if Recno(id.0.number) <= judged::last(ctx.store, id.0.replica, id.0.incarnation)? {
+            session.inbox.pop_front();
+            return Ok(Step::Taken);
+        }
+        let mut op = op.clone();
+        let own = op.object;
+        let kept = session.kept == Some(id);
+        alias::map(ctx.store, &mut op)?;
+        let view = View::planned(ctx.store, &self.replaying.overlay);
+        if waits_for_content(&view, &op)? {
+            return Ok(Step::Held);
+        }
+        let mut decision = judge(ctx.store, &view, &op)?;
+        if kept && decision == Decision::Accept {
+            // Decided once: its loser is kept already, and the client will learn exactly that.
+            decision = Decision::Refuse(ConflictKind::StoreStore);
+        }
+        match decision {
+            Decision::Accept => {
+                let Some(content) = self.content_for(ctx, node, &op) else { return Ok(Step::Held) };
+                let item = self.item(ctx, &op, content)?;
+                self.plan(ctx, &op, item)?;
+            }
+            Decision::Unify(target) => self.replaying.push(noop(&op, target, verdict_code::UNIFIED)),
+            Decision::Refuse(kind) => {
+                if content_of(&op).is_some_and(|content| content.size > 0) && !kept {
+                    return self.keep(ctx, node, &op);
+                }
+                self.replaying.push(noop(&op, op.object, verdict_code::of(kind)));
+            }
+        }
+        op.object = own;
+        let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
+        session.inbox.pop_front();
+        session.kept = None;
+        let generation = session.generation;
+        self.in_flight.push_back(InFlight { node: node.clone(), generation, op });
+        Ok(Step::Taken)
+    }
+
+    /// The losing content is safe before the verdict is.
+    fn keep(&mut self, ctx: &mut Context<'_>, node: &NodeName, op: &Operation) -> Result<Step, StoreError> {
+        let Some(content) = content_of(op) else { return Ok(Step::Held) };
+        let content = match (&content.inline, self.staged.get(&content.hash)) {
+            (Some(bytes), _) => KeepContent::Inline(bytes.clone()),
+            (None, Some((name, _))) => KeepContent::Staged(name.clone()),
+            (None, None) => {
+                self.lost_stage(ctx, node, content);
+                return Ok(Step::Held);
+            }
+        };
+        let ticket = ctx.ticket();
+        self.keeps.insert(ticket, Keeping::Refused(node.clone(), op.id));
+        if let Some(session) = self.sessions.get_mut(node) {
+            session.keeping = Some(ticket);
+        }
+        ctx.out.push(Output::Keep { ticket, record: op.id, content });
+        Ok(Step::Held)
+    }
+
+    /// Bytes for an accepted record: `Some(None)` = it has none.
+    fn content_for(&mut self, ctx: &mut Context<'_>, node: &NodeName, op: &Operation) -> Option<Option<ReplayContent>> {
+        let Some(content) = content_of(op) else { return Some(None) };
+        if content.size == 0 {
+            return Some(Some(ReplayContent::Inline(Vec::new())));
+        }
+        if let Some(bytes) = &content.inline {
+            if content.size <= INLINE_MAX {
+                self.contents.insert(content.hash, bytes.clone());
+            }
+            return Some(Some(ReplayContent::Inline(bytes.clone())));
+        }
+        match self.staged.remove(&content.hash) {
+            Some((name, size)) => Some(Some(ReplayContent::Staged(name, size))),
+            None => {
+                self.lost_stage(ctx, node, content);
+                None
+            }
+        }
+    }
+
+    /// This node restarted since the content was staged: the client begins again and stages it once more.
+    fn lost_stage(&mut self, ctx: &mut Context<'_>, node: &NodeName, content: &Content) {
+        let reason = format!("the content {} is not staged here", content.hash);
+        ctx.out.push(Output::Hangup(node.clone(), reason));
+        self.sessions.remove(node);
+    }
+
+    fn plan(&mut self, ctx: &mut Context<'_>, op: &Operation, item: ReplayItem) -> Result<(), StoreError> {
+        let changes_version = !matches!(op.kind, OpKind::Create { .. });
+        self.replaying.push(item);
+        apply::apply(&mut Tree::planned(ctx.store, &mut self.replaying.overlay), op)?;
+        if changes_version {
+            self.replaying.changed(op.object);
+        }
+        if let OpKind::Rename { replaced: Some(replaced), .. } = &op.kind {
+            self.replaying.changed(replaced.object);
+        }
+        Ok(())
+    }
+
+    fn item(
+        &self,
+        ctx: &Context<'_>,
+        op: &Operation,
+        content: Option<ReplayContent>,
+    ) -> Result<ReplayItem, StoreError> {
+        let at = |object: ObjectId| self.replaying.reference(ctx, object);
+        let version = |object: ObjectId| self.replaying.version(ctx, object);
+        let busy = Busy::Decide;
+        let mut times: (Option<Time>, Option<Time>) = (None, None);
+        let replay = match &op.kind {
+            OpKind::Create { dir, name, attributes, symlink, xattrs, dir_mtime, .. } => {
+                times.0 = Some(*dir_mtime);
+                ReplayOp::Make {
+                    dir: at(*dir)?,
+                    name: name.clone(),
+                    attributes: *attributes,
+                    symlink: symlink.clone(),
+                    content,
+                    xattrs: xattrs.clone(),
+                }
+            }
+            OpKind::Link { dir, name, dir_mtime } => {
+                times.0 = Some(*dir_mtime);
+                ReplayOp::Link { file: at(op.object)?, dir: at(*dir)?, name: name.clone() }
+            }
+            OpKind::Remove { dir, name, dir_mtime, .. } => {
+                times.0 = Some(*dir_mtime);
+                ReplayOp::Remove {
+                    dir: at(*dir)?,
+                    name: name.clone(),
+                    expect: at(op.object)?,
+                    expect_version: self.file_version(ctx, op.object)?,
+                    busy,
+                }
+            }
+            OpKind::Rename { from, from_name, to, to_name, replaced, exchange, from_mtime, to_mtime } => {
+                times = (Some(*from_mtime), Some(*to_mtime));
+                ReplayOp::Rename {
+                    from: at(*from)?,
+                    from_name: from_name.clone(),
+                    expect: at(op.object)?,
+                    to: at(*to)?,
+                    to_name: to_name.clone(),
+                    replaced: replaced.map(|r| at(r.object)).transpose()?,
+                    replaced_version: match replaced.filter(|_| !exchange) {
+                        Some(replaced) => self.file_version(ctx, replaced.object)?,
+                        None => None,
+                    },
+                    exchange: *exchange,
+                    busy,
+                }
+            }
+            OpKind::SetAttr { mask, attributes } => {
+                ReplayOp::SetAttr { file: at(op.object)?, mask: *mask, attributes: *attributes }
+            }
+            OpKind::Close { content: named, mtime, .. } => {
+                let view = View::planned(ctx.store, &self.replaying.overlay);
+                let mut state = view.object(op.object)?.unwrap_or_default();
+                let (dir, name) = view.names(op.object)?.into_iter().next().unwrap_or_default();
+                state.attributes.mtime = *mtime;
+                apply::drop_privileges(&mut state);
+                ReplayOp::Install {
+                    file: at(op.object)?,
+                    expect_version: version(op.object)?,
+                    content: content.unwrap_or(ReplayContent::Staged(named.hash.to_string(), named.size)),
+                    attributes: state.attributes,
+                    xattrs: state.xattrs.into_iter().collect(),
+                    dir: at(dir)?,
+                    name,
+                    busy,
+                }
+            }
+            OpKind::SetXattr { name, value } => {
+                ReplayOp::SetXattr { file: at(op.object)?, name: name.clone(), value: value.clone() }
+            }
+            OpKind::DelXattr { name } => ReplayOp::DelXattr { file: at(op.object)?, name: name.clone() },
+        };
+        Ok(ReplayItem {
+            record: op.id,
+            object: op.object,
+            hash: content_of(op).map(|content| content.hash),
+            verdict: 0,
+            parent_mtime: times.0,
+            target_parent_mtime: times.1,
+            op: replay,
+        })
+    }
+
+    fn file_version(&self, ctx: &Context<'_>, object: ObjectId) -> Result<Option<crate::types::Version>, StoreError> {
+        let state = View::planned(ctx.store, &self.replaying.overlay).object(object)?;
+        if state.is_some_and(|state| state.attributes.is_file()) {
+            return self.replaying.version(ctx, object);
+        }
+        Ok(None)
+    }
+}
+
+/// A content of the server's own users that has no hash yet cannot be compared.
+fn waits_for_content(view: &View<'_>, op: &Operation) -> Result<bool, StoreError> {
+    let unread = |object: ObjectId| -> Result<bool, StoreError> {
+        Ok(view.object(object)?.is_some_and(|state| state.attributes.is_file() && state.content.is_none()))
+    };
+    match &op.kind {
+        OpKind::Close { .. } | OpKind::Remove { .. } => unread(op.object),
+        OpKind::Rename { replaced: Some(replaced), .. } => unread(replaced.object),
+        OpKind::Create { dir, name, .. } => match view.entry(*dir, name)? {
+            Some(there) => unread(there),
+            None => Ok(false),
+        },
+        OpKind::Rename { .. }
+        | OpKind::Link { .. }
+        | OpKind::SetAttr { .. }
+        | OpKind::SetXattr { .. }
+        | OpKind::DelXattr { .. } => Ok(false),
+    }
+}
+
+fn noop(op: &Operation, object: ObjectId, verdict: u8) -> ReplayItem {
+    ReplayItem {
+        record: op.id,
+        object,
+        hash: content_of(op).map(|content| content.hash),
+        verdict,
+        parent_mtime: None,
+        target_parent_mtime: None,
+        op: ReplayOp::Noop,
+    }
+}

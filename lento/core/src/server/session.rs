@@ -1,0 +1,235 @@
+//! One client's stream, and the Replicator row that outlives it.
+
+use super::Server;
+use crate::context::Context;
+use crate::io::NodeName;
+use crate::io::Output;
+use crate::message::Ack;
+use crate::message::Hello;
+use crate::message::Message;
+use crate::message::Welcome;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::types::OpId;
+use crate::types::Operation;
+use crate::types::Position;
+use crate::types::Recno;
+use serde::Deserialize;
+use serde::Serialize;
+use std::collections::VecDeque;
+
+/// A client's stream.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// Told apart from an earlier stream of the same node.
+    pub(super) generation: u64,
+    pub(super) hello: Option<Hello>,
+    pub(super) state: SessionState,
+    /// Records not judged yet, in their order.
+    pub(super) inbox: VecDeque<Operation>,
+    /// The losing content of the first record is being kept.
+    pub(super) keeping: Option<crate::types::Ticket>,
+    /// It is kept.
+    pub(super) kept: Option<OpId>,
+    /// Positions up to here were sent.
+    pub(super) sent: Position,
+    /// Received by it, durable or not.
+    pub(super) barriers: Vec<PeerBarrier>,
+}
+
+/// Where a stream stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionState {
+    /// No hello yet.
+    #[default]
+    Connected,
+    /// Hello said; records of its earlier stream are still on their way into the tree.
+    Fencing,
+    /// Waits until every content of the tree has a hash, then gets all of it.
+    WantsSnapshot,
+    /// Has its welcome.
+    Welcomed,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PeerBarrier {
+    pub id: u64,
+    pub after: Recno,
+    /// Position that must be durable everywhere, once known.
+    pub target: Option<Position>,
+}
+
+/// What the server knows of a Replicator, connected or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicatorRow {
+    /// Its replica id.
+    pub replica: u64,
+    /// How far it is.
+    pub ack: AckRow,
+}
+
+/// [`Ack`] in the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckRow {
+    /// Base, durable.
+    pub position: Position,
+    /// Visible.
+    pub applied: Position,
+    /// Visible and durable.
+    pub durable: Position,
+}
+
+impl ReplicatorRow {
+    /// Reads it; a node never seen is at the beginning.
+    pub fn get(store: &dyn Store, node: &NodeName) -> Result<ReplicatorRow, StoreError> {
+        Ok(table::get(store, Table::Replicator, node.as_bytes())?.unwrap_or_default())
+    }
+
+    fn put(&self, store: &mut dyn Store, node: &NodeName) -> Result<(), StoreError> {
+        table::put(store, Table::Replicator, node.as_bytes(), self)
+    }
+}
+
+/// Last record of each (replica, incarnation) that has a verdict.
+pub(super) mod judged {
+    use super::OpId;
+    use super::Recno;
+    use super::Store;
+    use super::StoreError;
+    use super::Table;
+    use super::table;
+
+    fn key(replica: u64, incarnation: u32) -> Vec<u8> {
+        let mut key = replica.to_be_bytes().to_vec();
+        key.extend_from_slice(&incarnation.to_be_bytes());
+        key
+    }
+
+    /// The last one.
+    pub fn last(store: &dyn Store, replica: u64, incarnation: u32) -> Result<Recno, StoreError> {
+        Ok(table::get(store, Table::Judged, &key(replica, incarnation))?.unwrap_or_default())
+    }
+
+    /// Notes one.
+    pub fn note(store: &mut dyn Store, record: OpId) -> Result<(), StoreError> {
+        let recno = Recno(record.0.number);
+        if recno > last(store, record.0.replica, record.0.incarnation)? {
+            table::put(store, Table::Judged, &key(record.0.replica, record.0.incarnation), &recno)?;
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    /// A stream came up; an older one of the same node is fenced by it.
+    pub fn connected(&mut self, node: NodeName, generation: u64) {
+        self.sessions.insert(node, Session { generation, ..Session::default() });
+    }
+
+    /// A stream is gone.
+    pub fn disconnected(&mut self, node: &NodeName) {
+        self.sessions.remove(node);
+    }
+
+    /// A message from a client.
+    pub fn message(&mut self, ctx: &mut Context<'_>, node: &NodeName, message: Message) -> Result<(), StoreError> {
+        if !self.replist.contains(node) {
+            let reason = format!("{node} is not in the replication list");
+            ctx.out.push(Output::Send(node.clone(), Message::Refused { reason, retry: true }));
+            return Ok(());
+        }
+        let Some(session) = self.sessions.get_mut(node) else { return Ok(()) };
+        match message {
+            Message::Hello(hello) => {
+                let mut row = ReplicatorRow::get(ctx.store, node)?;
+                if row.replica != hello.replica {
+                    row = ReplicatorRow { replica: hello.replica, ..ReplicatorRow::default() };
+                    row.put(ctx.store, node)?;
+                }
+                session.inbox.clear();
+                session.hello = Some(hello);
+                session.state = SessionState::Fencing;
+            }
+            Message::Submit(operations) => {
+                let Some(hello) = session.hello.as_ref().filter(|_| session.state == SessionState::Welcomed) else {
+                    ctx.out.push(Output::Hangup(node.clone(), "records before the welcome".into()));
+                    return Ok(());
+                };
+                let foreign = operations.iter().any(|op| {
+                    op.id.0.replica != hello.replica || op.id.0.incarnation != hello.incarnation
+                });
+                let inline_lies = operations.iter().any(|op| {
+                    crate::cml::content_of(op).is_some_and(|content| {
+                        content.inline.as_ref().is_some_and(|bytes| crate::types::Hash::of(bytes) != content.hash)
+                    })
+                });
+                if foreign || inline_lies {
+                    ctx.out.push(Output::Hangup(node.clone(), "records of another replica or with a wrong hash".into()));
+                    return Ok(());
+                }
+                session.inbox.extend(operations);
+            }
+            Message::Ack(ack) => self.acknowledged(ctx, node, ack)?,
+            Message::Barrier { id, after } => session.barriers.push(PeerBarrier { id, after, target: None }),
+            Message::Welcome(_)
+            | Message::Refused { .. }
+            | Message::Records { .. }
+            | Message::SnapshotBegin { .. }
+            | Message::SnapshotChunk(_)
+            | Message::SnapshotEnd
+            | Message::BarrierReached { .. } => {
+                ctx.out.push(Output::Hangup(node.clone(), "a server's message from a client".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, ctx: &mut Context<'_>, node: &NodeName, ack: Ack) -> Result<(), StoreError> {
+        let read = Position(ctx.meta.last_read().0);
+        if ack.position > read || ack.applied > read || ack.durable > read {
+            ctx.out.push(Output::Hangup(node.clone(), format!("acknowledges {} of {read}", ack.position)));
+            return Ok(());
+        }
+        let mut row = ReplicatorRow::get(ctx.store, node)?;
+        row.ack = AckRow { position: ack.position, applied: ack.applied, durable: ack.durable };
+        row.put(ctx.store, node)
+    }
+
+    /// Answers hellos whose earlier stream has come to rest (rule 7: only then is "received" final).
+    pub(super) fn welcome_waiting(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if !ctx.presto {
+            return Ok(());
+        }
+        let idle = self.replaying.is_idle(ctx);
+        let fencing: Vec<NodeName> = self
+            .sessions
+            .iter()
+            .filter(|(node, session)| {
+                session.state == SessionState::Fencing && (idle || !self.in_flight.iter().any(|f| f.node == **node))
+            })
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in fencing {
+            let Some(session) = self.sessions.get_mut(&node) else { continue };
+            let Some(hello) = &session.hello else { continue };
+            let position = Position(ctx.meta.last_read().0);
+            let received = judged::last(ctx.store, hello.replica, hello.incarnation)?;
+            let welcome = Welcome { epoch: ctx.meta.epoch, position, received };
+            ctx.out.push(Output::Send(node.clone(), Message::Welcome(welcome)));
+            let follows = hello.epoch == ctx.meta.epoch
+                && hello.position >= ctx.meta.log_floor
+                && hello.position <= position;
+            // A replica that never followed any epoch begins where the log begins, if it still does.
+            let begins = hello.position == Position(0) && ctx.meta.log_floor == Position(0);
+            if follows || begins {
+                session.sent = hello.position;
+                session.state = SessionState::Welcomed;
+            } else {
+                session.state = SessionState::WantsSnapshot;
+            }
+        }
+        self.send_snapshots(ctx)
+    }
+}
