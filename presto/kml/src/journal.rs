@@ -257,7 +257,7 @@ impl Journal {
             (Recno(cursor.next.0.saturating_sub(1)), cursor.segment.header.number)
         };
         let (segments, written, durable) = {
-            let mut log = self.shared.log();
+            let log = self.shared.log();
             let from = log.unsynced;
             let segments: Vec<_> =
                 log.segments.iter().filter(|segment| segment.header.number >= from).cloned().collect();

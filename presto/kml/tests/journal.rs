@@ -201,5 +201,5 @@ fn a_record_is_one_line_for_people() {
     let line = Reader::open(dir.path()).unwrap().next().unwrap().unwrap().to_string();
     assert!(!line.contains('\n'), "{line}");
     assert!(line.contains(r#"at="caf\xc3\xa9\n"@2:0"#), "{line}");
-    assert!(line.trim_start().starts_with("1 done     create"), "{line}");
+    assert!(line.trim_start().starts_with("1 done     mkdir"), "{line}");
 }
