@@ -3,12 +3,22 @@
 //! No FUSE here, so all of it is tested on a plain directory. The order is always: locks of the objects concerned,
 //! intent, lower operation, outcome; then the locks go and Lento is told.
 
+mod attributes;
+mod background;
+mod close;
+mod dirs;
+mod files;
 mod limbo;
 mod locks;
+mod make;
 mod marks;
 mod notifier;
+mod read;
+mod remove;
+mod rename;
 mod touched;
 mod upcalls;
+mod update;
 mod writers;
 
 use std::path::Path;
@@ -22,14 +32,28 @@ use intermezzo_kml::record::Time;
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
+pub use attributes::Changes;
+pub use attributes::SetTime;
+pub use background::Background;
+pub use dirs::Name;
+pub use dirs::Streams;
+pub use files::Files;
+pub use files::Handle;
+pub use files::MISSING;
+pub use files::Object;
+pub use files::OpenFile;
+pub use files::Seek;
 pub use limbo::Limbo;
 pub use limbo::entry_name as limbo_name;
 pub use locks::Held;
 pub use locks::Locks;
+pub use make::NewMode;
 pub use marks::Marks;
 pub use marks::Switch;
 pub use notifier::Notice;
 pub use notifier::Notifier;
+pub use read::Entry;
+pub use rename::Place;
 pub use touched::Touched;
 pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
@@ -108,6 +132,10 @@ pub struct Volume {
     pub touched: Touched,
     /// Files being changed.
     pub writers: Writers,
+    /// Open files.
+    pub files: Files,
+    /// Open directories.
+    pub streams: Streams,
     /// Contents waiting for a verdict.
     pub limbo: Limbo,
     /// Switches.
@@ -119,6 +147,12 @@ pub struct Volume {
     /// Each user's update holds it shared; who takes it exclusively has drained them (revoking a permit).
     pub gate: RwLock<()>,
     when_full: RwLock<WhenFull>,
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume").field("name", &self.name).field("cache", &self.lower.path).finish_non_exhaustive()
+    }
 }
 
 impl Volume {
@@ -146,6 +180,8 @@ impl Volume {
             locks: Locks::default(),
             touched: Touched::default(),
             writers: Writers::default(),
+            files: Files::default(),
+            streams: Streams::default(),
             limbo,
             marks: Marks::default(),
             notifier: Notifier::default(),

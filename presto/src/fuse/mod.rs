@@ -1,1 +1,236 @@
 //! The mount: fuser's requests turned into the filter's operations. The only room that names fuser.
+//!
+//! `Mount` owns the mount and its threads. Dropping it unmounts without waiting for anybody.
+
+mod adapter;
+mod backing;
+mod convert;
+mod nodes;
+mod notify;
+
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fuser::Session;
+use fuser::SessionACL;
+use parking_lot::Mutex;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use rustix::mount::UnmountFlags;
+
+use crate::filter::Background;
+use crate::filter::Volume;
+use adapter::Adapter;
+use adapter::Kernel;
+use nodes::Nodes;
+use notify::Device;
+
+/// Why a volume is not mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// /dev/fuse.
+    #[error("volume {volume}: cannot open /dev/fuse: {errno}; is the fuse module loaded?")]
+    Device {
+        /// Volume.
+        volume: String,
+        /// Reason.
+        errno: Errno,
+    },
+    /// mount(2).
+    #[error("volume {volume}: cannot mount on {mountpoint}: {errno}")]
+    Mount {
+        /// Volume.
+        volume: String,
+        /// Where.
+        mountpoint: PathBuf,
+        /// Reason.
+        errno: Errno,
+    },
+    /// The session with the kernel, or its threads.
+    #[error("volume {volume}: no session with the kernel: {source}")]
+    Session {
+        /// Volume.
+        volume: String,
+        /// Reason.
+        source: std::io::Error,
+    },
+}
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Honour set-user-id programs.
+    pub suid: bool,
+    /// Honour device nodes.
+    pub dev: bool,
+    /// Refuse writing in the kernel already.
+    pub read_only: bool,
+    /// Let data pass in the kernel where it can.
+    pub passthrough: bool,
+    /// Threads that serve requests.
+    pub threads: usize,
+}
+
+impl Default for MountOptions {
+    fn default() -> MountOptions {
+        MountOptions { suid: false, dev: false, read_only: false, passthrough: true, threads: 4 }
+    }
+}
+
+/// A mounted volume.
+#[derive(Debug)]
+pub struct Mount {
+    volume: Arc<Volume>,
+    mountpoint: PathBuf,
+    kernel: Arc<Kernel>,
+    session: Mutex<Option<JoinHandle<()>>>,
+    background: Mutex<Option<Background>>,
+}
+
+impl Mount {
+    /// Mounts the volume and starts to serve it.
+    pub fn start(volume: Arc<Volume>, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
+            .map_err(|errno| MountError::Device { volume: volume.name.clone(), errno })?;
+        mount(&device, &volume.name, mountpoint, options).map_err(|errno| MountError::Mount {
+            volume: volume.name.clone(),
+            mountpoint: mountpoint.to_owned(),
+            errno,
+        })?;
+        Mount::serve(Arc::clone(&volume), device, mountpoint, options).map_err(|source| {
+            if let Err(errno) = detach(mountpoint) {
+                tracing::warn!(target: "fuse", volume = volume.name, ?mountpoint, %errno, "not unmounted");
+            }
+            MountError::Session { volume: volume.name.clone(), source }
+        })
+    }
+
+    fn serve(
+        volume: Arc<Volume>,
+        device: OwnedFd,
+        mountpoint: &Path,
+        options: &MountOptions,
+    ) -> std::io::Result<Mount> {
+        let nodes = Arc::new(Nodes::new(volume.lower.root()));
+        let kernel = Arc::new(Kernel::default());
+        let own = rustix::io::fcntl_dupfd_cloexec(&device, 3)?;
+        let adapter =
+            Adapter::new(Arc::clone(&volume), Arc::clone(&nodes), Arc::clone(&kernel), own, options.passthrough);
+        let mut config = fuser::Config::default();
+        config.acl = SessionACL::All;
+        config.n_threads = Some(options.threads.max(2));
+        config.clone_fd = false;
+        // Reads the kernel's INIT, which mount(2) has queued, and answers it: `kernel` is filled in.
+        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+        let notify = rustix::io::fcntl_dupfd_cloexec(session.as_fd(), 3)?;
+        let notify = Arc::new(Device::new(notify, kernel.expires()));
+        volume.notifier.attach(true);
+        let notified = Arc::clone(&volume);
+        std::thread::Builder::new()
+            .name("invalidate".to_owned())
+            .spawn(move || notify::run(&notified, &nodes, &notify))?;
+        let served = Arc::clone(&volume);
+        let thread = std::thread::Builder::new().name("fuse".to_owned()).spawn(move || {
+            if let Err(error) = session.run() {
+                tracing::error!(target: "fuse", volume = served.name, %error, "session ended");
+            } else {
+                tracing::info!(target: "fuse", volume = served.name, "unmounted");
+            }
+            served.notifier.attach(false);
+        })?;
+        let background = Background::start(Arc::clone(&volume))?;
+        tracing::info!(target: "fuse", volume = volume.name, ?mountpoint,
+            passthrough = kernel.has_passthrough(), expire = kernel.expires(), "mounted");
+        Ok(Mount {
+            volume,
+            mountpoint: mountpoint.to_owned(),
+            kernel,
+            session: Mutex::new(Some(thread)),
+            background: Mutex::new(Some(background)),
+        })
+    }
+
+    /// Where.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    /// Whether data passes in the kernel.
+    #[must_use]
+    pub fn has_passthrough(&self) -> bool {
+        self.kernel.has_passthrough()
+    }
+
+    /// Whether requests are still served.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.session.lock().as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Takes the mount away at once; programs that have files open keep them until they close them.
+    pub fn unmount(&self) -> Result<(), Errno> {
+        detach(&self.mountpoint)
+    }
+
+    /// Waits until the last user of the detached mount is gone, at most this long. Says whether it is so.
+    #[must_use]
+    pub fn wait(&self, limit: Duration) -> bool {
+        let end = std::time::Instant::now() + limit;
+        while self.is_alive() {
+            if std::time::Instant::now() >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(background) = self.background.lock().take() {
+            background.stop();
+        }
+        true
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.is_alive()
+            && let Err(errno) = detach(&self.mountpoint)
+            && errno != Errno::INVAL
+        {
+            tracing::warn!(target: "fuse", volume = self.volume.name, mountpoint = ?self.mountpoint, %errno,
+                "not unmounted");
+        }
+    }
+}
+
+fn mount(device: &OwnedFd, volume: &str, mountpoint: &Path, options: &MountOptions) -> Result<(), Errno> {
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::NOSUID, !options.suid);
+    flags.set(MountFlags::NODEV, !options.dev);
+    flags.set(MountFlags::RDONLY, options.read_only);
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
+        device.as_raw_fd()
+    );
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(volume, mountpoint, "fuse.intermezzo", flags, &*data)
+}
+
+fn detach(mountpoint: &Path) -> Result<(), Errno> {
+    rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+}

@@ -3,8 +3,12 @@
 //! Owns the cache directory's descriptors, identity by file handle, and the few system calls that need `unsafe`.
 //! Knows nothing of journals, locks or FUSE; who calls decides what is allowed.
 
+mod born;
+mod creds;
 mod handle;
 mod stat;
+mod sync;
+pub mod xattr;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -13,6 +17,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use intermezzo_kml::record::FileId;
 use parking_lot::Mutex;
@@ -20,9 +26,16 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+pub use born::inherited;
+pub use creds::Owner;
+pub use creds::as_owner;
+pub use creds::dropping_privileges;
 pub use handle::Shape;
 pub use stat::Stat;
 pub use stat::kind;
+pub use sync::is_written;
+pub use sync::reopen;
+pub use sync::start_writeback;
 
 /// Why a cache directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +71,19 @@ pub struct Dir {
     /// Its identity.
     pub id: FileId,
     fd: OwnedFd,
+    /// Known to have no default ACL.
+    plain: AtomicBool,
 }
 
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl Dir {
+    fn new(id: FileId, fd: OwnedFd) -> Dir {
+        Dir { id, fd, plain: AtomicBool::new(false) }
     }
 }
 
@@ -77,6 +98,8 @@ pub struct Lower {
     staging: Arc<Dir>,
     limbo: OwnedFd,
     stage: OwnedFd,
+    labels: bool,
+    fine_stamps: bool,
     directories: Mutex<BTreeMap<FileId, Arc<Dir>>>,
 }
 
@@ -107,12 +130,16 @@ impl Lower {
         let (_, limbo) = open("limbo")?;
         let (_, stage) = open("stage")?;
         let root = shape.identify(tree.as_fd(), b"", mount).map_err(failed)?;
+        let labels = xattr::list(&tree).unwrap_or_default().iter().any(|name| is_label(name));
+        let fine_stamps = has_fine_stamps(stage.as_fd());
         Ok(Lower {
+            labels,
+            fine_stamps,
             path: path.to_owned(),
             shape,
             mount,
-            tree: Arc::new(Dir { id: root, fd: tree }),
-            staging: Arc::new(Dir { id: staging, fd: staging_fd }),
+            tree: Arc::new(Dir::new(root, tree)),
+            staging: Arc::new(Dir::new(staging, staging_fd)),
             limbo,
             stage,
             directories: Mutex::new(BTreeMap::new()),
@@ -161,7 +188,7 @@ impl Lower {
             return Ok(Arc::clone(dir));
         }
         let fd = self.open_id(id, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let dir = Arc::new(Dir { id, fd });
+        let dir = Arc::new(Dir::new(id, fd));
         let mut directories = self.directories.lock();
         if directories.len() >= DIRECTORIES {
             // Which one goes does not matter much; the next in order is cheap to find and differs from time to time.
@@ -172,6 +199,40 @@ impl Lower {
         }
         directories.insert(id, Arc::clone(&dir));
         Ok(dir)
+    }
+
+    /// Default ACL of a directory, if it has one. Remembered until `acl_changed`.
+    pub fn default_acl(&self, dir: &Dir) -> Result<Option<Vec<u8>>, Errno> {
+        if dir.plain.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        match xattr::get(dir, xattr::ACL_DEFAULT) {
+            Ok(acl) => Ok(Some(acl)),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {
+                dir.plain.store(true, Ordering::Release);
+                Ok(None)
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The default ACL of a directory was set or removed. Call it after the change, under the directory's lock.
+    pub fn acl_changed(&self, id: FileId) {
+        if let Ok(dir) = self.dir(id) {
+            dir.plain.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether a security module labels files here.
+    #[must_use]
+    pub fn has_labels(&self) -> bool {
+        self.labels
+    }
+
+    /// Whether two changes with a look at the attributes between them always get different stamps.
+    #[must_use]
+    pub fn has_fine_stamps(&self) -> bool {
+        self.fine_stamps
     }
 
     /// Drops the kept descriptor of a directory that was removed.
@@ -215,6 +276,29 @@ impl Lower {
             Err(errno) => Err(errno),
         }
     }
+}
+
+fn is_label(name: &[u8]) -> bool {
+    name.starts_with(b"security.") && name != xattr::CAPABILITY
+}
+
+/// Tries it: a clock tick is some milliseconds, a write far less.
+fn has_fine_stamps(stage: BorrowedFd<'_>) -> bool {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(stage, c".", flags, Mode::from_raw_mode(0o600)) else { return false };
+    let mut last = None;
+    for _ in 0..16 {
+        if rustix::io::pwrite(&file, b"x", 0).is_err() {
+            return false;
+        }
+        let Ok(stat) = Stat::of(&file) else { return false };
+        let stamps = Some((stat.attributes.mtime, stat.attributes.ctime));
+        if stamps == last {
+            return false;
+        }
+        last = stamps;
+    }
+    true
 }
 
 fn make_directory(path: &Path, name: &str) -> Result<(), LowerError> {

@@ -1,0 +1,99 @@
+//! What must happen without anybody's call: looks at files held open for writing or mapped, and the log made durable.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use intermezzo_kml::record::Caller;
+use intermezzo_kml::record::Recno;
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+
+use super::Volume;
+
+/// How often the thread looks around.
+const ROUND: Duration = Duration::from_millis(50);
+/// How often files that stay open for writing are looked at.
+const LONG_OPEN: Duration = Duration::from_secs(2);
+/// How old an update may be before it is durable.
+const SYNC: Duration = Duration::from_secs(1);
+
+/// The thread; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Background {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts it.
+    pub fn start(volume: Arc<Volume>) -> std::io::Result<Background> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let shared = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("look-around".to_owned()).spawn(move || {
+            let mut round = Round { looked: Instant::now(), synced: Instant::now(), durable: Recno::NONE };
+            let (stopped, wake) = &*shared;
+            let mut stopped = stopped.lock();
+            while !*stopped {
+                wake.wait_for(&mut stopped, ROUND);
+                parking_lot::MutexGuard::unlocked(&mut stopped, || round.run(&volume));
+            }
+        })?;
+        Ok(Background { stop, thread: Some(thread) })
+    }
+
+    /// Ends it and waits for its last round.
+    pub fn stop(mut self) {
+        self.signal();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn signal(&self) {
+        *self.stop.0.lock() = true;
+        self.stop.1.notify_all();
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.signal();
+    }
+}
+
+struct Round {
+    looked: Instant,
+    synced: Instant,
+    durable: Recno,
+}
+
+impl Round {
+    fn run(&mut self, volume: &Volume) {
+        let now = Instant::now();
+        let (open, probe) = volume.writers.due(now);
+        for id in probe {
+            volume.probe(id);
+        }
+        if now.duration_since(self.looked) >= LONG_OPEN {
+            self.looked = now;
+            for id in open {
+                if let Err(errno) = volume.close_if_changed(Caller::default(), id) {
+                    tracing::debug!(target: "filter", volume = volume.name, object = %id, %errno, "long-open file");
+                }
+            }
+        }
+        if now.duration_since(self.synced) >= SYNC {
+            self.synced = now;
+            if volume.journal.published() > self.durable {
+                match volume.journal.sync() {
+                    Ok(recno) => self.durable = recno,
+                    Err(error) => {
+                        tracing::error!(target: "filter", volume = volume.name, %error, "journal not durable");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The close record: "this file's content is complete".
+//!
+//! Data passes presto by, so it looks at versions. A file that can be mapped is looked at in a fixed order: fingerprint,
+//! then start of writeback, then the record. A store before the writeback is in what readers of the record will see;
+//! a store after it faults and gives the file a new version, which the next look finds.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use intermezzo_kml::record::Caller;
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Flags;
+use intermezzo_kml::record::Mask;
+use intermezzo_kml::record::Opcode;
+use intermezzo_kml::record::Outcome;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::Volume;
+use super::Writer;
+use super::now;
+use super::update::Stop;
+use super::update::Told;
+use super::writers::PRIVILEGES;
+use crate::lower::Shape;
+use crate::lower::Stat;
+use crate::lower::is_written;
+use crate::lower::reopen;
+use crate::lower::start_writeback;
+
+/// How much doubt is enough for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// A version too young to be trusted counts as changed.
+    Young,
+    /// Only another version counts.
+    Differs,
+    /// Stores may have gone unseen: record in any case.
+    Certain,
+}
+
+impl Volume {
+    /// Journals a close if the content may have changed since the last record. Says whether privilege bits were lost.
+    pub(crate) fn close_if_changed(&self, caller: Caller, id: FileId) -> Result<bool, Errno> {
+        self.record_close(caller, id, Doubt::Young)
+    }
+
+    fn record_close(&self, caller: Caller, id: FileId, doubt: Doubt) -> Result<bool, Errno> {
+        let mut told = Told::default();
+        let mut since = None;
+        let result = loop {
+            let attempt = {
+                let _held = self.locks.lock(&[id]);
+                self.record_close_locked(&mut told, caller, id, doubt)
+            };
+            match attempt {
+                Ok(lost) => break Ok(lost),
+                Err(Stop::Errno(errno)) => break Err(errno),
+                Err(Stop::Again) => {}
+                Err(Stop::Full) => {
+                    if let Err(errno) = self.wait_for_space(since.get_or_insert_with(Instant::now)) {
+                        break Err(errno);
+                    }
+                }
+            }
+        };
+        self.tell(&told);
+        result
+    }
+
+    fn record_close_locked(
+        &self,
+        told: &mut Told,
+        caller: Caller,
+        id: FileId,
+        doubt: Doubt,
+    ) -> Result<bool, Stop> {
+        let Some(writer) = self.writers.get(id) else { return Ok(false) };
+        let file = self.object(id)?;
+        let read_at = now();
+        let stat = Stat::of(&file)?;
+        let after = stat.attributes;
+        if !self.is_changed(&writer, &stat, doubt) {
+            return Ok(false);
+        }
+        let orphan = self.writers.is_orphan(id);
+        if self.is_removed(id, &stat) && !orphan {
+            self.writers.recorded(id, after, read_at);
+            return Ok(false);
+        }
+        if writer.mappable {
+            start_writeback(reopen(&file, OFlags::RDONLY)?)?;
+        }
+        let mut intent = Volume::intent(Opcode::Close, caller);
+        intent.object = id;
+        intent.before = writer.recorded;
+        intent.flags.set(Flags::ORPHAN, orphan);
+        let outcome = Outcome { object: id, after, flags: intent.flags, ..Outcome::default() };
+        let ((), recno) = self.journaled(told, &intent, || Ok(((), outcome)))?;
+        self.limbo.note_close(id, recno);
+        self.writers.recorded(id, after, read_at);
+        if writer.mappable {
+            // Stores leave the kernel's copy of size and times as it was.
+            self.notifier.attributes(id);
+        }
+        if writer.capability {
+            self.capability_gone(told, caller, id, &file, &after);
+        }
+        let lost = writer.recorded.mode & PRIVILEGES & !after.mode != 0;
+        if lost {
+            let mut intent = Volume::intent(Opcode::Setattr, caller);
+            intent.object = id;
+            intent.mask = Mask::MODE;
+            intent.before = writer.recorded;
+            let outcome = Outcome { object: id, after, ..Outcome::default() };
+            self.journaled(told, &intent, || Ok(((), outcome)))?;
+        }
+        Ok(lost)
+    }
+
+    fn is_changed(&self, writer: &Writer, stat: &Stat, doubt: Doubt) -> bool {
+        match doubt {
+            Doubt::Certain => true,
+            Doubt::Young if !self.lower.has_fine_stamps() => writer.changed(&stat.attributes),
+            Doubt::Young | Doubt::Differs => writer.recorded.version() != stat.attributes.version(),
+        }
+    }
+
+    /// A descriptor for writing is gone: the safety net behind flush, and the beginning of the watch over mappings.
+    pub(crate) fn writer_left(&self, caller: Caller, id: FileId) {
+        let left = self.writers.closed(id);
+        // Each descriptor was flushed before; only a store since then is news.
+        let recorded = self.record_close(caller, id, Doubt::Differs);
+        if let Err(errno) = &recorded {
+            tracing::warn!(target: "filter", volume = self.name, object = %id, %errno,
+                "close not journaled yet; it will be tried again");
+        }
+        match left {
+            Some(writer) if writer.open == 0 => {
+                if writer.mappable || recorded.is_err() {
+                    self.probe(id);
+                } else {
+                    self.finish(id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks whether a closed file is still mapped for writing, and journals what was stored meanwhile.
+    pub(crate) fn probe(&self, id: FileId) {
+        let Some(writer) = self.writers.get(id).filter(|writer| writer.open == 0) else { return };
+        let mapped = self.is_mapped(id);
+        match mapped {
+            Ok(false) => {
+                // Nobody can store any more: this look is the last.
+                let unseen = matches!(self.lower.shape(), Shape::Tmpfs) && writer.mappable && writer.probe.is_some();
+                let doubt = if unseen { Doubt::Certain } else { Doubt::Differs };
+                match self.record_close(Caller::default(), id, doubt) {
+                    Ok(_) => self.finish(id),
+                    Err(Errno::STALE | Errno::NOENT) => self.finish(id), // Removed with its last mapping.
+                    Err(_) => self.writers.probe_later(id, Instant::now()),
+                }
+            }
+            Ok(true) => {
+                if let Err(errno) = self.record_close(Caller::default(), id, Doubt::Young) {
+                    tracing::debug!(target: "filter", volume = self.name, object = %id, %errno, "mapped file");
+                }
+                self.writers.probe_later(id, Instant::now());
+            }
+            Err(Errno::STALE | Errno::NOENT) => self.finish(id),
+            Err(errno) => {
+                tracing::debug!(target: "filter", volume = self.name, object = %id, %errno, "lease not tried");
+                self.writers.probe_later(id, Instant::now());
+            }
+        }
+    }
+
+    fn is_mapped(&self, id: FileId) -> Result<bool, Errno> {
+        // Under the lock nobody opens or truncates it through us, so the lease is never in anybody's way.
+        let _held = self.locks.lock(&[id]);
+        let file = self.object(id)?;
+        let fd = reopen(file.as_fd(), OFlags::RDONLY)?;
+        is_written(&fd)
+    }
+
+    fn finish(&self, id: FileId) {
+        let _held = self.locks.lock(&[id]);
+        self.writers.finished(id);
+        if !self.writers.is_writing(id) {
+            self.writers.adopt(id);
+        }
+    }
+}

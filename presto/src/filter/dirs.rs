@@ -1,0 +1,134 @@
+//! Reading directories, by the lower file system's own cookies, so that a stream survives anything but its directory.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use intermezzo_kml::record::FileId;
+use parking_lot::Mutex;
+use rustix::fs::FileType;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::RawDir;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::Entry;
+use super::Volume;
+use crate::lower::Dir;
+
+/// Bytes asked of the lower file system at once.
+const CHUNK: usize = 32 << 10;
+
+/// One name of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// The name.
+    pub name: Vec<u8>,
+    /// Where the stream goes on after it.
+    pub next: u64,
+    /// Type, where the lower file system tells.
+    pub kind: FileType,
+}
+
+#[derive(Debug)]
+struct Stream {
+    dir: Arc<Dir>,
+    fd: OwnedFd,
+    /// Read and not yet delivered, the first of them at `position`.
+    names: VecDeque<Name>,
+    position: u64,
+    at_end: bool,
+}
+
+/// Open directories of a volume.
+#[derive(Debug, Default)]
+pub struct Streams {
+    streams: Mutex<BTreeMap<u64, Arc<Mutex<Stream>>>>,
+    next: AtomicU64,
+}
+
+impl Volume {
+    /// Opens a directory for reading; the number of the stream.
+    pub fn opendir(&self, id: FileId) -> Result<u64, Errno> {
+        let dir = self.lower.dir(id)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&*dir, c".", flags, Mode::empty())?;
+        let number = self.streams.next.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let stream = Stream { dir, fd, names: VecDeque::new(), position: 0, at_end: false };
+        self.streams.streams.lock().insert(number, Arc::new(Mutex::new(stream)));
+        Ok(number)
+    }
+
+    /// Hands out names from `offset` on, until there are no more or `take` says that it is full (`false`; that name is
+    /// handed out again the next time). `.` and `..` are among them.
+    pub fn readdir(
+        &self,
+        stream: u64,
+        offset: u64,
+        mut take: impl FnMut(&Dir, &Name) -> bool,
+    ) -> Result<(), Errno> {
+        let stream = self.streams.streams.lock().get(&stream).map(Arc::clone).ok_or(Errno::BADF)?;
+        let mut stream = stream.lock();
+        if stream.position != offset || offset == 0 {
+            rustix::fs::seek(&stream.fd, SeekFrom::Start(offset))?;
+            stream.names.clear();
+            stream.position = offset;
+            stream.at_end = false;
+        }
+        loop {
+            if stream.names.is_empty() {
+                if stream.at_end || !stream.fill()? {
+                    return Ok(());
+                }
+                continue;
+            }
+            let Some(name) = stream.names.front() else { return Ok(()) };
+            if !take(&stream.dir, name) {
+                return Ok(());
+            }
+            if let Some(name) = stream.names.pop_front() {
+                stream.position = name.next;
+            }
+        }
+    }
+
+    /// Closes a stream.
+    pub fn releasedir(&self, stream: u64) -> Result<(), Errno> {
+        self.streams.streams.lock().remove(&stream).map(|_| ()).ok_or(Errno::BADF)
+    }
+
+    /// What a name read from a directory means now; `None` if it is gone.
+    pub fn resolve(&self, dir: &Dir, name: &[u8]) -> Result<Option<Entry>, Errno> {
+        match self.entry_at(dir, name) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl Stream {
+    /// Whether there was more.
+    fn fill(&mut self) -> Result<bool, Errno> {
+        let mut buffer = vec![MaybeUninit::uninit(); CHUNK];
+        let mut raw = RawDir::new(&self.fd, &mut buffer);
+        while let Some(entry) = raw.next() {
+            let entry = entry?;
+            self.names.push_back(Name {
+                name: entry.file_name().to_bytes().to_vec(),
+                next: entry.next_entry_cookie(),
+                kind: entry.file_type(),
+            });
+            if raw.is_buffer_empty() {
+                break;
+            }
+        }
+        self.at_end = self.names.is_empty();
+        Ok(!self.at_end)
+    }
+}

@@ -1,0 +1,382 @@
+//! Open regular files: handles, and the data operations that reach presto.
+//!
+//! One descriptor per open inode keeps it reachable when its names are gone; it is never open for writing, or presto
+//! itself would look like a writer. Where data does not pass in the kernel, a handle keeps a second one for data.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use intermezzo_kml::record::Caller;
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Time;
+use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
+use rustix::fs::OFlags;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::Access;
+use super::Changes;
+use super::DataAnswer;
+use super::Entry;
+use super::Volume;
+use super::attributes::has_capability;
+use super::now;
+use super::update::Stop;
+use super::writers::Writers;
+use crate::lower::Stat;
+use crate::lower::dropping_privileges;
+use crate::lower::reopen;
+use crate::lower::xattr;
+
+/// How long an open waits for a content that is not here.
+const DATA_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
+/// Mark of a content that is not here.
+pub const MISSING: &[u8] = b"trusted.intermezzo.missing";
+/// At most this much per read.
+const READ_LIMIT: usize = 16 << 20;
+
+/// An inode that somebody has open.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Identity.
+    pub id: FileId,
+    fd: OwnedFd,
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A descriptor of an object: of one that is open anyway, or a fresh O_PATH one.
+#[derive(Debug)]
+pub enum Object {
+    /// Somebody has it open.
+    Open(Arc<OpenFile>),
+    /// Nobody has.
+    Fresh(OwnedFd),
+}
+
+impl AsFd for Object {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Object::Open(open) => open.as_fd(),
+            Object::Fresh(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// One user's open of a file.
+#[derive(Debug)]
+pub struct Handle {
+    /// Number by which the kernel names it.
+    pub number: u64,
+    /// The inode.
+    pub file: Arc<OpenFile>,
+    /// What it was opened for.
+    pub access: Access,
+    /// Data passes in the kernel.
+    passthrough: AtomicBool,
+    data: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+impl Handle {
+    /// Data of this handle passes in the kernel, so presto keeps no descriptor for it.
+    pub fn set_passthrough(&self) {
+        self.passthrough.store(true, Ordering::Release);
+        *self.data.lock() = None;
+    }
+
+    /// A descriptor for data.
+    fn data(&self) -> Result<Arc<OwnedFd>, Errno> {
+        let mut data = self.data.lock();
+        if let Some(fd) = &*data {
+            return Ok(Arc::clone(fd));
+        }
+        let flags = match self.access {
+            Access::Read => OFlags::RDONLY,
+            // The kernel reads pages around what is written, also on a descriptor that is open for writing only.
+            Access::Write | Access::ReadWrite => OFlags::RDWR,
+        };
+        let fd = Arc::new(dropping_privileges(|| reopen(&*self.file, flags))?);
+        if !self.passthrough.load(Ordering::Acquire) {
+            *data = Some(Arc::clone(&fd));
+        }
+        Ok(fd)
+    }
+}
+
+/// All open files of a volume.
+#[derive(Debug, Default)]
+pub struct Files {
+    open: Mutex<BTreeMap<FileId, (Arc<OpenFile>, u32)>>,
+    handles: Mutex<BTreeMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+impl Files {
+    /// Registers an open. `fd` is used if it is the inode's first.
+    pub(crate) fn open(
+        &self,
+        writers: &Writers,
+        entry: &Entry,
+        fd: OwnedFd,
+        access: Access,
+        read_at: Time,
+        capability: bool,
+    ) -> Arc<Handle> {
+        writers.opened(entry.id, access, entry.stat.attributes, read_at, capability);
+        let file = {
+            let mut open = self.open.lock();
+            let slot =
+                open.entry(entry.id).or_insert_with(|| (Arc::new(OpenFile { id: entry.id, fd }), 0));
+            slot.1 = slot.1.saturating_add(1);
+            Arc::clone(&slot.0)
+        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let handle = Arc::new(Handle {
+            number,
+            file,
+            access,
+            passthrough: AtomicBool::new(false),
+            data: Mutex::new(None),
+        });
+        self.handles.lock().insert(number, Arc::clone(&handle));
+        handle
+    }
+
+    /// The inode, if somebody has it open.
+    #[must_use]
+    pub fn find(&self, id: FileId) -> Option<Arc<OpenFile>> {
+        self.open.lock().get(&id).map(|(file, _)| Arc::clone(file))
+    }
+
+    /// The handle with this number.
+    pub fn handle(&self, number: u64) -> Result<Arc<Handle>, Errno> {
+        self.handles.lock().get(&number).map(Arc::clone).ok_or(Errno::BADF)
+    }
+
+    /// How many handles there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.handles.lock().len()
+    }
+
+    /// Whether nothing is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.handles.lock().is_empty()
+    }
+
+    fn remove(&self, number: u64) -> Result<Arc<Handle>, Errno> {
+        self.handles.lock().remove(&number).ok_or(Errno::BADF)
+    }
+
+    fn closed(&self, id: FileId) {
+        let mut open = self.open.lock();
+        if let Some(slot) = open.get_mut(&id) {
+            slot.1 = slot.1.saturating_sub(1);
+            if slot.1 == 0 {
+                open.remove(&id);
+            }
+        }
+    }
+}
+
+impl Volume {
+    /// Opens a regular file.
+    pub fn open_file(&self, caller: Caller, id: FileId, access: Access, truncate: bool) -> Result<Arc<Handle>, Errno> {
+        if self.marks.on_demand.is_on() {
+            self.fetch_if_missing(id)?;
+        }
+        if truncate {
+            self.setattr(caller, id, &Changes { size: Some(0), ..Changes::default() })?;
+        }
+        if !access.writes() {
+            return self.open_here(id, access).map_err(|stop| match stop {
+                Stop::Errno(errno) => errno,
+                Stop::Full | Stop::Again => Errno::BUSY,
+            });
+        }
+        self.update(|_| {
+            let _held = self.locks.lock(&[id]);
+            self.open_here(id, access)
+        })
+    }
+
+    fn open_here(&self, id: FileId, access: Access) -> Result<Arc<Handle>, Stop> {
+        let fd = match self.files.find(id) {
+            Some(open) => rustix::io::fcntl_dupfd_cloexec(&*open, 3)?,
+            None => self.lower.path_fd(id)?,
+        };
+        let read_at = now();
+        let stat = Stat::of(&fd)?;
+        if !stat.is_file() {
+            return Err(Stop::Errno(if stat.is_dir() { Errno::ISDIR } else { Errno::NXIO }));
+        }
+        let capability = access.writes() && has_capability(&fd, &stat);
+        Ok(self.files.open(&self.writers, &Entry { id, stat }, fd, access, read_at, capability))
+    }
+
+    fn fetch_if_missing(&self, id: FileId) -> Result<(), Errno> {
+        if self.marks.no_filter.is_on() || xattr::get(self.object(id)?, MISSING).is_err() {
+            return Ok(());
+        }
+        match self.upcalls.get_data(&self.name, id, DATA_DEADLINE) {
+            DataAnswer::Present => Ok(()),
+            DataAnswer::Refused(errno) => Err(errno),
+        }
+    }
+
+    /// Reads at most `size` bytes; fewer only at the end of the file.
+    pub fn read(&self, handle: u64, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+        let fd = self.files.handle(handle)?.data()?;
+        let mut data = vec![0; size.min(READ_LIMIT)];
+        let mut filled = 0;
+        while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::pread(&*fd, rest, offset.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(count) => filled = filled.saturating_add(count),
+                Err(Errno::INTR) => {}
+                Err(_) if filled > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        data.truncate(filled);
+        Ok(data)
+    }
+
+    /// Writes all of it or says how much.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let handle = self.files.handle(handle)?;
+        if !handle.access.writes() {
+            return Err(Errno::BADF);
+        }
+        let fd = handle.data()?;
+        let mut written = 0;
+        dropping_privileges(|| {
+            while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+                match rustix::io::pwrite(&*fd, rest, offset.saturating_add(written as u64)) {
+                    Ok(0) => break,
+                    Ok(count) => written = written.saturating_add(count),
+                    Err(Errno::INTR) => {}
+                    Err(_) if written > 0 => break,
+                    Err(errno) => return Err(errno),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(written)
+    }
+
+    /// A descriptor is being closed (there may be others of the same open): what was written is complete.
+    /// Says whether the file has lost its privilege bits, of which the kernel's caches do not know.
+    pub fn flush(&self, caller: Caller, handle: u64) -> Result<bool, Errno> {
+        let handle = self.files.handle(handle)?;
+        if !handle.access.writes() {
+            return Ok(false);
+        }
+        self.close_if_changed(caller, handle.file.id)
+    }
+
+    /// The last descriptor of an open is gone.
+    pub fn release(&self, caller: Caller, handle: u64) -> Result<Arc<Handle>, Errno> {
+        let handle = self.files.remove(handle)?;
+        // Our own descriptor for data must not look like a writer.
+        *handle.data.lock() = None;
+        if handle.access.writes() {
+            self.writer_left(caller, handle.file.id);
+        }
+        self.files.closed(handle.file.id);
+        Ok(handle)
+    }
+
+    /// Makes the file's content and attributes, and the journal up to now, durable.
+    pub fn fsync(&self, caller: Caller, handle: u64, only_data: bool) -> Result<(), Errno> {
+        let handle = self.files.handle(handle)?;
+        if handle.access.writes() {
+            self.close_if_changed(caller, handle.file.id)?;
+        }
+        let fd = handle.data()?;
+        if only_data { rustix::fs::fdatasync(&*fd)? } else { rustix::fs::fsync(&*fd)? }
+        self.sync_journal()
+    }
+
+    /// Makes a directory's entries, and the journal up to now, durable.
+    pub fn fsyncdir(&self, id: FileId) -> Result<(), Errno> {
+        rustix::fs::fsync(&*self.lower.dir(id)?)?;
+        self.sync_journal()
+    }
+
+    pub(crate) fn sync_journal(&self) -> Result<(), Errno> {
+        match self.journal.sync() {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::error!(target: "filter", volume = self.name, %error, "journal not durable");
+                Err(Errno::IO)
+            }
+        }
+    }
+
+    /// fallocate(2). The change of content is journaled at close.
+    pub fn fallocate(&self, handle: u64, offset: u64, length: u64, mode: u32) -> Result<(), Errno> {
+        let handle = self.files.handle(handle)?;
+        if !handle.access.writes() {
+            return Err(Errno::BADF);
+        }
+        let fd = handle.data()?;
+        dropping_privileges(|| {
+            rustix::fs::fallocate(&*fd, FallocateFlags::from_bits_retain(mode), offset, length)
+        })
+    }
+
+    /// copy_file_range(2) between two open files.
+    pub fn copy_file_range(
+        &self,
+        from: u64,
+        from_offset: u64,
+        to: u64,
+        to_offset: u64,
+        length: u64,
+    ) -> Result<usize, Errno> {
+        let source = self.files.handle(from)?.data()?;
+        let to = self.files.handle(to)?;
+        if !to.access.writes() {
+            return Err(Errno::BADF);
+        }
+        let target = to.data()?;
+        let (mut from_offset, mut to_offset) = (from_offset, to_offset);
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
+        dropping_privileges(|| {
+            rustix::fs::copy_file_range(&*source, Some(&mut from_offset), &*target, Some(&mut to_offset), length)
+        })
+    }
+
+    /// SEEK_DATA and SEEK_HOLE.
+    pub fn lseek(&self, handle: u64, offset: u64, hole: Seek) -> Result<u64, Errno> {
+        let handle = self.files.handle(handle)?;
+        // A descriptor of its own: the position of a shared one is nobody's.
+        let fd = reopen(&*handle.file, OFlags::RDONLY)?;
+        match hole {
+            Seek::Data => rustix::fs::seek(&fd, SeekFrom::Data(offset)),
+            Seek::Hole => rustix::fs::seek(&fd, SeekFrom::Hole(offset)),
+        }
+    }
+}
+
+/// What to look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// SEEK_DATA.
+    Data,
+    /// SEEK_HOLE.
+    Hole,
+}

@@ -1,0 +1,101 @@
+//! Rename, with all that renameat2(2) can do: plain, NOREPLACE, EXCHANGE, WHITEOUT.
+
+use intermezzo_kml::record::Caller;
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Flags;
+use intermezzo_kml::record::Opcode;
+use intermezzo_kml::record::Outcome;
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::Volume;
+use super::make::mtime;
+use super::update::Stop;
+use crate::lower::Stat;
+
+/// A name in a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Directory.
+    pub dir: FileId,
+    /// Name in it.
+    pub name: &'a [u8],
+}
+
+impl Volume {
+    /// Moves `from` to `to`.
+    pub fn rename(&self, caller: Caller, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<(), Errno> {
+        self.update(|told| {
+            let source = self.lower.dir(from.dir)?;
+            let target = self.lower.dir(to.dir)?;
+            let object = self.lower.child(&source, from.name)?;
+            let replaced = self.lower.find(&target, to.name)?;
+            let _held = self.locks.lock(&[from.dir, to.dir, object, replaced.unwrap_or_default()]);
+            if self.lower.find(&source, from.name)? != Some(object)
+                || self.lower.find(&target, to.name)? != replaced
+            {
+                return Err(Stop::Again);
+            }
+            let exchange = flags.contains(RenameFlags::EXCHANGE);
+            match replaced {
+                Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Stop::Errno(Errno::EXIST)),
+                None if exchange => return Err(Stop::Errno(Errno::NOENT)),
+                // Two names of one object: POSIX has rename do nothing at all.
+                Some(replaced) if replaced == object => return Ok(()),
+                _ => {}
+            }
+            let mut intent = Volume::intent(Opcode::Rename, caller);
+            intent.object = object;
+            intent.parent = from.dir;
+            intent.name = from.name.to_vec();
+            intent.target_parent = to.dir;
+            intent.target_name = to.name.to_vec();
+            intent.replaced = replaced.unwrap_or_default();
+            intent.before = Stat::at(&source, from.name)?.attributes;
+            intent.flags.set(Flags::EXCHANGE, exchange);
+            intent.flags.set(Flags::NOREPLACE, flags.contains(RenameFlags::NOREPLACE));
+            intent.flags.set(Flags::WHITEOUT, flags.contains(RenameFlags::WHITEOUT));
+            let mut keep = None;
+            let mut gone = None;
+            if let Some(replaced) = replaced
+                && !exchange
+            {
+                let stat = Stat::at(&target, to.name)?;
+                let last = stat.is_dir() || stat.attributes.nlink == 1;
+                intent.flags.set(Flags::REPLACED_LAST_LINK, last);
+                if last && stat.is_file() && self.limbo.needs(replaced) {
+                    intent.flags |= Flags::REPLACED_LIMBO;
+                    keep = Some(replaced);
+                }
+                gone = stat.is_dir().then_some(replaced);
+            }
+            self.journaled(told, &intent, || {
+                if let Some(replaced) = keep {
+                    self.limbo.keep_by_link(&self.lower, &target, to.name, replaced)?;
+                }
+                let moved = rustix::fs::renameat_with(&source, from.name, &target, to.name, flags);
+                if moved.is_err()
+                    && let Some(replaced) = keep
+                    && let Err(errno) = self.limbo.abandon(&self.lower, replaced)
+                {
+                    tracing::warn!(target: "filter", volume = self.name, object = %replaced, %errno,
+                        "a file that was not replaced keeps a name in limbo");
+                }
+                moved?;
+                let after = Stat::at(&target, to.name).map(|stat| stat.attributes).unwrap_or_default();
+                let outcome = Outcome {
+                    object,
+                    after,
+                    parent_mtime: mtime(&source),
+                    target_parent_mtime: mtime(&target),
+                    flags: intent.flags,
+                };
+                Ok(((), outcome))
+            })?;
+            if let Some(gone) = gone {
+                self.lower.forget_dir(gone);
+            }
+            Ok(())
+        })
+    }
+}

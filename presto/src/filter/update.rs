@@ -1,0 +1,147 @@
+//! The frame around every user's update: may it happen, room in the journal, intent, outcome, and the word to Lento.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use intermezzo_kml::Class;
+use intermezzo_kml::record::Caller;
+use intermezzo_kml::record::Intent;
+use intermezzo_kml::record::Opcode;
+use intermezzo_kml::record::Outcome;
+use intermezzo_kml::record::Recno;
+use rustix::io::Errno;
+
+use super::PermitAnswer;
+use super::Volume;
+use super::WhenFull;
+use super::now;
+
+/// How long an update waits for the permit.
+const PERMIT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it waits for room in the journal.
+const SPACE_DEADLINE: Duration = Duration::from_secs(30);
+/// How often it looks whether the volume has changed under its hands before it gives up.
+const ATTEMPTS: u32 = 1000;
+
+/// Why an attempt did not come to its end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// No room in the journal. Nothing happened.
+    Full,
+    /// An entry meant another object once its lock was held. Nothing happened.
+    Again,
+    /// The answer to the user.
+    Errno(Errno),
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Stop {
+        Stop::Errno(errno)
+    }
+}
+
+/// Records made by one update, to be told to Lento when the locks are gone.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Recno);
+
+impl Volume {
+    /// Runs one user's update. The closure takes the locks it needs and gives them back before it returns; it is run
+    /// again when there was no room or an entry had changed.
+    pub(crate) fn update<T>(&self, mut attempt: impl FnMut(&mut Told) -> Result<T, Stop>) -> Result<T, Errno> {
+        if self.marks.read_only.is_on() {
+            return Err(Errno::ROFS);
+        }
+        let mut stolen = false;
+        let mut full_since = None;
+        for _ in 0..ATTEMPTS {
+            let gate = self.gate.read();
+            if !self.marks.permit.is_on() && !stolen && !self.marks.no_filter.is_on() {
+                drop(gate);
+                match self.upcalls.get_permit(&self.name, PERMIT_DEADLINE) {
+                    PermitAnswer::Granted => {
+                        self.marks.permit.set(true);
+                    }
+                    PermitAnswer::Stolen => stolen = true,
+                    PermitAnswer::Refused(errno) => return Err(errno),
+                }
+                continue;
+            }
+            let mut told = Told::default();
+            let result = attempt(&mut told);
+            drop(gate);
+            self.tell(&told);
+            match result {
+                Ok(value) => return Ok(value),
+                Err(Stop::Errno(errno)) => return Err(errno),
+                Err(Stop::Again) => {}
+                Err(Stop::Full) => self.wait_for_space(full_since.get_or_insert_with(Instant::now))?,
+            }
+        }
+        Err(Errno::BUSY)
+    }
+
+    pub(crate) fn wait_for_space(&self, since: &Instant) -> Result<(), Errno> {
+        let limit = match *self.when_full.read() {
+            WhenFull::Block(limit) => limit,
+            WhenFull::Default => SPACE_DEADLINE,
+            WhenFull::ReadOnly => {
+                if !self.marks.full.set(true) {
+                    tracing::warn!(target: "filter", volume = self.name, bytes = self.journal.bytes(),
+                        "journal full: updates are refused until Lento has taken it in");
+                }
+                return Err(Errno::ROFS);
+            }
+        };
+        let left = limit.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            tracing::warn!(target: "filter", volume = self.name, bytes = self.journal.bytes(),
+                "journal full: an update failed with ENOSPC");
+            return Err(Errno::NOSPC);
+        }
+        // In slices: what makes room may also be the disk, which nobody reports.
+        self.journal.wait_for_space(left.min(Duration::from_millis(500)));
+        Ok(())
+    }
+
+    pub(crate) fn tell(&self, told: &Told) {
+        if told.0 > Recno::NONE {
+            self.upcalls.journal(&self.name, told.0);
+        }
+    }
+
+    /// Intent, lower operation, outcome. The caller holds the locks of all objects concerned.
+    pub(crate) fn journaled<T>(
+        &self,
+        told: &mut Told,
+        intent: &Intent,
+        operation: impl FnOnce() -> Result<(T, Outcome), Errno>,
+    ) -> Result<(T, Recno), Stop> {
+        let ticket = match self.journal.begin(Class::User, intent) {
+            Ok(ticket) => ticket,
+            Err(error) if error.is_full() => return Err(Stop::Full),
+            Err(error) => {
+                tracing::error!(target: "filter", volume = self.name, %error, "journal refused an intent");
+                return Err(Stop::Errno(Errno::IO));
+            }
+        };
+        if self.marks.full.is_on() {
+            self.marks.full.set(false);
+        }
+        match operation() {
+            Ok((value, outcome)) => {
+                let recno = self.journal.done(ticket, &outcome);
+                self.touched.record(intent, &outcome, recno);
+                told.0 = told.0.max(recno);
+                Ok((value, recno))
+            }
+            Err(errno) => {
+                self.journal.failed(ticket);
+                Err(Stop::Errno(errno))
+            }
+        }
+    }
+
+    pub(crate) fn intent(opcode: Opcode, caller: Caller) -> Intent {
+        Intent { opcode: Some(opcode), time: now(), caller, ..Intent::default() }
+    }
+}

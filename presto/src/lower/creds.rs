@@ -1,0 +1,171 @@
+//! Whose rights a lower operation runs with, per thread.
+//!
+//! New files must belong to the caller (set-group-id directories, ACL inheritance and quotas look at the file system
+//! ids at creation), and a written file must lose its set-user-id bit although presto writes as root. Both are done by
+//! changing this thread's credentials for the length of one closure.
+
+use std::cell::Cell;
+
+/// CAP_DAC_OVERRIDE.
+const DAC_OVERRIDE: u32 = 1;
+/// CAP_DAC_READ_SEARCH.
+const DAC_READ_SEARCH: u32 = 2;
+/// CAP_FSETID.
+const FSETID: u32 = 4;
+/// CAP_MKNOD.
+const MKNOD: u32 = 27;
+
+const VERSION_3: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Sets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+thread_local! {
+    /// This thread's capability sets while it runs with full rights.
+    static FULL: Cell<Option<[Sets; 2]>> = const { Cell::new(None) };
+    /// Whether this thread has a umask of its own.
+    static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The user for whom something is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bits that the new file does not get (unless the directory has a default ACL).
+    pub umask: u32,
+}
+
+/// Runs a creation so that what it makes belongs to `owner`. Presto's power to search and write any directory stays:
+/// the kernel has checked the caller's rights before.
+pub fn as_owner<T>(owner: Owner, make: impl FnOnce() -> T) -> T {
+    set_umask(owner.umask);
+    if owner.uid == 0 && owner.gid == 0 {
+        return make();
+    }
+    let _back = Back::become_owner(owner);
+    make()
+}
+
+/// Runs something that changes content without CAP_FSETID, so that the lower file loses set-user-id and set-group-id
+/// as if its user had written it.
+pub fn dropping_privileges<T>(write: impl FnOnce() -> T) -> T {
+    let _back = Back::without_fsetid();
+    write()
+}
+
+/// Puts the credentials back, also when the closure unwinds.
+enum Back {
+    Nothing,
+    Ids,
+    Capabilities([Sets; 2]),
+}
+
+impl Back {
+    fn become_owner(owner: Owner) -> Back {
+        let full = full();
+        set_fs_ids(owner.uid, owner.gid);
+        if owner.uid != 0
+            && let Some(full) = full
+        {
+            // Leaving uid 0 took all file capabilities away. These three come back.
+            set_capabilities(keeping(full, &[DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD]));
+        }
+        Back::Ids
+    }
+
+    fn without_fsetid() -> Back {
+        let Some(full) = full() else { return Back::Nothing };
+        let mut less = full;
+        if let Some(low) = less.first_mut() {
+            low.effective &= !(1 << FSETID);
+        }
+        set_capabilities(less);
+        Back::Capabilities(full)
+    }
+}
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        match self {
+            Back::Nothing => {}
+            Back::Ids => {
+                set_fs_ids(0, 0);
+                if let Some(full) = FULL.get() {
+                    set_capabilities(full);
+                }
+            }
+            Back::Capabilities(full) => set_capabilities(*full),
+        }
+    }
+}
+
+/// `full` without the file capabilities other than these.
+fn keeping(full: [Sets; 2], wanted: &[u32]) -> [Sets; 2] {
+    // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, LINUX_IMMUTABLE, MKNOD: the kernel's CAP_FS_SET.
+    const FILE: u32 = 1 | 1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH | 1 << 3 | 1 << FSETID | 1 << 9 | 1 << MKNOD;
+    let mut sets = full;
+    if let Some(low) = sets.first_mut() {
+        let kept = wanted.iter().fold(0, |bits, capability| bits | 1 << capability);
+        low.effective = (low.effective & !FILE) | (low.permitted & kept);
+    }
+    sets
+}
+
+fn full() -> Option<[Sets; 2]> {
+    if let Some(full) = FULL.get() {
+        return Some(full);
+    }
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: both structures have the layout that version 3 of capget(2) fills, and outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    if result != 0 {
+        return None;
+    }
+    FULL.set(Some(sets));
+    Some(sets)
+}
+
+fn set_capabilities(sets: [Sets; 2]) {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    // SAFETY: as for capget(2) above; it changes only the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
+    if result != 0 {
+        tracing::error!(target: "lower", error = %std::io::Error::last_os_error(), "capset refused");
+    }
+}
+
+fn set_fs_ids(uid: u32, gid: u32) {
+    // SAFETY: both calls take plain numbers and change only the calling thread. Group first on both ways: it needs
+    // CAP_SETGID, which is no file capability and stays.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
+}
+
+fn set_umask(mask: u32) {
+    if !OWN_UMASK.get() {
+        // SAFETY: takes a flag only; afterwards umask and working directory are this thread's own.
+        let result = unsafe { libc::unshare(libc::CLONE_FS) };
+        if result != 0 {
+            tracing::error!(target: "lower", error = %std::io::Error::last_os_error(), "unshare(CLONE_FS) refused");
+        }
+        OWN_UMASK.set(true);
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask & 0o777));
+}
