@@ -8,7 +8,7 @@ use crate::condition::Condition;
 use crate::volume::{Access, Mode, Position, Volume};
 
 /// One node's replica of one Volume, in the Volume's namespace. The server's own replica needs none.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "intermezzo.dev",
     version = "v1alpha1",

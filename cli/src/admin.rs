@@ -1,0 +1,198 @@
+//! An agent's admin socket, from outside: one connection, deadlines on everything.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use intermezzo_proto::v1::admin_client::AdminClient;
+use intermezzo_proto::v1::{
+    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, StatusReply, StatusRequest, WaitProgress,
+    WaitRequest,
+};
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+/// Where an agent's socket is unless somebody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/intermezzo/admin.sock";
+
+/// How long an agent may take for an answer that needs no waiting.
+pub const ANSWER: Duration = Duration::from_secs(10);
+
+/// What can go wrong on the way to an agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Nobody listens there.
+    #[error(
+        "no agent answers at {path}: {reason}; is lento running, and is this its --admin-socket? (it takes root)"
+    )]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the transport says.
+        reason: String,
+    },
+    /// The agent refused or failed.
+    #[error("the agent at {path} says: {}", .status.message())]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// Its answer.
+        status: tonic::Status,
+    },
+    /// The agent accepted the connection and then was silent.
+    #[error("the agent at {path} did not answer within {seconds} s")]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was given.
+        seconds: u64,
+    },
+    /// This process cannot run a runtime.
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+}
+
+impl AdminError {
+    /// Whether no agent is there (as opposed to one that refuses).
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            AdminError::Unreachable { .. } | AdminError::Silent { .. } => true,
+            AdminError::Refused { status, .. } => status.code() == tonic::Code::Unavailable,
+            AdminError::Runtime(_) => false,
+        }
+    }
+}
+
+/// A connection to one agent.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    path: PathBuf,
+    client: AdminClient<Channel>,
+}
+
+impl Admin {
+    /// Connects to the agent's socket.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub async fn connect(path: &Path) -> Result<Admin, AdminError> {
+        let unreachable = |reason: String| AdminError::Unreachable { path: path.to_owned(), reason };
+        // The transport's own words for a missing socket are "transport error".
+        std::os::unix::net::UnixStream::connect(path).map_err(|error| unreachable(error.to_string()))?;
+        let absolute = std::path::absolute(path).map_err(|error| unreachable(error.to_string()))?;
+        let endpoint = Endpoint::from_shared(format!("unix://{}", absolute.display()))
+            .map_err(|error| unreachable(error.to_string()))?
+            .connect_timeout(ANSWER);
+        let channel = endpoint.connect().await.map_err(|error| unreachable(error.to_string()))?;
+        Ok(Admin { path: path.to_owned(), client: AdminClient::new(channel) })
+    }
+
+    /// What the agent does.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn status(&mut self) -> Result<StatusReply, AdminError> {
+        let reply = tokio::time::timeout(ANSWER, self.client.status(StatusRequest {})).await;
+        let reply = reply.map_err(|_| self.silent())?;
+        reply.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// Progress until what was written so far is on the server (and, with `everywhere`, on every Replicator).
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn wait(
+        &mut self,
+        volume: &str,
+        everywhere: Scope,
+    ) -> Result<Answers<WaitProgress>, AdminError> {
+        let request = WaitRequest { volume: volume.to_owned(), all: everywhere == Scope::Everywhere };
+        let reply = tokio::time::timeout(ANSWER, self.client.wait(request)).await;
+        self.answers(reply)
+    }
+
+    /// Own records without a verdict.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn cml(&mut self, volume: &str) -> Result<Answers<CmlRecord>, AdminError> {
+        let request = CmlListRequest { volume: volume.to_owned() };
+        let reply = tokio::time::timeout(ANSWER, self.client.cml_list(request)).await;
+        self.answers(reply)
+    }
+
+    /// Conflicts that nobody has resolved.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn conflicts(&mut self, volume: &str) -> Result<Answers<ConflictRecord>, AdminError> {
+        let request = ConflictsRequest { volume: volume.to_owned() };
+        let reply = tokio::time::timeout(ANSWER, self.client.conflicts(request)).await;
+        self.answers(reply)
+    }
+
+    fn answers<T>(
+        &self,
+        reply: Result<Result<tonic::Response<Streaming<T>>, tonic::Status>, tokio::time::error::Elapsed>,
+    ) -> Result<Answers<T>, AdminError> {
+        let stream = reply.map_err(|_| self.silent())?.map_err(|status| self.refused(status))?.into_inner();
+        Ok(Answers { path: self.path.clone(), stream })
+    }
+
+    fn silent(&self) -> AdminError {
+        AdminError::Silent { path: self.path.clone(), seconds: ANSWER.as_secs() }
+    }
+
+    fn refused(&self, status: tonic::Status) -> AdminError {
+        AdminError::Refused { path: self.path.clone(), status }
+    }
+}
+
+/// How far an update must have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Durable at the server.
+    Server,
+    /// Durable at every Replicator.
+    Everywhere,
+}
+
+/// Several answers, one by one.
+#[derive(Debug)]
+pub struct Answers<T> {
+    path: PathBuf,
+    stream: Streaming<T>,
+}
+
+impl<T> Answers<T> {
+    /// The next one; `None` at the end.
+    ///
+    /// # Errors
+    /// The agent went away or ended with an error.
+    pub async fn next(&mut self) -> Result<Option<T>, AdminError> {
+        let path = &self.path;
+        self.stream.message().await.map_err(|status| AdminError::Refused { path: path.clone(), status })
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// The agent went away or ended with an error.
+    pub async fn collect(mut self) -> Result<Vec<T>, AdminError> {
+        let mut all = Vec::new();
+        while let Some(one) = self.next().await? {
+            all.push(one);
+        }
+        Ok(all)
+    }
+}
+
+/// Runs one conversation to its end on this thread.
+///
+/// # Errors
+/// What the conversation says, or no runtime.
+pub fn block_on<T>(talk: impl Future<Output = Result<T, AdminError>>) -> Result<T, AdminError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Runtime)?;
+    runtime.block_on(talk)
+}

@@ -1,0 +1,268 @@
+//! The words of the command line. Every command says what it does, shows an example and says whether it takes root.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::output::Format;
+
+/// InterMezzo: volumes that live as plain files on every node that needs them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "intermezzo",
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not true (yet), 4 no agent answers.\n\
+        Try it: sudo intermezzo dev up --dir /tmp/fleet"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Try InterMezzo out: a fleet of nodes on this machine
+    #[command(subcommand)]
+    Dev(Dev),
+    /// Show volumes, replicators and how far they are (root, or whoever may use the agent's socket)
+    #[command(
+        after_help = "Examples:\n  intermezzo status --dir /tmp/fleet\n  intermezzo status -o json --admin-socket /run/intermezzo/admin.sock"
+    )]
+    Status(StatusArgs),
+    /// Wait until what was written so far is safe: durable at the server, or with --all at every replicator
+    #[command(
+        after_help = "Examples:\n  intermezzo wait --dir /tmp/fleet --volume demo --all\n  intermezzo wait --volume team/home --timeout 30 && echo safe\n\nExit code 3: not in time; the message says who is behind."
+    )]
+    Wait(WaitArgs),
+    /// Look into a journal (KML) on disk (root: journals belong to presto)
+    #[command(subcommand)]
+    Kml(Kml),
+    /// Look at what an agent has not had accepted yet
+    #[command(subcommand)]
+    Cml(Cml),
+    /// Updates that lost against another and are kept
+    #[command(subcommand)]
+    Conflicts(Conflicts),
+    /// Make a CA and node certificates
+    #[command(subcommand)]
+    Pki(Pki),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  intermezzo completions bash > /etc/bash_completion.d/intermezzo")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dev {
+    /// Start a local fleet, or resume the one in DIR (takes root: it mounts)
+    #[command(
+        after_help = "Examples:\n  sudo intermezzo dev up --dir /tmp/fleet\n  sudo intermezzo dev up --dir /tmp/fleet --nodes 3 --volume team/home\n  sudo intermezzo dev up --dir /tmp/fleet --lower /mnt/xfs --lower /mnt/btrfs"
+    )]
+    Up(UpArgs),
+    /// End a local fleet and unmount it; all data stays (takes root)
+    #[command(after_help = "Example:\n  sudo intermezzo dev down --dir /tmp/fleet")]
+    Down(DirArgs),
+    /// Show which processes of a local fleet run and where it is mounted
+    Status(DevStatusArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DirArgs {
+    /// Directory of the fleet
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub at: DirArgs,
+    /// Number of nodes, named a, b, c...; a is the server [default: 2, or as many as there are]
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<usize>,
+    /// Name of the volume, or namespace/name [default: default/demo, or the one there is]
+    #[arg(long, value_name = "VOLUME")]
+    pub volume: Option<String>,
+    /// Keep caches below this directory (another file system, say); given several times, nodes take turns
+    #[arg(long, value_name = "DIR")]
+    pub lower: Vec<PathBuf>,
+    /// Give up after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevStatusArgs {
+    #[command(flatten)]
+    pub at: DirArgs,
+    #[command(flatten)]
+    pub print: PrintArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrintArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// Which agents are meant.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Directory of a local fleet: all its agents
+    #[arg(long, value_name = "DIR", conflicts_with = "admin_socket")]
+    pub dir: Option<PathBuf>,
+    /// Only this node of the fleet
+    #[arg(long, value_name = "NODE", requires = "dir")]
+    pub node: Option<String>,
+    /// Socket of one agent
+    #[arg(long, value_name = "PATH", env = "INTERMEZZO_ADMIN_SOCKET", default_value = crate::admin::DEFAULT_SOCKET)]
+    pub admin_socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub agents: AgentArgs,
+    #[command(flatten)]
+    pub print: PrintArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    #[command(flatten)]
+    pub agents: AgentArgs,
+    /// The volume: name, or namespace/name
+    #[arg(long, value_name = "VOLUME")]
+    pub volume: String,
+    /// Until every replicator has it, not only the server
+    #[arg(long)]
+    pub all: bool,
+    /// Give up after this many seconds [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kml {
+    /// Print the records of a journal
+    #[command(
+        after_help = "Examples:\n  sudo intermezzo kml dump /tmp/fleet/node-a/cache/default/demo\n  sudo intermezzo kml dump --from 1000 -o json PATH | jq .opcode"
+    )]
+    Dump(DumpArgs),
+    /// Read a whole journal and check every record
+    #[command(
+        after_help = "Example:\n  sudo intermezzo kml verify /tmp/fleet/node-a/cache/default/demo\n\nExit code 3: the journal is damaged; the message names segment and offset."
+    )]
+    Verify {
+        /// Directory of the journal, or of the volume's cache that holds it
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// Directory of the journal, or of the volume's cache that holds it
+    pub path: PathBuf,
+    /// First record number to print [default: the oldest kept]
+    #[arg(long, value_name = "RECNO")]
+    pub from: Option<u64>,
+    /// Print at most this many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// json and yaml: one document for each record
+    #[command(flatten)]
+    pub print: PrintArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VolumeArgs {
+    #[command(flatten)]
+    pub agents: AgentArgs,
+    /// The volume: name, or namespace/name
+    #[arg(long, value_name = "VOLUME")]
+    pub volume: String,
+    #[command(flatten)]
+    pub print: PrintArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cml {
+    /// List records that wait for the server's verdict
+    #[command(after_help = "Example:\n  intermezzo cml list --dir /tmp/fleet --volume demo --node b")]
+    List(VolumeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conflicts {
+    /// List conflicts and where the losing content is kept
+    #[command(after_help = "Example:\n  intermezzo conflicts list --dir /tmp/fleet --volume demo")]
+    List(VolumeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pki {
+    /// Make a CA: ca.crt and ca.key in DIR, mode 0600
+    #[command(
+        after_help = "Example:\n  intermezzo pki ca --out ./pki\n\nKeep ca.key away from the nodes: whoever has it can be any node."
+    )]
+    Ca {
+        /// Directory for the files
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Name in the certificate
+        #[arg(long, default_value = "InterMezzo CA")]
+        name: String,
+        /// Days it is valid
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+    },
+    /// Make a node's certificate: NODE.crt and NODE.key in DIR, mode 0600
+    #[command(
+        after_help = "Example:\n  intermezzo pki node --ca ./pki --out ./pki node-7\n\nThe node's identity is the name NODE.node.intermezzo.internal in it."
+    )]
+    Node {
+        /// Directory of the CA
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Directory for the files
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Days it is valid
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Names of the nodes
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| format!("\"{text}\" is not a number of seconds"))?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("soon").is_err());
+    }
+}

@@ -1,0 +1,94 @@
+//! `intermezzo dev`: a local fleet.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::Exit;
+use crate::args::{Dev, DevStatusArgs, UpArgs};
+use crate::fleet::{Daemon, Fleet, Node, Request, mounts};
+use crate::output::{Table, print_text, print_value, say};
+use crate::progress::Progress;
+
+pub(super) fn run(dev: Dev) -> Result<Exit> {
+    match dev {
+        Dev::Up(args) => up(args),
+        Dev::Down(args) => {
+            let progress = Progress::spinner("Ending the fleet");
+            let done = Fleet::open(&args.dir)?.down(&mut |text| progress.note(text));
+            progress.finish();
+            done?;
+            say("The fleet is down; its data stays.");
+            Ok(Exit::Done)
+        }
+        Dev::Status(args) => status(&args),
+    }
+}
+
+fn up(args: UpArgs) -> Result<Exit> {
+    let request = Request { nodes: args.nodes, volume: args.volume, lower: args.lower };
+    let mut fleet = Fleet::make(&args.at.dir, &request)?;
+    let progress = Progress::spinner("Starting the fleet");
+    let ready = fleet.up(args.timeout, &mut |text| progress.note(text));
+    let took = progress.finish();
+    ready?;
+    say(format_args!("Ready after {:.1} s.", took.as_secs_f64()));
+    let mut table = Table::new(&["NODE", "ROLE", "VOLUME", "MOUNTED AT"]);
+    for node in &fleet.config.nodes {
+        let mountpoint = fleet.mountpoint(node).display().to_string();
+        table.row([node.name.clone(), role(&fleet, node).into(), fleet.config.volume.clone(), mountpoint]);
+    }
+    print_text(&table.render())?;
+    Ok(Exit::Done)
+}
+
+fn role(fleet: &Fleet, node: &Node) -> &'static str {
+    if fleet.config.is_server(node) { "server" } else { "client" }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeView {
+    node: String,
+    role: &'static str,
+    presto: Option<i32>,
+    lento: Option<i32>,
+    mountpoint: String,
+    mounted: bool,
+    address: String,
+    admin_socket: String,
+}
+
+fn status(args: &DevStatusArgs) -> Result<Exit> {
+    let fleet = Fleet::open(&args.at.dir)?;
+    let views: Vec<NodeView> = fleet.config.nodes.iter().map(|node| view(&fleet, node)).collect();
+    if args.print.output.is_table() {
+        let mut table = Table::new(&["NODE", "ROLE", "PRESTO", "LENTO", "MOUNTED", "AT"]);
+        let process = |pid: Option<i32>| pid.map_or("down".to_owned(), |pid| pid.to_string());
+        for view in &views {
+            let mounted = if view.mounted { "yes" } else { "no" };
+            let (presto, lento) = (process(view.presto), process(view.lento));
+            let cells = [&view.node, view.role, &presto, &lento, mounted, &view.mountpoint];
+            table.row(cells.map(str::to_owned));
+        }
+        print_text(&table.render())?;
+    } else {
+        print_value(args.print.output, &views)?;
+    }
+    let all = views.iter().all(|view| view.presto.is_some() && view.lento.is_some() && view.mounted);
+    Ok(if all { Exit::Done } else { Exit::NotTrue })
+}
+
+fn view(fleet: &Fleet, node: &Node) -> NodeView {
+    let pid = |daemon| fleet.running(node, daemon).map(|process| process.pid);
+    let mountpoint = fleet.mountpoint(node);
+    NodeView {
+        node: node.name.clone(),
+        role: role(fleet, node),
+        presto: pid(Daemon::Presto),
+        lento: pid(Daemon::Lento),
+        mounted: mounts::is_mounted(&mountpoint),
+        mountpoint: mountpoint.display().to_string(),
+        address: format!("127.0.0.1:{}", node.port),
+        admin_socket: fleet.layout.admin_socket(node).display().to_string(),
+    }
+}

@@ -1,0 +1,236 @@
+//! `intermezzo status`: what agents say, one line for each volume and one for each Replicator.
+
+use anyhow::Result;
+use intermezzo_proto::v1::{Position, ReplicatorStatus, StatusReply, VolumeStatus};
+use serde::Serialize;
+
+use super::agents::{self, Agent};
+use crate::Exit;
+use crate::admin::{self, Admin, AdminError};
+use crate::args::StatusArgs;
+use crate::output::{Format, Table, print_text, print_value, say};
+
+pub(super) fn run(args: &StatusArgs) -> Result<Exit> {
+    let mut exit = Exit::Done;
+    let mut nodes = Vec::new();
+    let mut last = None;
+    for agent in agents::find(&args.agents)? {
+        match ask(&agent) {
+            Ok(reply) => nodes.push(NodeView::from(reply)),
+            Err(error) => {
+                let node = agent.node.as_deref().unwrap_or("?");
+                say(format_args!("node {node}: {error}"));
+                exit = Exit::Unreachable;
+                last = Some(error);
+            }
+        }
+    }
+    if let (true, Some(error)) = (nodes.is_empty(), last) {
+        return Ok(if error.is_unreachable() { Exit::Unreachable } else { Exit::Failed });
+    }
+    match args.print.output {
+        Format::Table | Format::Wide => print_text(&table(&nodes, args.print.output))?,
+        Format::Json | Format::Yaml => print_value(args.print.output, &nodes)?,
+    }
+    Ok(exit)
+}
+
+fn ask(agent: &Agent) -> Result<StatusReply, AdminError> {
+    admin::block_on(async { Admin::connect(&agent.socket).await?.status().await })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeView {
+    node: String,
+    version: String,
+    presto_connected: bool,
+    kernel: Vec<String>,
+    volumes: Vec<VolumeView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeView {
+    name: String,
+    role: String,
+    server: String,
+    connected: bool,
+    position: PositionView,
+    applied: PositionView,
+    pending: u64,
+    pending_bytes: u64,
+    dirty: u64,
+    conflicts: u64,
+    mountpoint: String,
+    cache: String,
+    kml: KmlView,
+    waiting: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    fault: String,
+    replicators: Vec<ReplicatorView>,
+}
+
+#[derive(Serialize)]
+struct KmlView {
+    first: u64,
+    last: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplicatorView {
+    node: String,
+    connected: bool,
+    syncing: bool,
+    applied: PositionView,
+    durable: PositionView,
+    lag_records: u64,
+    lag_seconds: f64,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct PositionView {
+    epoch: u64,
+    number: u64,
+}
+
+impl From<Option<Position>> for PositionView {
+    fn from(position: Option<Position>) -> PositionView {
+        let Position { epoch, number } = position.unwrap_or_default();
+        PositionView { epoch, number }
+    }
+}
+
+impl std::fmt::Display for PositionView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.number)
+    }
+}
+
+impl From<StatusReply> for NodeView {
+    fn from(reply: StatusReply) -> NodeView {
+        NodeView {
+            node: reply.node,
+            version: reply.version,
+            presto_connected: reply.presto_connected,
+            kernel: reply.kernel,
+            volumes: reply.volumes.into_iter().map(VolumeView::from).collect(),
+        }
+    }
+}
+
+impl From<VolumeStatus> for VolumeView {
+    fn from(volume: VolumeStatus) -> VolumeView {
+        VolumeView {
+            name: volume.name,
+            role: volume.role,
+            server: volume.server,
+            connected: volume.connected,
+            position: volume.position.into(),
+            applied: volume.applied.into(),
+            pending: volume.pending,
+            pending_bytes: volume.pending_bytes,
+            dirty: volume.dirty,
+            conflicts: volume.conflicts,
+            mountpoint: volume.mountpoint,
+            cache: volume.cache,
+            kml: KmlView { first: volume.kml_first, last: volume.kml_last },
+            waiting: volume.waiting,
+            fault: volume.fault,
+            replicators: volume.replicators.into_iter().map(ReplicatorView::from).collect(),
+        }
+    }
+}
+
+impl From<ReplicatorStatus> for ReplicatorView {
+    fn from(replicator: ReplicatorStatus) -> ReplicatorView {
+        ReplicatorView {
+            node: replicator.node,
+            connected: replicator.connected,
+            syncing: replicator.syncing,
+            applied: replicator.applied.into(),
+            durable: replicator.durable.into(),
+            lag_records: replicator.lag_records,
+            lag_seconds: replicator.lag_seconds,
+        }
+    }
+}
+
+fn table(nodes: &[NodeView], format: Format) -> String {
+    let wide = format == Format::Wide;
+    let mut header = vec!["VOLUME", "NODE", "ROLE", "CONNECTED", "POSITION", "PENDING", "LAG", "CONFLICTS"];
+    if wide {
+        header.extend(["APPLIED", "DIRTY", "KML", "MOUNTED AT"]);
+    }
+    let mut table = Table::new(&header);
+    for node in nodes {
+        for volume in &node.volumes {
+            table.row(volume_row(node, volume, wide));
+            for replicator in &volume.replicators {
+                table.row(replicator_row(volume, replicator));
+            }
+        }
+    }
+    let mut text = table.render();
+    for (node, volume) in nodes.iter().flat_map(|node| node.volumes.iter().map(move |volume| (node, volume)))
+    {
+        let place = format!("{} on {}", volume.name, node.node);
+        if !volume.fault.is_empty() {
+            text.push_str(&format!("{place} has stopped: {}\n", volume.fault));
+        }
+        for reason in &volume.waiting {
+            text.push_str(&format!("{place} waits: {reason}\n"));
+        }
+    }
+    for node in nodes.iter().filter(|node| !node.presto_connected) {
+        text.push_str(&format!("{}: lento has no channel to presto\n", node.node));
+    }
+    text
+}
+
+fn volume_row(node: &NodeView, volume: &VolumeView, wide: bool) -> Vec<String> {
+    let server = volume.role == "Server";
+    let connected = volume.replicators.iter().filter(|replicator| replicator.connected).count();
+    let connected = match server {
+        true => format!("{connected}/{}", volume.replicators.len()),
+        false => yes(volume.connected),
+    };
+    let mut row = vec![
+        volume.name.clone(),
+        node.node.clone(),
+        volume.role.clone(),
+        connected,
+        volume.position.to_string(),
+        volume.pending.to_string(),
+        String::new(),
+        volume.conflicts.to_string(),
+    ];
+    if wide {
+        let kml = format!("{}..{}", volume.kml.first, volume.kml.last);
+        row.extend([volume.applied.to_string(), volume.dirty.to_string(), kml, volume.mountpoint.clone()]);
+    }
+    row
+}
+
+fn replicator_row(volume: &VolumeView, replicator: &ReplicatorView) -> Vec<String> {
+    let lag = match (replicator.lag_records, replicator.syncing) {
+        (_, true) => "syncing".to_owned(),
+        (0, false) => "0".to_owned(),
+        (records, false) => format!("{records} ({:.1} s)", replicator.lag_seconds),
+    };
+    vec![
+        volume.name.clone(),
+        format!("└ {}", replicator.node),
+        "Replicator".into(),
+        yes(replicator.connected),
+        replicator.durable.to_string(),
+        String::new(),
+        lag,
+        String::new(),
+    ]
+}
+
+fn yes(fact: bool) -> String {
+    if fact { "yes".into() } else { "no".into() }
+}

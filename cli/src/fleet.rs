@@ -1,0 +1,374 @@
+//! A local fleet: a few nodes on this machine, each with its own presto and lento, everything under one directory.
+//!
+//! Owns the life of those processes (started in sessions of their own, recorded with their start time, never signalled by a
+//! number alone) and what is under the directory but data: `down` ends and unmounts, it removes nothing.
+
+pub mod layout;
+pub mod mounts;
+pub mod process;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use intermezzo_proto::v1::StatusReply;
+
+use crate::admin::{self, Admin, AdminError};
+use crate::pki::{self, PkiError};
+pub use layout::{Config, Daemon, Layout, Node};
+use process::Recorded;
+
+/// How long a daemon may take to end on SIGTERM.
+const GRACE: Duration = Duration::from_secs(20);
+/// Validity of a fleet's certificates: it is for trying out.
+const VALID: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// What can go wrong with a fleet.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// A file or directory.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// There is no fleet.
+    #[error("{0} holds no fleet; `intermezzo dev up --dir {0}` makes one")]
+    None(String),
+    /// The fleet's own file cannot be understood.
+    #[error("{path}: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A request that contradicts the fleet that is there, or makes no sense.
+    #[error("{0}")]
+    Request(String),
+    /// Mounting takes root.
+    #[error("a fleet mounts file systems, which takes root; run this with sudo")]
+    Root,
+    /// A daemon's binary is not there.
+    #[error(
+        "cannot find the program {name}: looked in {looked}; set INTERMEZZO_BIN_DIR or run `cargo build -p {name}`"
+    )]
+    Binary {
+        /// Its name.
+        name: String,
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// Certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A daemon ended when it should run.
+    #[error("{daemon} of node {node} ended; the end of {log}:\n{tail}")]
+    Ended {
+        /// Which program.
+        daemon: Daemon,
+        /// Which node.
+        node: String,
+        /// Its log file.
+        log: PathBuf,
+        /// The log's last lines.
+        tail: String,
+    },
+    /// The fleet is not there in time.
+    #[error("not ready after {seconds} s: {waiting}")]
+    NotReady {
+        /// How long it was given.
+        seconds: u64,
+        /// What is missing.
+        waiting: String,
+    },
+    /// An agent.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+fn file(path: &Path) -> impl FnOnce(std::io::Error) -> FleetError + '_ {
+    move |source| FleetError::File { path: path.to_owned(), source }
+}
+
+/// A fleet on disk; its processes may run or not.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    /// Where everything is.
+    pub layout: Layout,
+    /// What it consists of.
+    pub config: Config,
+}
+
+/// What a new fleet is to be.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Number of nodes, or as many as there are.
+    pub nodes: Option<usize>,
+    /// Volume (`namespace/name` or `name`), or the one there is.
+    pub volume: Option<String>,
+    /// Directories that hold the nodes' caches, one after the other; empty: under the fleet's directory.
+    pub lower: Vec<PathBuf>,
+}
+
+impl Fleet {
+    /// Opens the fleet in `dir`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(dir: &Path) -> Result<Fleet, FleetError> {
+        let layout = Layout::new(dir)?;
+        let config = Config::read(&layout)?.ok_or_else(|| FleetError::None(dir.display().to_string()))?;
+        Ok(Fleet { layout, config })
+    }
+
+    /// Makes the fleet in `dir`, or opens the one that is there if the request does not contradict it.
+    ///
+    /// # Errors
+    /// A contradiction; a directory that cannot be written.
+    pub fn make(dir: &Path, request: &Request) -> Result<Fleet, FleetError> {
+        fs::create_dir_all(dir).map_err(file(dir))?;
+        let layout = Layout::new(dir)?;
+        let config = match Config::read(&layout)? {
+            Some(config) => config.agrees(request)?,
+            None => Config::new(request)?,
+        };
+        let fleet = Fleet { layout, config };
+        fleet.lay_out()?;
+        Ok(fleet)
+    }
+
+    fn lay_out(&self) -> Result<(), FleetError> {
+        for node in &self.config.nodes {
+            for dir in self.layout.directories(node) {
+                fs::create_dir_all(&dir).map_err(file(&dir))?;
+            }
+        }
+        let pki_dir = self.layout.pki();
+        if !pki::Files::ca(&pki_dir).exist() {
+            pki::make_ca(&pki_dir, "InterMezzo development fleet", VALID)?;
+        }
+        for node in &self.config.nodes {
+            if !pki::Files::node(&pki_dir, &node.name).exist() {
+                pki::make_node(&pki_dir, &pki_dir, &node.name, VALID)?;
+            }
+        }
+        let path = self.layout.manifests().join("volume.yaml");
+        if !path.exists() {
+            layout::write(&path, &self.config.manifest()?)?;
+        }
+        self.config.write(&self.layout)
+    }
+
+    /// Starts what does not run and waits until every volume is mounted and every Replicator connected.
+    /// `told` hears what it waits for.
+    ///
+    /// # Errors
+    /// No root, no binaries, a daemon that ends, or not ready in time.
+    pub fn up(&mut self, timeout: Duration, told: &mut dyn FnMut(&str)) -> Result<(), FleetError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(FleetError::Root);
+        }
+        let down = |fleet: &Fleet| fleet.each().all(|(node, daemon)| !fleet.is_running(node, daemon));
+        if down(self) {
+            self.free_ports()?;
+        }
+        for (node, daemon) in self.each().map(|(n, d)| (n.clone(), d)).collect::<Vec<_>>() {
+            if !self.is_running(&node, daemon) {
+                self.start(&node, daemon)?;
+            }
+        }
+        self.wait_ready(timeout, told)
+    }
+
+    /// Every daemon of every node, in the order of starting.
+    pub fn each(&self) -> impl DoubleEndedIterator<Item = (&Node, Daemon)> {
+        self.config.nodes.iter().flat_map(|node| [(node, Daemon::Presto), (node, Daemon::Lento)])
+    }
+
+    /// Another program may have taken a port while the fleet was down.
+    fn free_ports(&mut self) -> Result<(), FleetError> {
+        let mut held = Vec::new();
+        for node in &mut self.config.nodes {
+            let listener = TcpListener::bind(("127.0.0.1", node.port))
+                .or_else(|_| TcpListener::bind(("127.0.0.1", 0)))
+                .map_err(|error| FleetError::Request(format!("no free port on 127.0.0.1: {error}")))?;
+            let address = listener.local_addr();
+            node.port = address.map_err(|e| FleetError::Request(format!("no free port: {e}")))?.port();
+            held.push(listener); // All at once, so that no two nodes get the same.
+        }
+        self.config.write(&self.layout)
+    }
+
+    /// Starts one daemon and records it.
+    ///
+    /// # Errors
+    /// Its binary is not there or does not start.
+    pub fn start(&self, node: &Node, daemon: Daemon) -> Result<Recorded, FleetError> {
+        let binary = process::binary(daemon.name())?;
+        let arguments = self.layout.arguments(&self.config, node, daemon);
+        let log = self.layout.log(node, daemon);
+        let recorded = process::start(&binary, &arguments, &log).map_err(file(&binary))?;
+        recorded.write(&self.layout.pid(node, daemon)).map_err(file(&log))?;
+        Ok(recorded)
+    }
+
+    /// The recorded process of a daemon, if it still is that process.
+    #[must_use]
+    pub fn running(&self, node: &Node, daemon: Daemon) -> Option<Recorded> {
+        Recorded::read(&self.layout.pid(node, daemon)).filter(Recorded::is_alive)
+    }
+
+    /// Whether a daemon runs.
+    #[must_use]
+    pub fn is_running(&self, node: &Node, daemon: Daemon) -> bool {
+        self.running(node, daemon).is_some()
+    }
+
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn node(&self, name: &str) -> Result<&Node, FleetError> {
+        self.config.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.config.nodes.iter().map(|node| node.name.as_str()).collect();
+            FleetError::Request(format!("there is no node {name}; the fleet has {}", names.join(", ")))
+        })
+    }
+
+    /// What a node's agent says.
+    ///
+    /// # Errors
+    /// It does not run or answer.
+    pub fn status(&self, node: &Node) -> Result<StatusReply, AdminError> {
+        let socket = self.layout.admin_socket(node);
+        admin::block_on(async { Admin::connect(&socket).await?.status().await })
+    }
+
+    /// Waits until every node has its volume mounted and the server all Replicators connected.
+    ///
+    /// # Errors
+    /// A daemon ended, or not in time.
+    pub fn wait_ready(&self, timeout: Duration, told: &mut dyn FnMut(&str)) -> Result<(), FleetError> {
+        let begin = Instant::now();
+        loop {
+            let Some(waiting) = self.missing()? else { return Ok(()) };
+            told(&waiting);
+            if begin.elapsed() > timeout {
+                return Err(FleetError::NotReady { seconds: timeout.as_secs(), waiting });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What the fleet still lacks.
+    fn missing(&self) -> Result<Option<String>, FleetError> {
+        for (node, daemon) in self.each() {
+            if !self.is_running(node, daemon) {
+                let log = self.layout.log(node, daemon);
+                let tail = process::tail(&log, 15);
+                return Err(FleetError::Ended { daemon, node: node.name.clone(), log, tail });
+            }
+        }
+        for node in &self.config.nodes {
+            if let Some(waiting) = self.node_lacks(node) {
+                return Ok(Some(format!("node {}: {waiting}", node.name)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn node_lacks(&self, node: &Node) -> Option<String> {
+        let status = match self.status(node) {
+            Ok(status) => status,
+            Err(error) => return Some(error.to_string()),
+        };
+        if !status.presto_connected {
+            return Some("lento has no channel to presto".into());
+        }
+        let name = &self.config.volume;
+        let Some(volume) = status.volumes.iter().find(|volume| volume.name == *name) else {
+            return Some(format!("volume {name} is not set up yet"));
+        };
+        if !volume.fault.is_empty() {
+            return Some(format!("volume {name} has a fault: {}", volume.fault));
+        }
+        if !mounts::is_mounted(Path::new(&volume.mountpoint)) {
+            return Some(format!("volume {name} is not mounted at {}", volume.mountpoint));
+        }
+        if self.config.is_server(node) {
+            let connected = volume.replicators.iter().filter(|replicator| replicator.connected).count();
+            let expected = self.config.nodes.len().saturating_sub(1);
+            (connected < expected).then(|| format!("{connected} of {expected} Replicators are connected"))
+        } else {
+            (!volume.connected).then(|| "not connected to the server".into())
+        }
+    }
+
+    /// Where a node's volume is mounted.
+    #[must_use]
+    pub fn mountpoint(&self, node: &Node) -> PathBuf {
+        self.layout.mounts(node).join(&self.config.volume)
+    }
+
+    /// Ends every daemon (SIGTERM, then after a grace SIGKILL) and unmounts what is left. Removes no data.
+    ///
+    /// # Errors
+    /// A process that does not end even by SIGKILL, or a mount that stays.
+    pub fn down(&self, told: &mut dyn FnMut(&str)) -> Result<(), FleetError> {
+        let mut left = Vec::new();
+        // Lento first: presto then has nobody to tell, and nothing arrives any more.
+        for daemon in [Daemon::Lento, Daemon::Presto] {
+            let all: Vec<_> =
+                self.config.nodes.iter().filter_map(|n| Some((n, self.running(n, daemon)?))).collect();
+            for (node, process) in &all {
+                told(&format!("ending {daemon} of node {}", node.name));
+                process.signal(process::Signal::Term);
+            }
+            for (node, process) in all {
+                if process.wait(GRACE) {
+                    continue;
+                }
+                told(&format!(
+                    "{daemon} of node {} did not end in {} s: killing it",
+                    node.name,
+                    GRACE.as_secs()
+                ));
+                // A killed presto leaves callers waiting; without the mount they get an error.
+                if daemon == Daemon::Presto {
+                    self.unmount(told);
+                }
+                process.signal(process::Signal::Kill);
+                if !process.wait(GRACE) {
+                    left.push(format!("{daemon} of node {} (process {})", node.name, process.pid));
+                }
+            }
+        }
+        self.unmount(told);
+        left.extend(
+            mounts::below(&self.layout.dir).into_iter().map(|path| format!("the mount {}", path.display())),
+        );
+        for (node, daemon) in self.each() {
+            if !self.is_running(node, daemon) {
+                let _ = fs::remove_file(self.layout.pid(node, daemon));
+            }
+        }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(FleetError::Request(format!("left behind: {}", left.join(", "))))
+        }
+    }
+
+    fn unmount(&self, told: &mut dyn FnMut(&str)) {
+        for path in mounts::below(&self.layout.dir) {
+            told(&format!("unmounting {}", path.display()));
+            if let Err(error) = mounts::detach(&path) {
+                told(&format!("{}: {error}", path.display()));
+            }
+        }
+    }
+}

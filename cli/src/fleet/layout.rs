@@ -1,0 +1,293 @@
+//! Where a fleet keeps what, and what it consists of (`fleet.json`).
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use intermezzo_api::manifest::{Manifests, Object};
+use intermezzo_api::names;
+use intermezzo_api::replicator::{Replicator, ReplicatorSpec};
+use intermezzo_api::volume::{ServerSpec, Volume, VolumeSpec};
+use serde::{Deserialize, Serialize};
+
+use super::{FleetError, Request, file};
+
+/// Most nodes of a local fleet: they are named by single letters.
+pub const MAX_NODES: usize = 26;
+/// Name of the volume unless somebody says otherwise.
+pub const DEFAULT_VOLUME: &str = "default/demo";
+/// Longest path of a Unix socket, its final zero included (unix(7)).
+const MAX_SOCKET: usize = 108;
+
+/// One of a node's two programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Daemon {
+    /// The filter.
+    Presto,
+    /// The agent.
+    Lento,
+}
+
+impl Daemon {
+    /// Name of the program.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Daemon::Presto => "presto",
+            Daemon::Lento => "lento",
+        }
+    }
+}
+
+impl fmt::Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One node of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name: a, b, c...
+    pub name: String,
+    /// Where its lento listens on 127.0.0.1; 0 before the first start.
+    pub port: u16,
+    /// Its cache; under the fleet's directory if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+}
+
+/// What a fleet consists of. The first node serves the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// `namespace/name`.
+    pub volume: String,
+    /// In order of name.
+    pub nodes: Vec<Node>,
+}
+
+impl Config {
+    pub(super) fn new(request: &Request) -> Result<Config, FleetError> {
+        let volume = volume_id(request.volume.as_deref().unwrap_or(DEFAULT_VOLUME))?;
+        let count = request.nodes.unwrap_or(2);
+        if !(1..=MAX_NODES).contains(&count) {
+            return Err(FleetError::Request(format!("a fleet has 1 to {MAX_NODES} nodes, not {count}")));
+        }
+        let lower = request.lower.iter().map(|dir| absolute(dir)).collect::<Result<Vec<_>, _>>()?;
+        let mut lower = lower.iter().cycle();
+        let nodes = ('a'..='z').take(count).map(|letter| {
+            let name = letter.to_string();
+            let cache = lower.next().map(|dir| dir.join(format!("node-{name}")).join("cache"));
+            Node { name, port: 0, cache }
+        });
+        Ok(Config { volume, nodes: nodes.collect() })
+    }
+
+    /// The fleet that is there, unless the request wants another.
+    pub(super) fn agrees(self, request: &Request) -> Result<Config, FleetError> {
+        let conflict =
+            |what: String| Err(FleetError::Request(format!("{what}; use another --dir for another fleet")));
+        if let Some(volume) = &request.volume
+            && volume_id(volume)? != self.volume
+        {
+            return conflict(format!("the fleet there has volume {}, not {volume}", self.volume));
+        }
+        if let Some(nodes) = request.nodes
+            && nodes != self.nodes.len()
+        {
+            return conflict(format!("the fleet there has {} nodes, not {nodes}", self.nodes.len()));
+        }
+        if !request.lower.is_empty() {
+            let wanted = Config::new(&Request { nodes: Some(self.nodes.len()), ..request.clone() })?;
+            if wanted.nodes.iter().zip(&self.nodes).any(|(new, old)| new.cache != old.cache) {
+                return conflict("the fleet there has its caches elsewhere".into());
+            }
+        }
+        Ok(self)
+    }
+
+    pub(super) fn read(layout: &Layout) -> Result<Option<Config>, FleetError> {
+        let path = layout.dir.join("fleet.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| FleetError::Config { path, reason: error.to_string() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FleetError::File { path, source }),
+        }
+    }
+
+    pub(super) fn write(&self, layout: &Layout) -> Result<(), FleetError> {
+        let path = layout.dir.join("fleet.json");
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| FleetError::Config { path: path.clone(), reason: error.to_string() })?;
+        write(&path, &text)
+    }
+
+    /// Whether the node serves the volume.
+    #[must_use]
+    pub fn is_server(&self, node: &Node) -> bool {
+        self.nodes.first() == Some(node)
+    }
+
+    /// The Volume and a Replicator for each node but the server.
+    pub(super) fn manifest(&self) -> Result<String, FleetError> {
+        let (namespace, name) = self.volume.split_once('/').unwrap_or(("default", &self.volume));
+        let mut all = Manifests::default();
+        for node in &self.nodes {
+            if self.is_server(node) {
+                let server = ServerSpec { node_name: Some(node.name.clone()), node_selector: None };
+                let mut volume = Volume::new(name, VolumeSpec { server, ..VolumeSpec::default() });
+                volume.metadata.namespace = Some(namespace.to_owned());
+                all.insert(Object::Volume(Box::new(volume)));
+            } else {
+                let spec = ReplicatorSpec {
+                    volume: name.to_owned(),
+                    node_name: node.name.clone(),
+                    ..ReplicatorSpec::default()
+                };
+                let mut replicator = Replicator::new(&format!("{name}-{}", node.name), spec);
+                replicator.metadata.namespace = Some(namespace.to_owned());
+                all.insert(Object::Replicator(Box::new(replicator)));
+            }
+        }
+        all.to_yaml().map_err(|error| FleetError::Request(format!("cannot write the manifest: {error}")))
+    }
+}
+
+/// Where a fleet keeps what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Everything is below; absolute, no symbolic links.
+    pub dir: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(dir: &Path) -> Result<Layout, FleetError> {
+        let dir = if dir.exists() { dir.canonicalize().map_err(file(dir))? } else { absolute(dir)? };
+        let layout = Layout { dir };
+        let longest = layout.node_dir("x").join("presto.sock");
+        if longest.as_os_str().len() >= MAX_SOCKET {
+            let text = format!("{} is too long a path: sockets below it would not fit", layout.dir.display());
+            return Err(FleetError::Request(text));
+        }
+        Ok(layout)
+    }
+
+    fn node_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("node-{name}"))
+    }
+
+    /// Certificates and keys.
+    #[must_use]
+    pub fn pki(&self) -> PathBuf {
+        self.dir.join("pki")
+    }
+
+    /// Volume and Replicators; every node reads them.
+    #[must_use]
+    pub fn manifests(&self) -> PathBuf {
+        self.dir.join("manifests")
+    }
+
+    /// Lower trees and journals of a node.
+    #[must_use]
+    pub fn cache(&self, node: &Node) -> PathBuf {
+        node.cache.clone().unwrap_or_else(|| self.node_dir(&node.name).join("cache"))
+    }
+
+    /// Where a node's volumes are mounted, as `namespace/name` below it.
+    #[must_use]
+    pub fn mounts(&self, node: &Node) -> PathBuf {
+        self.node_dir(&node.name).join("mounts")
+    }
+
+    /// A node's admin socket.
+    #[must_use]
+    pub fn admin_socket(&self, node: &Node) -> PathBuf {
+        self.node_dir(&node.name).join("admin.sock")
+    }
+
+    /// A daemon's log.
+    #[must_use]
+    pub fn log(&self, node: &Node, daemon: Daemon) -> PathBuf {
+        self.node_dir(&node.name).join("log").join(format!("{daemon}.log"))
+    }
+
+    /// A daemon's record.
+    #[must_use]
+    pub fn pid(&self, node: &Node, daemon: Daemon) -> PathBuf {
+        self.node_dir(&node.name).join(format!("{daemon}.pid"))
+    }
+
+    pub(super) fn directories(&self, node: &Node) -> Vec<PathBuf> {
+        let own = self.node_dir(&node.name);
+        let mut all: Vec<PathBuf> = ["presto", "lento", "log"].iter().map(|name| own.join(name)).collect();
+        all.extend([self.mounts(node), self.cache(node), self.manifests(), self.pki()]);
+        all
+    }
+
+    pub(super) fn arguments(&self, config: &Config, node: &Node, daemon: Daemon) -> Vec<OsString> {
+        let own = self.node_dir(&node.name);
+        let mut out: Vec<OsString> = Vec::new();
+        let mut option = |name: &str, value: OsString| out.extend([OsString::from(name), value]);
+        let socket = own.join("presto.sock");
+        match daemon {
+            Daemon::Presto => {
+                option("--state", own.join("presto").into());
+                option("--socket", socket.into());
+            }
+            Daemon::Lento => {
+                let pki = self.pki();
+                let files = crate::pki::Files::node(&pki, &node.name);
+                option("--node", node.name.clone().into());
+                option("--manifests", self.manifests().into());
+                option("--listen", format!("127.0.0.1:{}", node.port).into());
+                option("--presto-socket", socket.into());
+                option("--state", own.join("lento").into());
+                option("--cache", self.cache(node).into());
+                option("--mounts", self.mounts(node).into());
+                option("--tls-cert", files.cert.into());
+                option("--tls-key", files.key.into());
+                option("--tls-ca", crate::pki::Files::ca(&pki).cert.into());
+                option("--admin-socket", self.admin_socket(node).into());
+                for peer in config.nodes.iter().filter(|peer| peer.name != node.name) {
+                    option("--peer", format!("{}=127.0.0.1:{}", peer.name, peer.port).into());
+                }
+            }
+        }
+        out
+    }
+}
+
+/// `namespace/name` of a volume named on the command line.
+///
+/// # Errors
+/// Not a volume's name.
+pub fn volume_id(text: &str) -> Result<String, FleetError> {
+    let (namespace, name) =
+        names::volume(text).map_err(|why| FleetError::Request(format!("volume {text}: {why}")))?;
+    Ok(format!("{namespace}/{name}"))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, FleetError> {
+    std::path::absolute(path).map_err(file(path))
+}
+
+/// Replaces a text file whole.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), FleetError> {
+    replace(path, text.as_bytes()).map_err(file(path))
+}
+
+/// Replaces a file whole: whoever reads meanwhile sees the old or the new one.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // Hidden, so that who follows the directory of manifests does not read half of it.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.new"));
+    let mut out = fs::File::create(&temporary)?;
+    out.write_all(bytes)?;
+    out.sync_all()?;
+    fs::rename(&temporary, path)
+}

@@ -1,0 +1,115 @@
+//! A stand-in for an agent: answers on an admin socket from a thread of its own.
+
+#![allow(dead_code)] // Each test uses a part.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use futures_util::{Stream, stream};
+use intermezzo_proto::v1::admin_server::{Admin, AdminServer};
+use intermezzo_proto::v1::*;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+/// What the stand-in answers.
+#[derive(Clone, Default)]
+pub struct Script {
+    pub status: StatusReply,
+    pub wait: Vec<WaitProgress>,
+    /// After `wait`: never end.
+    pub hang: bool,
+    pub wait_error: Option<String>,
+    pub cml: Vec<CmlRecord>,
+    pub conflicts: Vec<ConflictRecord>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Admin for Script {
+    type WaitStream = Answers<WaitProgress>;
+    type CmlListStream = Answers<CmlRecord>;
+    type ConflictsStream = Answers<ConflictRecord>;
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        Ok(Response::new(self.status.clone()))
+    }
+
+    async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<Self::WaitStream>, Status> {
+        let volume = request.into_inner().volume;
+        if volume != "default/demo" {
+            return Err(Status::not_found(format!("there is no volume {volume} here")));
+        }
+        let mut all: Vec<Result<WaitProgress, Status>> = self.wait.iter().cloned().map(Ok).collect();
+        all.extend(self.wait_error.clone().map(|text| Err(Status::failed_precondition(text))));
+        let told = stream::iter(all);
+        let answers: Self::WaitStream = match self.hang {
+            true => Box::pin(futures_util::StreamExt::chain(told, stream::pending())),
+            false => Box::pin(told),
+        };
+        Ok(Response::new(answers))
+    }
+
+    async fn cml_list(&self, _: Request<CmlListRequest>) -> Result<Response<Self::CmlListStream>, Status> {
+        Ok(Response::new(Box::pin(stream::iter(self.cml.clone().into_iter().map(Ok)))))
+    }
+
+    async fn conflicts(
+        &self,
+        _: Request<ConflictsRequest>,
+    ) -> Result<Response<Self::ConflictsStream>, Status> {
+        Ok(Response::new(Box::pin(stream::iter(self.conflicts.clone().into_iter().map(Ok)))))
+    }
+}
+
+/// A running stand-in; its socket lives as long as this.
+pub struct Agent {
+    dir: tempfile::TempDir,
+}
+
+impl Agent {
+    pub fn start(script: Script) -> Agent {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin.sock");
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+                ready.send(()).unwrap();
+                let server = tonic::transport::Server::builder().add_service(AdminServer::new(script));
+                server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+            });
+        });
+        is_ready.recv().unwrap();
+        Agent { dir }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("admin.sock")
+    }
+}
+
+/// What a run of the program gave.
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs `intermezzo` with these words.
+pub fn intermezzo<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Run {
+    let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_intermezzo"));
+    let output = command.args(words).timeout(std::time::Duration::from_secs(60)).output().unwrap();
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs `intermezzo` against the socket of an agent.
+pub fn ask(socket: &Path, words: &[&str]) -> Run {
+    let socket = socket.to_str().unwrap();
+    intermezzo(words.iter().copied().chain(["--admin-socket", socket]))
+}

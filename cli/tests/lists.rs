@@ -1,0 +1,48 @@
+//! `intermezzo cml list` and `conflicts list` against a stand-in agent.
+
+mod common;
+
+use common::{Agent, Script, ask};
+use intermezzo_proto::v1::{CmlRecord, ConflictRecord, Time};
+
+#[test]
+fn cml() {
+    let cml = vec![
+        CmlRecord {
+            recno: 7,
+            operation: "close".into(),
+            path: "a/b".into(),
+            state: "Sent".into(),
+            size: 4096,
+        },
+        CmlRecord {
+            recno: 9,
+            operation: "unlink".into(),
+            path: "a/c".into(),
+            state: "Waiting".into(),
+            size: 0,
+        },
+    ];
+    let agent = Agent::start(Script { cml, ..Script::default() });
+    insta::assert_snapshot!(ask(&agent.socket(), &["cml", "list", "--volume", "demo"]).out, @"");
+    let json = ask(&agent.socket(), &["cml", "list", "--volume", "demo", "-o", "json"]).out;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[1]["operation"], "unlink");
+}
+
+#[test]
+fn conflicts() {
+    let record = ConflictRecord {
+        position: 41,
+        kind: "StoreStore".into(),
+        path: "notes.txt".into(),
+        node: "b".into(),
+        time: Some(Time { sec: 1_800_000_000, nsec: 5 }),
+        size: 12,
+        content: "/cache/conflicts/41".into(),
+    };
+    let elsewhere = ConflictRecord { content: String::new(), ..record.clone() };
+    let agent = Agent::start(Script { conflicts: vec![elsewhere, record], ..Script::default() });
+    let words = ["conflicts", "list", "--volume", "demo", "-o", "wide"];
+    insta::assert_snapshot!(ask(&agent.socket(), &words).out, @"");
+}

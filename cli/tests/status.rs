@@ -1,0 +1,67 @@
+//! `intermezzo status` against a stand-in agent.
+
+mod common;
+
+use common::{Agent, Script, ask};
+use intermezzo_proto::v1::{Position, ReplicatorStatus, StatusReply, VolumeStatus};
+
+fn position(number: u64) -> Option<Position> {
+    Some(Position { epoch: 1, number })
+}
+
+fn server() -> Script {
+    let replicator = |node: &str, connected, number, lag_records| ReplicatorStatus {
+        node: node.into(),
+        connected,
+        applied: position(number),
+        durable: position(number),
+        lag_records,
+        lag_seconds: lag_records as f64 / 10.0,
+        syncing: false,
+    };
+    let volume = VolumeStatus {
+        name: "team/home".into(),
+        role: "Server".into(),
+        server: "a".into(),
+        position: position(120),
+        applied: position(120),
+        connected: true,
+        replicators: vec![replicator("b", true, 120, 0), replicator("c", false, 100, 20)],
+        conflicts: 1,
+        mountpoint: "/mnt/team/home".into(),
+        cache: "/cache/team/home".into(),
+        kml_first: 1,
+        kml_last: 130,
+        waiting: vec!["c is not connected".into()],
+        ..VolumeStatus::default()
+    };
+    let (node, version) = ("a".into(), "0.1.0".into());
+    let status =
+        StatusReply { node, version, volumes: vec![volume], presto_connected: true, ..Default::default() };
+    Script { status, ..Script::default() }
+}
+
+#[test]
+fn tables_show_volumes_and_replicators() {
+    let agent = Agent::start(server());
+    insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @"");
+    insta::assert_snapshot!(ask(&agent.socket(), &["status", "-o", "wide"]).out, @"");
+}
+
+#[test]
+fn json_and_yaml_say_the_same() {
+    let agent = Agent::start(server());
+    let json = ask(&agent.socket(), &["status", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json[0]["volumes"][0]["replicators"][1]["lagRecords"], 20);
+    assert_eq!(json[0]["volumes"][0]["position"]["number"], 120);
+    let yaml = ask(&agent.socket(), &["status", "-o", "yaml"]).out;
+    assert!(yaml.contains("lagRecords: 20"), "{yaml}");
+}
+
+#[test]
+fn no_agent_has_its_own_exit_code() {
+    let run = ask(std::path::Path::new("/nowhere/admin.sock"), &["status"]);
+    assert_eq!(run.code, 4, "{}", run.err);
+    assert!(run.err.contains("no agent answers at /nowhere/admin.sock"), "{}", run.err);
+}
