@@ -2,7 +2,9 @@
 //! others' updates on Lento's demand.
 
 pub mod channel;
-pub mod replay;
 pub mod filter;
 pub mod fuse;
 pub mod lower;
+pub mod recovery;
+pub mod replay;
+pub mod volumes;

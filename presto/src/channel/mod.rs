@@ -9,6 +9,7 @@ mod link;
 mod names;
 mod server;
 pub mod transport;
+mod upcalls;
 
 use std::os::fd::OwnedFd;
 

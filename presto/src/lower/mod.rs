@@ -6,6 +6,7 @@
 mod born;
 mod creds;
 mod handle;
+mod signals;
 mod stat;
 mod sync;
 pub mod xattr;
@@ -31,6 +32,7 @@ pub use creds::Owner;
 pub use creds::as_owner;
 pub use creds::dropping_privileges;
 pub use handle::Shape;
+pub use signals::Termination;
 pub use stat::Stat;
 pub use stat::kind;
 pub use sync::is_written;

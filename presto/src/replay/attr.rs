@@ -1,15 +1,15 @@
 //! Attributes and extended attributes of an object that exists.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use intermezzo_kml::record::{FileId, Intent, Mask, Opcode, Recno};
+use intermezzo_kml::record::{Intent, Mask, Opcode, Recno};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::apply::{Left, times};
 use super::plan::{By, Give, Item};
 use super::{Applied, Replayer, Stop};
-use crate::lower::Stat;
+use crate::lower::{Stat, xattr};
 
 impl Replayer {
     pub(super) fn set_attr(
@@ -73,25 +73,21 @@ impl Replayer {
         }
         let applied = self.apply(&intent, &[], || {
             match value {
-                Some(value) => rustix::fs::setxattr(proc_path(&fd), name, value, XattrFlags::empty())?,
-                None => rustix::fs::removexattr(proc_path(&fd), name)?,
+                Some(value) => xattr::set(&fd, name, value, XattrFlags::empty())?,
+                None => xattr::remove(&fd, name)?,
             }
             Ok(Left { file, after: Stat::of(&fd)?.attributes })
         })?;
+        if name == xattr::ACL_DEFAULT {
+            volume.lower.acl_changed(file);
+        }
+        if name == xattr::CAPABILITY {
+            volume.writers.set_capability(file, value.is_some());
+        }
         // ACLs and capabilities are cached with the attributes.
         volume.notifier.attributes(file);
         Ok(applied)
     }
-
-    /// Value of an extended attribute of this file, `None` if it has none by that name.
-    pub(crate) fn xattr_of(&self, file: FileId, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-        get_xattr(&self.volume.lower.path_fd(file)?, name)
-    }
-}
-
-/// The one path that reaches a file through an O_PATH descriptor.
-pub(crate) fn proc_path(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// Owner before mode, because a change of owner takes set-user-id away; the time last.
@@ -103,26 +99,22 @@ pub(super) fn set_attributes(fd: &OwnedFd, mask: Mask, give: &Give) -> Result<()
         rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         let special = FileType::from_raw_mode(mode) == FileType::RegularFile && mode & 0o6000 != 0;
         if special && !mask.contains(Mask::MODE) {
-            rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))?;
+            rustix::fs::chmod(xattr::magic(fd), Mode::from_raw_mode(mode & 0o7777))?;
         }
     }
     if mask.contains(Mask::MODE) {
-        rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(give.mode & 0o7777))?;
+        rustix::fs::chmod(xattr::magic(fd), Mode::from_raw_mode(give.mode & 0o7777))?;
     }
     if let Some(mtime) = give.mtime.filter(|_| mask.contains(Mask::MTIME)) {
-        rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd), &times(mtime), AtFlags::empty())?;
+        rustix::fs::utimensat(rustix::fs::CWD, xattr::magic(fd), &times(mtime), AtFlags::empty())?;
     }
     Ok(())
 }
 
-/// Value of an extended attribute.
+/// Value of an extended attribute, `None` if there is none by that name.
 pub(crate) fn get_xattr(fd: &OwnedFd, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-    let mut value = vec![0; 65_536];
-    match rustix::fs::getxattr(proc_path(fd), name, value.as_mut_slice()) {
-        Ok(length) => {
-            value.truncate(length);
-            Ok(Some(value))
-        }
+    match xattr::get(fd, name) {
+        Ok(value) => Ok(Some(value)),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(errno) => Err(errno),
     }

@@ -29,6 +29,7 @@ use rustix::io::Errno;
 use crate::channel::convert;
 use crate::filter::Volume;
 use lml::Lml;
+pub(crate) use attr::get_xattr;
 use plan::{By, Item, MAX_ITEMS, Op};
 use tags::Tags;
 use versions::Versions;

@@ -1,0 +1,51 @@
+//! The filter's questions, put to Lento over the channel; its policy where Lento is away.
+
+use std::time::Duration;
+
+use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::{GetData, GetPermit};
+use intermezzo_kml::record::{FileId, Recno};
+use rustix::io::Errno;
+
+use super::{Answer, Link, NoLento, convert};
+use crate::filter::{DataAnswer, PermitAnswer, Upcalls};
+
+impl Upcalls for Link {
+    fn journal(&self, volume: &str, to: Recno) {
+        self.announce(volume, to.0);
+    }
+
+    fn get_permit(&self, volume: &str, deadline: Duration) -> PermitAnswer {
+        let body = Body::GetPermit(GetPermit { subtree: String::new(), deadline_ms: milliseconds(deadline) });
+        match self.ask(volume, body, deadline) {
+            Answer::Answered(Body::PermitGranted(_)) => PermitAnswer::Granted,
+            Answer::Answered(Body::Failure(failure)) => PermitAnswer::Refused(errno(failure.errno, Errno::AGAIN)),
+            Answer::Answered(_) => PermitAnswer::Refused(Errno::PROTO),
+            Answer::Away | Answer::Late => match self.policy(volume) {
+                NoLento::Steal => PermitAnswer::Stolen,
+                NoLento::Fail => PermitAnswer::Refused(Errno::AGAIN),
+            },
+        }
+    }
+
+    fn get_data(&self, volume: &str, object: FileId, deadline: Duration) -> DataAnswer {
+        let object = Some(convert::to_file_id(object));
+        let body = Body::GetData(GetData { object, deadline_ms: milliseconds(deadline) });
+        match self.ask(volume, body, deadline) {
+            Answer::Answered(Body::Done(_)) => DataAnswer::Present,
+            Answer::Answered(Body::Failure(failure)) => DataAnswer::Refused(errno(failure.errno, Errno::IO)),
+            Answer::Answered(_) => DataAnswer::Refused(Errno::PROTO),
+            // A permit can be stolen, bytes that are not here cannot.
+            Answer::Away | Answer::Late => DataAnswer::Refused(Errno::IO),
+        }
+    }
+}
+
+fn milliseconds(deadline: Duration) -> u64 {
+    u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The errno Lento sent, if the kernel would take it.
+fn errno(raw: i32, otherwise: Errno) -> Errno {
+    if (1..4096).contains(&raw) { Errno::from_raw_os_error(raw) } else { otherwise }
+}

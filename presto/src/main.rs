@@ -1,0 +1,100 @@
+//! presto: serves the volumes of one node.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Parser;
+use presto::channel::{Link, Server, Service};
+use presto::lower::Termination;
+use presto::volumes::{Fuse, Volumes};
+use rustix::process::{Resource, Rlimit};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// From the signal to the end.
+const SHUTDOWN: Duration = Duration::from_secs(15);
+
+/// The file system filter of InterMezzo: mounts volumes, journals every update, applies others' updates for Lento.
+///
+/// Needs root: it mounts FUSE file systems and acts with its callers' rights.
+#[derive(Debug, Parser)]
+#[command(name = "presto", version)]
+struct Arguments {
+    /// Directory of the mount table; volumes known there are mounted at once.
+    #[arg(long, env = "PRESTO_STATE", value_name = "DIR")]
+    state: PathBuf,
+    /// Socket on which Lento connects.
+    #[arg(long, env = "PRESTO_SOCKET", value_name = "PATH")]
+    socket: PathBuf,
+    /// What to log, for example `info` or `replay=debug,info`.
+    #[arg(long, env = "PRESTO_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// Name of this node or fleet in the log lines, where several prestos share a terminal.
+    #[arg(long, env = "PRESTO_NAME", value_name = "NAME")]
+    name: Option<String>,
+    /// Log as JSON, one object a line.
+    #[arg(long, env = "PRESTO_LOG_JSON")]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(target: "main", "presto ends: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(&arguments.log);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if arguments.log_json {
+        logs.json().init();
+    } else {
+        logs.with_ansi(false).init();
+    }
+    let span = arguments.name.as_ref().map(|name| tracing::info_span!("presto", name));
+    let _entered = span.as_ref().map(tracing::Span::enter);
+    // Before any other thread, so that all of them leave the signals to this one.
+    let termination = Termination::block().context("cannot wait for signals")?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    raise_descriptors();
+
+    let link = Link::new();
+    let volumes = Volumes::open(&arguments.state, Arc::clone(&link), Arc::new(Fuse::default()))?;
+    let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
+    let mut server = Server::start(&arguments.socket, link, service)?;
+    tracing::info!(target: "main", socket = %arguments.socket.display(), state = %arguments.state.display(), "presto serves");
+
+    let signal = termination.wait().context("cannot wait for signals")?;
+    tracing::info!(target: "main", signal, "presto ends");
+    let deadline = Instant::now() + SHUTDOWN;
+    end_by(deadline + Duration::from_secs(5));
+    server.stop();
+    volumes.close(deadline);
+    Ok(())
+}
+
+/// Every file that is open through a mount costs a descriptor here.
+fn raise_descriptors() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(target: "main", %errno, "the limit of open files stays low");
+    }
+}
+
+/// Whatever hangs: the process ends, and the next start recovers.
+fn end_by(deadline: Instant) {
+    let _ = std::thread::Builder::new().name("deadline".to_owned()).spawn(move || {
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        tracing::error!(target: "main", "presto did not end in time and stops where it is");
+        std::process::exit(1);
+    });
+}

@@ -1,0 +1,51 @@
+//! What the journal's records say that must be known again after a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use intermezzo_kml::record::{Attributes, FileId, Opcode, OriginKind, Record, State, Version};
+use rustix::fs::FileType;
+
+use crate::filter::Volume;
+
+/// Gathered in one pass over the journal.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Every object that a record names: it existed before the records that follow.
+    seen: BTreeSet<FileId>,
+    /// Regular files and the version that their newest record left.
+    versions: BTreeMap<FileId, Version>,
+}
+
+impl Memory {
+    /// Takes in one published record; what users did goes back into the volume's notes.
+    pub fn note(&mut self, volume: &Volume, record: &Record) {
+        if record.state != State::Done {
+            return;
+        }
+        let (intent, outcome) = (&record.intent, &record.outcome);
+        self.seen.extend([intent.object, outcome.object, intent.replaced]);
+        if intent.origin.kind == OriginKind::User {
+            volume.touched.record(intent, outcome, record.recno);
+            if record.opcode == Opcode::Close {
+                volume.limbo.note_close(outcome.object, record.recno);
+            }
+        }
+        if is_file(&outcome.after) {
+            self.versions.insert(outcome.object, outcome.after.version());
+        }
+    }
+
+    /// Whether a record before has named this object.
+    pub fn seen(&self, id: FileId) -> bool {
+        self.seen.contains(&id)
+    }
+
+    /// Files whose present version is worth a look, with the one on record.
+    pub fn suspects(&self) -> Vec<(FileId, Option<Version>)> {
+        self.versions.iter().map(|(id, version)| (*id, Some(*version))).collect()
+    }
+}
+
+fn is_file(attributes: &Attributes) -> bool {
+    FileType::from_raw_mode(attributes.mode) == FileType::RegularFile
+}

@@ -1,0 +1,153 @@
+//! The volumes of this node: which there are, how each is, and what Lento may ask of them.
+//!
+//! Owns the mount table and one `Served` per volume. A volume that is stuck has a fault text and harms no other.
+
+mod background;
+mod calls;
+mod fuse;
+mod mount;
+mod served;
+mod spec;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use intermezzo_channel::PROTOCOL;
+use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::{Attach, Attached};
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+pub use fuse::Fuse;
+pub use mount::{Mounted, Mounter, NoMount};
+pub use spec::{Access, Spec, WhenFull};
+pub use table::{Table, TableError};
+
+use crate::channel::{Link, Reply, Service};
+use served::Served;
+
+/// Everything presto serves.
+pub struct Volumes {
+    table: Table,
+    link: Arc<Link>,
+    mounter: Arc<dyn Mounter>,
+    served: RwLock<BTreeMap<String, Arc<Served>>>,
+}
+
+impl Volumes {
+    /// Reads the mount table in `state` and serves what it names, without waiting for Lento. What is stuck is told by
+    /// its fault, not by an error.
+    ///
+    /// # Errors
+    /// The table cannot be read, or another presto uses this directory.
+    pub fn open(state: &Path, link: Arc<Link>, mounter: Arc<dyn Mounter>) -> Result<Arc<Volumes>, TableError> {
+        let (table, specs) = Table::open(state)?;
+        let volumes = Arc::new(Volumes { table, link, mounter, served: RwLock::default() });
+        std::thread::scope(|scope| {
+            for spec in specs {
+                // One slow disk does not keep the others waiting.
+                let volumes = &volumes;
+                scope.spawn(move || volumes.begin(spec));
+            }
+        });
+        Ok(volumes)
+    }
+
+    /// Unmounts everything and closes the journals; what is not done by the deadline stays as after a crash.
+    pub fn close(&self, deadline: Instant) {
+        let all: Vec<_> = std::mem::take(&mut *self.served.write()).into_values().collect();
+        for served in &all {
+            served.unmount();
+        }
+        for served in &all {
+            if Instant::now() >= deadline {
+                tracing::warn!(target: "volumes", volume = served.name(), "no time left to close the journal");
+                continue;
+            }
+            served.close(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+        }
+    }
+
+    /// The volume by this name, for tests and embedding.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<Arc<crate::filter::Volume>> {
+        self.get(name).and_then(|served| served.volume())
+    }
+
+    fn begin(&self, spec: Spec) -> Arc<Served> {
+        let name = spec.name.clone();
+        let served = Served::start(spec, &self.link, self.mounter.as_ref());
+        self.served.write().insert(name, Arc::clone(&served));
+        served
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<Served>> {
+        self.served.read().get(name).cloned()
+    }
+
+    fn attach(&self, attach: &Attach) -> Reply {
+        tracing::info!(target: "volumes", lento = attach.lento_version, "Lento is here");
+        let all: Vec<_> = self.served.read().values().cloned().collect();
+        Reply::of(Body::Attached(Attached {
+            protocol: PROTOCOL,
+            presto_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: self.mounter.offers(),
+            volumes: all.iter().map(|served| served.info()).collect(),
+        }))
+    }
+
+    fn set(&self, spec: Spec) -> Reply {
+        let name = spec.name.clone();
+        let served = match self.get(&name) {
+            None => self.begin(spec.clone()),
+            Some(served) => match served.change(&spec) {
+                Ok(true) => served,
+                // It is stuck: another try.
+                Ok(false) => {
+                    served.close(Duration::from_secs(1));
+                    self.begin(spec.clone())
+                }
+                Err(message) => return Reply::failure(Errno::BUSY, message),
+            },
+        };
+        if served.refused() {
+            // Not this replica's cache: never to be mounted by the table at the next start.
+            self.served.write().remove(&name);
+            return Reply::failure(Errno::INVAL, served.info().fault);
+        }
+        if let Err(error) = self.table.put(&spec) {
+            return Reply::failure(Errno::IO, format!("volume {name}: {error}"));
+        }
+        Reply::of(Body::VolumeInfo(served.info()))
+    }
+
+    fn clear(&self, name: &str) -> Reply {
+        let Some(served) = self.served.write().remove(name) else { return Reply::done() };
+        served.unmount();
+        served.close(Duration::from_secs(20));
+        match self.table.remove(name) {
+            Ok(()) => Reply::done(),
+            Err(error) => Reply::failure(Errno::IO, format!("volume {name}: {error}")),
+        }
+    }
+}
+
+impl Service for Volumes {
+    fn call(&self, volume: &str, body: Body) -> Reply {
+        match body {
+            Body::Attach(attach) => self.attach(&attach),
+            Body::SetVolume(set) => match Spec::from_wire(volume, &set) {
+                Ok(spec) => self.set(spec),
+                Err(reason) => Reply::failure(Errno::INVAL, format!("volume {volume}: {reason}")),
+            },
+            Body::ClearVolume(_) => self.clear(volume),
+            body => match self.get(volume) {
+                Some(served) => served.call(body),
+                None => Reply::failure(Errno::NOENT, format!("volume {volume}: presto does not serve it")),
+            },
+        }
+    }
+}

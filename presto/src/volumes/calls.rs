@@ -1,0 +1,173 @@
+//! Downcalls about one volume, except those that make or end it.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::{
+    DropStage, Mark, OpenStage, ReleaseLimbo, Resolve, Resolved, RevokePermit, Stats, Synced, Truncate,
+};
+use intermezzo_kml::record::{FileId, Recno};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::served::{Running, Served};
+use crate::channel::{Reply, convert, stage_name};
+use crate::filter::limbo_name;
+use crate::lower::Stat;
+use crate::replay::stage;
+
+/// Descriptors of one answer.
+const MAX_RESOLVE: usize = 64;
+/// Longest wait for running updates when a permit is revoked.
+const MAX_DRAIN: Duration = Duration::from_secs(60);
+
+impl Served {
+    pub(super) fn call(&self, body: Body) -> Reply {
+        let running = match self.running() {
+            Ok(running) => running,
+            Err(fault) => return Reply::failure(Errno::IO, fault),
+        };
+        match body {
+            Body::Replay(batch) => Reply::of(Body::Replayed(running.replayer.run(batch))),
+            Body::Resolve(resolve) => running.resolve(&resolve),
+            Body::OpenStage(open) => running.open_stage(&open),
+            Body::DropStage(names) => running.drop_stage(&names),
+            Body::Sync(_) => match running.syncer.sync() {
+                Ok(recno) => Reply::of(Body::Synced(Synced { recno: recno.0 })),
+                Err(error) => Reply::failure(Errno::IO, error),
+            },
+            Body::Truncate(truncate) => running.truncate(truncate),
+            Body::Mark(mark) => {
+                running.mark(&mark);
+                self.refresh_access();
+                Reply::done()
+            }
+            Body::ReleaseLimbo(release) => running.release_limbo(&release),
+            Body::RevokePermit(revoke) => running.revoke_permit(&revoke),
+            Body::Stat(_) => Reply::of(Body::Stats(running.stats(self.log_max_bytes()))),
+            _ => Reply::failure(Errno::OPNOTSUPP, format!("volume {}: not a downcall", self.name())),
+        }
+    }
+}
+
+impl Running {
+    fn failure(&self, errno: Errno, what: impl std::fmt::Display) -> Reply {
+        Reply::failure(errno, format!("volume {}: {what}: {errno}", self.volume.name))
+    }
+
+    fn resolve(&self, resolve: &Resolve) -> Reply {
+        if resolve.files.len() > MAX_RESOLVE {
+            return self.failure(Errno::INVAL, format_args!("more than {MAX_RESOLVE} files to resolve"));
+        }
+        let mut fds = Vec::new();
+        let found = resolve
+            .files
+            .iter()
+            .map(|file| match self.open(convert::file_id(file)) {
+                Ok(fd) => {
+                    fds.push(fd);
+                    true
+                }
+                Err(_) => false,
+            })
+            .collect();
+        Reply { body: Body::Resolved(Resolved { found }), fds }
+    }
+
+    /// For reading, without a trace in the access time; also what has its only name in limbo.
+    fn open(&self, id: FileId) -> Result<OwnedFd, Errno> {
+        let lower = &self.volume.lower;
+        // Opening a fifo or a device by identity must not wait or act.
+        if !Stat::of(lower.path_fd(id)?)?.is_file() {
+            return Err(Errno::INVAL);
+        }
+        lower.open_id(id, OFlags::RDONLY | OFlags::NOATIME)
+    }
+
+    fn open_stage(&self, open: &OpenStage) -> Reply {
+        if !stage_name(&open.name) {
+            return self.failure(Errno::INVAL, format_args!("staged file {:?}", open.name));
+        }
+        match stage::open(&self.volume.lower, &open.name, open.size) {
+            Ok(fd) => Reply { fds: vec![fd], ..Reply::done() },
+            Err(errno) => self.failure(errno, format_args!("staged file {}", open.name)),
+        }
+    }
+
+    fn drop_stage(&self, names: &DropStage) -> Reply {
+        for name in &names.names {
+            if !stage_name(name) {
+                return self.failure(Errno::INVAL, format_args!("staged file {name:?}"));
+            }
+            if let Err(errno) = stage::remove(&self.volume.lower, name) {
+                return self.failure(errno, format_args!("staged file {name}"));
+            }
+        }
+        Reply::done()
+    }
+
+    fn truncate(&self, truncate: Truncate) -> Reply {
+        let upto = Recno(truncate.upto);
+        self.replayer.forget_upto(upto);
+        match self.volume.journal.truncate(upto) {
+            Ok(()) => Reply::done(),
+            Err(error) => Reply::failure(Errno::IO, format!("volume {}: {error}", self.volume.name)),
+        }
+    }
+
+    fn mark(&self, mark: &Mark) {
+        let marks = &self.volume.marks;
+        if let Some(settled) = mark.settled {
+            self.volume.limbo.set_settled(Recno(settled));
+        }
+        if let Some(on) = mark.in_sync {
+            marks.in_sync.set(on);
+        }
+        if let Some(on) = mark.no_filter {
+            marks.no_filter.set(on);
+        }
+        if let Some(on) = mark.read_only {
+            self.marked_read_only.store(on, Ordering::Relaxed);
+        }
+    }
+
+    fn release_limbo(&self, release: &ReleaseLimbo) -> Reply {
+        for file in &release.files {
+            let id = convert::file_id(file);
+            let _held = self.volume.locks.lock(&[id]);
+            if let Err(errno) = self.volume.limbo.release(&self.volume.lower, id) {
+                return self.failure(errno, format_args!("limbo/{}", limbo_name(id)));
+            }
+        }
+        Reply::done()
+    }
+
+    /// New updates ask for the permit again; those that run are waited for, so that the journal holds all of them.
+    fn revoke_permit(&self, revoke: &RevokePermit) -> Reply {
+        let volume = &self.volume;
+        volume.marks.permit.set(false);
+        let deadline = Duration::from_millis(revoke.deadline_ms).min(MAX_DRAIN);
+        match volume.gate.try_write_for(deadline) {
+            Some(_drained) => Reply::done(),
+            None => self.failure(Errno::TIMEDOUT, "updates still run"),
+        }
+    }
+
+    fn stats(&self, log_max_bytes: u64) -> Stats {
+        let volume = &self.volume;
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Stats {
+            first_recno: volume.journal.first().0,
+            last_recno: volume.journal.published().0,
+            log_bytes: volume.journal.bytes(),
+            log_max_bytes,
+            open_files: count(volume.writers.len()),
+            limbo_files: count(volume.limbo.len()),
+            passthrough: self.passthrough(),
+            fault: self.fault().to_owned(),
+        }
+    }
+}
+

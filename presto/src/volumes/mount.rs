@@ -1,0 +1,90 @@
+//! The place where users see a volume: the directory under the mount, and dead mounts left on it.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use crate::filter::Volume;
+
+/// Dead mounts stacked on one another that are taken away before giving up.
+const STACK: usize = 16;
+
+/// A mount; it goes when dropped.
+pub trait Mounted: Send + Sync {
+    /// Takes the mount away from its place at once; what has it open goes on. Never waits for users.
+    fn detach(&self);
+    /// Waits until the last user of the detached mount is gone, at most this long. Says whether it is so.
+    fn wait(&self, limit: Duration) -> bool;
+    /// Whether data goes past presto in the kernel.
+    fn passthrough(&self) -> bool;
+}
+
+/// Makes mounts. FUSE in production; nothing where only the channel is of interest.
+pub trait Mounter: Send + Sync {
+    /// Mounts a volume that recovery has brought in order.
+    ///
+    /// # Errors
+    /// A text for people, naming the path.
+    fn mount(&self, volume: Arc<Volume>, at: &Path) -> Result<Box<dyn Mounted>, String>;
+    /// What the running kernel offers, e.g. "passthrough".
+    fn offers(&self) -> Vec<String>;
+}
+
+/// Serves volumes without showing them to users.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMount;
+
+impl Mounter for NoMount {
+    fn mount(&self, _volume: Arc<Volume>, _at: &Path) -> Result<Box<dyn Mounted>, String> {
+        Ok(Box::new(NoMount))
+    }
+
+    fn offers(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl Mounted for NoMount {
+    fn detach(&self) {}
+
+    fn wait(&self, _limit: Duration) -> bool {
+        true
+    }
+
+    fn passthrough(&self) -> bool {
+        false
+    }
+}
+
+/// Makes the directory under the mount with mode 0000, so that nobody writes "under" a missing mount, and takes away
+/// what an earlier presto left mounted there.
+pub(super) fn prepare(at: &Path) -> Result<(), String> {
+    let text = |what: &str, error: &dyn std::fmt::Display| format!("mount point {}: {what}: {error}", at.display());
+    for _ in 0..STACK {
+        match rustix::fs::stat(at) {
+            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => {
+                return Ok(());
+            }
+            Ok(_) => return Err(text("not usable", &Errno::NOTDIR)),
+            Err(Errno::NOENT) => {
+                if let Some(parent) = at.parent() {
+                    std::fs::create_dir_all(parent).map_err(|error| text("cannot make its parent", &error))?;
+                }
+                let made = std::fs::DirBuilder::new().mode(0).create(at);
+                return made.map_err(|error| text("cannot make it", &error));
+            }
+            // A mount whose server has died.
+            Err(Errno::NOTCONN | Errno::CONNABORTED) => {
+                tracing::info!(target: "volumes", path = %at.display(), "a dead mount is taken away");
+                rustix::mount::unmount(at, UnmountFlags::DETACH)
+                    .map_err(|errno| text("a dead mount cannot be taken away", &errno))?;
+            }
+            Err(errno) => return Err(text("cannot look at it", &errno)),
+        }
+    }
+    Err(text("too many dead mounts on it", &Errno::BUSY))
+}

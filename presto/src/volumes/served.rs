@@ -1,0 +1,240 @@
+//! One volume from opening to closing: cache, journal, recovery, mount, and the fault where one of them fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use intermezzo_channel::v1::VolumeInfo;
+use intermezzo_kml::KmlError;
+use parking_lot::{Mutex, RwLock};
+
+use super::background::Syncer;
+use super::mount::{Mounted, Mounter, prepare};
+use super::spec::{Access, Spec};
+use crate::channel::{Link, convert};
+use crate::filter::{OpenError, Volume};
+use crate::recovery;
+use crate::replay::Replayer;
+
+/// How long users of a detached mount are waited for.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// A volume in the table, well or stuck.
+pub(super) struct Served {
+    spec: RwLock<Spec>,
+    link: Arc<Link>,
+    state: RwLock<State>,
+}
+
+enum State {
+    Up(Arc<Running>),
+    /// Nothing of it is open; the reason, and whether the request itself was wrong.
+    Stuck(String, Blame),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Node,
+    Request,
+}
+
+/// What an open volume consists of.
+pub(super) struct Running {
+    pub volume: Arc<Volume>,
+    pub replayer: Replayer,
+    pub syncer: Syncer,
+    mount: Mutex<Option<Box<dyn Mounted>>>,
+    /// Why it is not mounted.
+    fault: String,
+    /// Lento said so by `Mark`.
+    pub marked_read_only: std::sync::atomic::AtomicBool,
+}
+
+impl Served {
+    /// Opens, recovers and mounts. A failure becomes the volume's fault.
+    pub fn start(spec: Spec, link: &Arc<Link>, mounter: &dyn Mounter) -> Arc<Served> {
+        link.set_policy(&spec.name, spec.no_lento);
+        let state = match open(&spec, link, mounter) {
+            Ok(running) => State::Up(running),
+            Err((fault, blame)) => {
+                tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not served");
+                State::Stuck(fault, blame)
+            }
+        };
+        Arc::new(Served { spec: RwLock::new(spec), link: Arc::clone(link), state: RwLock::new(state) })
+    }
+
+    pub fn name(&self) -> String {
+        self.spec.read().name.clone()
+    }
+
+    /// The parts, or why there are none.
+    pub fn running(&self) -> Result<Arc<Running>, String> {
+        match &*self.state.read() {
+            State::Up(running) => Ok(Arc::clone(running)),
+            State::Stuck(fault, _) => Err(fault.clone()),
+        }
+    }
+
+    pub fn volume(&self) -> Option<Arc<Volume>> {
+        self.running().ok().map(|running| Arc::clone(&running.volume))
+    }
+
+    /// Whether what was asked can never be served.
+    pub fn refused(&self) -> bool {
+        matches!(&*self.state.read(), State::Stuck(_, Blame::Request))
+    }
+
+    /// Applies changed options. `Ok(false)`: it is stuck or not mounted, start it anew.
+    pub fn change(&self, spec: &Spec) -> Result<bool, String> {
+        let mut present = self.spec.write();
+        let Ok(running) = self.running() else { return Ok(false) };
+        if !present.same_place(spec) {
+            return Err(format!(
+                "volume {}: it is served from cache {} (uid {:#x}) at {}; clear it first",
+                present.name,
+                present.cache.display(),
+                present.uid,
+                present.mountpoint.display()
+            ));
+        }
+        if !running.fault.is_empty() {
+            return Ok(false);
+        }
+        if present.log_max_bytes != spec.log_max_bytes {
+            tracing::warn!(target: "volumes", volume = spec.name, "the journal's new limit holds from the next start");
+        }
+        self.link.set_policy(&spec.name, spec.no_lento);
+        running.volume.set_when_full(spec.when_full());
+        running.apply_access(spec.access);
+        *present = spec.clone();
+        Ok(true)
+    }
+
+    /// Lento's marks and the access mode together.
+    pub fn refresh_access(&self) {
+        let access = self.spec.read().access;
+        if let Ok(running) = self.running() {
+            running.apply_access(access);
+        }
+    }
+
+    pub fn info(&self) -> VolumeInfo {
+        let spec = self.spec.read();
+        let mut info = VolumeInfo {
+            name: spec.name.clone(),
+            uid: spec.uid,
+            cache: spec.cache.display().to_string(),
+            mountpoint: spec.mountpoint.display().to_string(),
+            kml: spec.cache.join("kml").display().to_string(),
+            ..VolumeInfo::default()
+        };
+        match self.running() {
+            Ok(running) => {
+                let volume = &running.volume;
+                info.root = Some(convert::to_file_id(volume.lower.root()));
+                info.staging = Some(convert::to_file_id(volume.lower.staging()));
+                info.first_recno = volume.journal.first().0;
+                info.last_recno = volume.journal.published().0;
+                info.unclean = volume.journal.unclean_boot();
+                info.fault.clone_from(&running.fault);
+            }
+            Err(fault) => info.fault = fault,
+        }
+        info
+    }
+
+    pub fn log_max_bytes(&self) -> u64 {
+        self.spec.read().options().journal.max_bytes
+    }
+
+    /// Users no longer find it; what they have open goes on until presto ends.
+    pub fn unmount(&self) {
+        if let Ok(running) = self.running() {
+            running.volume.notifier.attach(false);
+            if let Some(mount) = running.mount.lock().as_ref() {
+                mount.detach();
+            }
+        }
+    }
+
+    /// Syncs and closes the journal.
+    pub fn close(&self, deadline: Duration) {
+        self.unmount();
+        let state = std::mem::replace(&mut *self.state.write(), State::Stuck("closed".to_owned(), Blame::Node));
+        let State::Up(running) = state else { return };
+        let name = running.volume.name.clone();
+        if let Some(mount) = running.mount.lock().take()
+            && !mount.wait(deadline.min(LEAVE))
+        {
+            tracing::info!(target: "volumes", volume = name, "users still have files open");
+        }
+        // In a thread: a disk that hangs must not keep presto from ending.
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        let spawned = std::thread::Builder::new().name("close".to_owned()).spawn(move || {
+            running.syncer.stop();
+            let journal = &running.volume.journal;
+            let _ = rustix::fs::syncfs(running.volume.lower.stage());
+            let result = journal.sync().and_then(|_| journal.mark_clean());
+            drop(running);
+            let _ = done.send(result);
+        });
+        match spawned.map(|_| wait.recv_timeout(deadline)) {
+            Ok(Ok(Ok(()))) => tracing::info!(target: "volumes", volume = name, "closed"),
+            Ok(Ok(Err(error))) => tracing::warn!(target: "volumes", volume = name, %error, "journal not closed cleanly"),
+            Ok(Err(_)) | Err(_) => tracing::warn!(target: "volumes", volume = name, "journal not closed in time"),
+        }
+    }
+}
+
+impl Running {
+    fn apply_access(&self, access: Access) {
+        let marked = self.marked_read_only.load(std::sync::atomic::Ordering::Relaxed);
+        self.volume.marks.read_only.set(marked || access == Access::ReadOnly);
+    }
+
+    pub fn fault(&self) -> &str {
+        &self.fault
+    }
+
+    pub fn passthrough(&self) -> bool {
+        self.mount.lock().as_ref().is_some_and(|mount| mount.passthrough())
+    }
+}
+
+fn open(spec: &Spec, link: &Arc<Link>, mounter: &dyn Mounter) -> Result<Arc<Running>, (String, Blame)> {
+    let node = |text: String| (text, Blame::Node);
+    std::fs::create_dir_all(&spec.cache)
+        .map_err(|error| node(format!("volume {}: cache {}: {error}", spec.name, spec.cache.display())))?;
+    let upcalls = Arc::clone(link);
+    let (volume, unresolved) =
+        Volume::open(&spec.name, &spec.cache, spec.options(), upcalls).map_err(|error| {
+            let wrong = matches!(&error, OpenError::Journal { source: KmlError::WrongVolume { .. }, .. });
+            (error.to_string(), if wrong { Blame::Request } else { Blame::Node })
+        })?;
+    let volume = Arc::new(volume);
+    let replayer = Replayer::new(Arc::clone(&volume))
+        .map_err(|errno| node(format!("volume {}: lml of {}: {errno}", spec.name, spec.cache.display())))?;
+    let report = recovery::run(&volume, &replayer, &unresolved).map_err(|error| node(error.to_string()))?;
+    if report != recovery::Report::default() {
+        tracing::info!(target: "recovery", volume = spec.name, ?report, "journal and tree brought into agreement");
+    }
+    // A volume that cannot be shown is still replicated: Lento can read and replay.
+    let (mount, fault) = match prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)) {
+        Ok(mount) => (Some(mount), String::new()),
+        Err(fault) => {
+            tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not mounted");
+            (None, format!("volume {}: {fault}", spec.name))
+        }
+    };
+    let syncer = Syncer::start(&volume);
+    let running = Running {
+        volume,
+        replayer,
+        syncer,
+        mount: Mutex::new(mount),
+        fault,
+        marked_read_only: std::sync::atomic::AtomicBool::new(false),
+    };
+    running.apply_access(spec.access);
+    Ok(Arc::new(running))
+}

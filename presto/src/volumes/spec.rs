@@ -1,0 +1,151 @@
+//! What a volume is to be, as Lento said it and the mount table keeps it.
+
+use std::path::{Component, PathBuf};
+use std::time::Duration;
+
+use intermezzo_channel::v1;
+use intermezzo_kml as kml;
+use serde::{Deserialize, Serialize};
+
+use crate::channel::{NoLento, volume_name};
+use crate::filter;
+
+/// May users of this node write?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Yes.
+    #[default]
+    ReadWrite,
+    /// No: EROFS.
+    ReadOnly,
+}
+
+/// What users' updates do when the journal is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenFull {
+    /// Wait, then ENOSPC.
+    #[default]
+    Block,
+    /// EROFS until there is space.
+    ReadOnly,
+}
+
+/// One line of the mount table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// `namespace/name`.
+    pub name: String,
+    /// Random id of the cache.
+    pub uid: u64,
+    /// Cache directory.
+    pub cache: PathBuf,
+    /// Where users see it.
+    pub mountpoint: PathBuf,
+    /// Who may write.
+    #[serde(default)]
+    pub access: Access,
+    /// Journal limit in bytes; 0 = default.
+    #[serde(default)]
+    pub log_max_bytes: u64,
+    /// Journal full.
+    #[serde(default)]
+    pub when_full: WhenFull,
+    /// Lento away.
+    #[serde(default)]
+    pub no_lento: NoLento,
+}
+
+impl Spec {
+    /// From the downcall; says what is wrong with it.
+    pub(super) fn from_wire(name: &str, set: &v1::SetVolume) -> Result<Spec, String> {
+        let spec = Spec {
+            name: name.to_owned(),
+            uid: set.uid,
+            cache: PathBuf::from(&set.cache),
+            mountpoint: PathBuf::from(&set.mountpoint),
+            access: match set.access() {
+                v1::Access::ReadOnly => Access::ReadOnly,
+                v1::Access::ReadWrite | v1::Access::Unspecified => Access::ReadWrite,
+            },
+            log_max_bytes: set.log_max_bytes,
+            when_full: match set.when_full() {
+                v1::WhenFull::ReadOnly => WhenFull::ReadOnly,
+                v1::WhenFull::Block | v1::WhenFull::Unspecified => WhenFull::Block,
+            },
+            no_lento: match set.no_lento() {
+                v1::NoLento::Fail => NoLento::Fail,
+                v1::NoLento::Steal | v1::NoLento::Unspecified => NoLento::Steal,
+            },
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// Says what is wrong.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !volume_name(&self.name) {
+            return Err(format!("{:?} is not a namespace/name", self.name));
+        }
+        for (what, path) in [("cache", &self.cache), ("mountpoint", &self.mountpoint)] {
+            let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            if !path.is_absolute() || !plain || path.parent().is_none() {
+                return Err(format!("{what} {} is not a plain absolute path", path.display()));
+            }
+        }
+        if self.cache.starts_with(&self.mountpoint) || self.mountpoint.starts_with(&self.cache) {
+            let (cache, mountpoint) = (self.cache.display(), self.mountpoint.display());
+            return Err(format!("cache {cache} and mountpoint {mountpoint} lie within each other"));
+        }
+        Ok(())
+    }
+
+    /// Whether the other says the same place and cache, so that only options differ.
+    pub(super) fn same_place(&self, other: &Spec) -> bool {
+        self.uid == other.uid && self.cache == other.cache && self.mountpoint == other.mountpoint
+    }
+
+    /// As the filter wants it.
+    pub(super) fn options(&self) -> filter::Options {
+        let mut journal = kml::Config { volume: self.uid, ..kml::Config::default() };
+        if self.log_max_bytes > 0 {
+            journal.max_bytes = self.log_max_bytes;
+            // A small log gets small segments: it must hold several, and the reserve besides.
+            journal.segment_bytes = journal.segment_bytes.min((self.log_max_bytes / 8) & !0xfff).max(64 << 10);
+            journal.reserve_bytes = journal.reserve_bytes.min(2 * journal.segment_bytes);
+        }
+        filter::Options { journal, when_full: self.when_full() }
+    }
+
+    pub(super) fn when_full(&self) -> filter::WhenFull {
+        match self.when_full {
+            WhenFull::Block => filter::WhenFull::Block(Duration::from_secs(30)),
+            WhenFull::ReadOnly => filter::WhenFull::ReadOnly,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(cache: &str, mountpoint: &str) -> Spec {
+        Spec {
+            name: "a/b".to_owned(),
+            uid: 1,
+            cache: cache.into(),
+            mountpoint: mountpoint.into(),
+            access: Access::default(),
+            log_max_bytes: 0,
+            when_full: WhenFull::default(),
+            no_lento: NoLento::default(),
+        }
+    }
+
+    #[test]
+    fn paths_are_plain_and_apart() {
+        assert_eq!(spec("/c", "/m").check(), Ok(()));
+        for (cache, mountpoint) in [("c", "/m"), ("/c/../d", "/m"), ("/", "/m"), ("/c", "/c/m"), ("/m/c", "/m"), ("/c", "")] {
+            assert!(spec(cache, mountpoint).check().is_err(), "{cache} {mountpoint}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The mount table: one JSON file, replaced whole, so that a start without Lento mounts what was mounted before.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::Spec;
+
+const FILE: &str = "volumes.json";
+const VERSION: u32 = 1;
+
+/// Why the mount table cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The file system refused.
+    #[error("mount table {path}: {source}")]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// Reason.
+        source: std::io::Error,
+    },
+    /// Not a mount table.
+    #[error("mount table {path} cannot be read: {reason}; put it right or move it away")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Two prestos would change the same volumes.
+    #[error("state directory {path} is used by another presto")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    version: u32,
+    volumes: Vec<Spec>,
+}
+
+/// The table and the lock on its directory.
+#[derive(Debug)]
+pub struct Table {
+    dir: PathBuf,
+    specs: Mutex<BTreeMap<String, Spec>>,
+    _lock: File,
+}
+
+impl Table {
+    pub(super) fn open(dir: &Path) -> Result<(Table, Vec<Spec>), TableError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TableError::Io { path, source }
+        };
+        std::fs::create_dir_all(dir).map_err(io(dir))?;
+        let lock_path = dir.join("lock");
+        let lock = rustix::fs::open(
+            &lock_path,
+            OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::from_raw_mode(0o600),
+        )
+        .map_err(|errno| io(&lock_path)(errno.into()))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| TableError::InUse { path: dir.to_owned() })?;
+        let path = dir.join(FILE);
+        let specs = match std::fs::read(&path) {
+            Ok(text) => parse(&text).map_err(|reason| TableError::Damaged { path, reason })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(io(&path)(source)),
+        };
+        let by_name = specs.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
+        Ok((Table { dir: dir.to_owned(), specs: Mutex::new(by_name), _lock: lock.into() }, specs))
+    }
+
+    /// Remembers a volume; durable when this returns.
+    pub(super) fn put(&self, spec: &Spec) -> Result<(), TableError> {
+        let mut specs = self.specs.lock();
+        if specs.get(&spec.name) == Some(spec) {
+            return Ok(());
+        }
+        specs.insert(spec.name.clone(), spec.clone());
+        self.write(&specs)
+    }
+
+    /// Forgets a volume; durable when this returns.
+    pub(super) fn remove(&self, name: &str) -> Result<(), TableError> {
+        let mut specs = self.specs.lock();
+        if specs.remove(name).is_none() {
+            return Ok(());
+        }
+        self.write(&specs)
+    }
+
+    fn write(&self, specs: &BTreeMap<String, Spec>) -> Result<(), TableError> {
+        let path = self.dir.join(FILE);
+        let temporary = self.dir.join("volumes.json.new");
+        let on_disk = OnDisk { version: VERSION, volumes: specs.values().cloned().collect() };
+        let write = || -> std::io::Result<()> {
+            let text = serde_json::to_vec_pretty(&on_disk)?;
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|source| TableError::Io { path: path.clone(), source })
+    }
+}
+
+fn parse(text: &[u8]) -> Result<Vec<Spec>, String> {
+    let on_disk: OnDisk = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if on_disk.version != VERSION {
+        return Err(format!("version {} is not known here", on_disk.version));
+    }
+    for spec in &on_disk.volumes {
+        spec.check().map_err(|reason| format!("volume {}: {reason}", spec.name))?;
+    }
+    Ok(on_disk.volumes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str) -> Spec {
+        let text = format!(r#"{{"name":"{name}","uid":7,"cache":"/c","mountpoint":"/m"}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_is_there_after_a_restart_and_what_is_removed_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (table, specs) = Table::open(dir.path()).unwrap();
+        assert!(specs.is_empty());
+        table.put(&spec("a/b")).unwrap();
+        table.put(&spec("a/c")).unwrap();
+        table.remove("a/b").unwrap();
+        drop(table);
+        let (_, specs) = Table::open(dir.path()).unwrap();
+        assert_eq!(specs, [spec("a/c")]);
+    }
+
+    #[test]
+    fn a_second_presto_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _table = Table::open(dir.path()).unwrap();
+        assert!(matches!(Table::open(dir.path()), Err(TableError::InUse { .. })));
+    }
+
+    #[test]
+    fn a_damaged_table_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        let error = Table::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("volumes.json"), "{error}");
+    }
+}
