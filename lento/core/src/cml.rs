@@ -7,6 +7,8 @@
 mod process;
 mod read;
 
+pub use read::AfterRead;
+
 use crate::facet::Facet;
 use crate::facet::pending;
 use crate::io::Output;
@@ -60,6 +62,8 @@ impl Slot {
 pub struct Cml {
     /// Newest record that may have been received by the server: it and all before it stay as they are.
     frozen: Recno,
+    /// Newest record sent on this stream.
+    sent: Recno,
     /// Contents read for records not sent yet.
     ready: BTreeMap<Recno, Content>,
     /// Reads under way: record, and the record that would have been next in the KML when the read began.
@@ -79,8 +83,20 @@ impl Cml {
     /// The server said what it received: everything after it is ours again, and every content is read anew.
     pub fn thaw(&mut self, received: Recno) {
         self.frozen = received;
+        self.sent = received;
         self.ready.clear();
         self.reads.clear();
+    }
+
+    /// Newest record sent on this stream.
+    pub fn sent(&self) -> Recno {
+        self.sent
+    }
+
+    /// The object whose content this read is for.
+    pub fn object_of_read(&self, store: &dyn Store, ticket: Ticket) -> Result<Option<ObjectId>, StoreError> {
+        let Some((recno, _)) = self.reads.get(&ticket) else { return Ok(None) };
+        Ok(Cml::row(store, *recno)?.map(|row| row.op.object))
     }
 
     /// The records, oldest first, from `from` on.
@@ -101,6 +117,11 @@ impl Cml {
     /// Oldest pending record.
     pub fn first(store: &dyn Store) -> Result<Option<Recno>, StoreError> {
         Ok(Cml::rows(store, Recno(0), 1)?.first().map(|(recno, _)| *recno))
+    }
+
+    /// Writes a changed record back.
+    pub fn replace(&mut self, store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
+        Cml::write(store, recno, row)
     }
 
     fn write(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
@@ -149,6 +170,7 @@ impl Cml {
             Cml::write(store, recno, &row)?;
         }
         self.freeze(recno);
+        self.sent = recno;
         let mut op = row.op;
         if let Some(content) = content {
             fill_content(&mut op, content);

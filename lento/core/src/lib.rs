@@ -3,11 +3,24 @@
 //! No tokio, no files, no clock; BTreeMap only, so that a run replays exactly. Everything that must survive lives in
 //! the [`store::Store`] that the shell opens and commits; everything else is rebuilt from it, the KML and the peers.
 
+mod acl;
+mod apply;
+mod client;
+mod cml;
+mod context;
+mod facet;
 pub mod io;
+mod judge;
+mod local;
 pub mod message;
 pub mod record;
+mod replaying;
+mod server;
 pub mod store;
+mod table;
+mod tree;
 pub mod types;
 pub mod volume;
 
+pub use server::ConflictRow;
 pub use volume::Volume;

@@ -1,10 +1,38 @@
 //! One Volume on this node.
+use crate::client::Client;
+use crate::cml::Cml;
+use crate::context::Context;
+use crate::context::Meta;
+use crate::facet;
+use crate::facet::Facet;
 use crate::io::Input;
 use crate::io::NodeName;
 use crate::io::Output;
+use crate::record::KmlRecord;
+use crate::server::ConflictRow;
+use crate::server::ReplicatorRow;
+use crate::server::Server;
 use crate::store::Store;
 use crate::store::StoreError;
-use crate::types::{FileId, Hash, ObjectId, Position, Recno, Version};
+use crate::store::Table;
+use crate::table;
+use crate::tree::Object;
+use crate::tree::Stored;
+use crate::tree::Tree;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::tree::handle;
+use crate::types::Attributes;
+use crate::types::Epoch;
+use crate::types::FileId;
+use crate::types::Hash;
+use crate::types::ObjectId;
+use crate::types::OpKind;
+use crate::types::Position;
+use crate::types::Recno;
+use crate::types::Version;
+use crate::types::mode;
+use std::collections::VecDeque;
 
 /// Milliseconds on a clock that never goes back (CLOCK_BOOTTIME); its zero means nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,40 +88,239 @@ pub enum Fault {
 
 /// The state machine of one volume.
 #[derive(Debug)]
-pub struct Volume {}
+pub struct Volume {
+    config: Config,
+    meta: Meta,
+    part: Part,
+    presto: bool,
+    generations: u64,
+    tickets: u64,
+    out: VecDeque<Output>,
+    /// Clock of the last input.
+    now: Millis,
+}
+
+#[derive(Debug)]
+enum Part {
+    Server(Box<Server>),
+    Client(Box<Client>),
+}
 
 impl Volume {
     /// Opens or begins the state in `store`.
     ///
     /// # Errors
-    /// The store's, or a store of another volume or role.
-    pub fn open(_config: Config, _store: &mut dyn Store) -> Result<Volume, Fault> {
-        Ok(Volume {})
+    /// The store's, or a store of another role.
+    pub fn open(config: Config, store: &mut dyn Store) -> Result<Volume, Fault> {
+        let server = config.role == Role::Server;
+        let meta = match Meta::load(store)? {
+            Some(mut meta) => {
+                if meta.server != server {
+                    return Err(Fault::Inconsistent(format!(
+                        "{}: the stored state is that of a {}; handing a volume over is not possible yet",
+                        config.name,
+                        if meta.server { "server" } else { "client" },
+                    )));
+                }
+                if config.unclean {
+                    meta.incarnation += 1;
+                    if server {
+                        meta.epoch = Epoch(meta.epoch.0 + 1);
+                    }
+                }
+                meta
+            }
+            None => Volume::begin(&config, server, store)?,
+        };
+        meta.save(store)?;
+        for (file, object) in [(config.root, ObjectId::ROOT), (config.staging, ObjectId::STAGING)] {
+            handle::put(store, file, object)?;
+        }
+        let part = match &config.role {
+            Role::Server => Part::Server(Box::new(Server::open(store)?)),
+            Role::Client { server } => Part::Client(Box::new(Client::open(server.clone(), store)?)),
+        };
+        Ok(Volume {
+            config,
+            meta,
+            part,
+            presto: false,
+            generations: 0,
+            tickets: 0,
+            out: VecDeque::new(),
+            now: Millis::default(),
+        })
+    }
+
+    fn begin(config: &Config, server: bool, store: &mut dyn Store) -> Result<Meta, Fault> {
+        // The root is there before the first record; its attributes are told when somebody changes them.
+        let attributes = Attributes { mode: mode::DIR | 0o755, ..Attributes::default() };
+        let root = Object { attributes, content: Some(Stored::empty()), file: config.root, ..Object::default() };
+        for which in [Which::Local, Which::Base] {
+            Tree::new(store, which).set_object(ObjectId::ROOT, Some(&root))?;
+        }
+        Ok(Meta {
+            replica: config.new_replica,
+            incarnation: 1,
+            next_recno: Recno(1),
+            epoch: Epoch(if server { config.new_replica } else { 0 }),
+            position: Position(0),
+            log_floor: Position(0),
+            partial: false,
+            server,
+        })
     }
 
     /// Takes one input.
     ///
     /// # Errors
     /// A [`Fault`] stops the volume.
-    pub fn handle(&mut self, _now: Millis, _input: Input, _store: &mut dyn Store) -> Result<(), Fault> {
+    pub fn handle(&mut self, now: Millis, input: Input, store: &mut dyn Store) -> Result<(), Fault> {
+        self.now = now;
+        let before = self.meta.clone();
+        let mut out = Vec::new();
+        match &mut self.part {
+            Part::Server(_) => self.handle_server(now, input, store, &mut out)?,
+            Part::Client(_) => self.handle_client(now, input, store, &mut out)?,
+        }
+        if self.meta != before {
+            self.meta.save(store)?;
+        }
+        self.out.extend(out);
+        Ok(())
+    }
+
+    fn handle_server(
+        &mut self,
+        now: Millis,
+        input: Input,
+        store: &mut dyn Store,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Fault> {
+        let Part::Server(server) = &mut self.part else { return Ok(()) };
+        match &input {
+            Input::PrestoUp { .. } => self.presto = true,
+            Input::PrestoDown => self.presto = false,
+            _ => {}
+        }
+        let mut ctx = Context {
+            store,
+            out,
+            now,
+            meta: &mut self.meta,
+            tickets: &mut self.tickets,
+            root: self.config.root,
+            staging: self.config.staging,
+            presto: self.presto,
+        };
+        match input {
+            Input::PrestoUp { last, .. } => {
+                // A server needs no limbo: what its users remove, nobody else decides about.
+                ctx.out.push(Output::Settled(Recno(u64::MAX)));
+                server.presto_up(last);
+            }
+            Input::PrestoDown | Input::Timeout => {}
+            Input::Journal(records) => {
+                for record in records {
+                    in_order(ctx.meta, &record)?;
+                    server.absorb(&mut ctx, &record).map_err(|e| journal_fault(&record, e))?;
+                    ctx.meta.next_recno = Recno(record.recno.0 + 1);
+                }
+            }
+            Input::Replayed { ticket, outcomes } => server.replayed(&mut ctx, ticket, &outcomes)?,
+            Input::ContentRead { ticket, result } => server.content_read(&mut ctx, ticket, result)?,
+            Input::Fetched { .. } => {}
+            Input::Kept { ticket, result } => server.kept(&mut ctx, ticket, result),
+            Input::Synced { ticket, recno } => server.synced(&mut ctx, ticket, recno.is_some())?,
+            Input::Connected(node) => {
+                self.generations += 1;
+                server.connected(node, self.generations);
+            }
+            Input::Disconnected(node) => server.disconnected(&node),
+            Input::Message(node, message) => server.message(&mut ctx, &node, message)?,
+            Input::Staged { hash, size, name } => server.staged(hash, size, name),
+            Input::Replist(nodes) => server.set_replist(&mut ctx, nodes)?,
+            Input::Barrier { id, upto, all } => server.barrier(id, upto, all),
+        }
+        server.pump(&mut ctx)?;
+        Ok(())
+    }
+
+    fn handle_client(
+        &mut self,
+        now: Millis,
+        input: Input,
+        store: &mut dyn Store,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Fault> {
+        let Part::Client(client) = &mut self.part else { return Ok(()) };
+        match &input {
+            Input::PrestoUp { .. } => self.presto = true,
+            Input::PrestoDown => self.presto = false,
+            _ => {}
+        }
+        let mut ctx = Context {
+            store,
+            out,
+            now,
+            meta: &mut self.meta,
+            tickets: &mut self.tickets,
+            root: self.config.root,
+            staging: self.config.staging,
+            presto: self.presto,
+        };
+        match input {
+            Input::PrestoUp { last, .. } => client.presto_up(last),
+            Input::PrestoDown | Input::Timeout => {}
+            Input::Journal(records) => {
+                for record in records {
+                    in_order(ctx.meta, &record)?;
+                    client.absorb(&mut ctx, &record).map_err(|e| journal_fault(&record, e))?;
+                    ctx.meta.next_recno = Recno(record.recno.0 + 1);
+                }
+            }
+            Input::Replayed { ticket, outcomes } => client.replayed(&mut ctx, ticket, &outcomes)?,
+            Input::ContentRead { ticket, result } => client.content_read(&mut ctx, ticket, result)?,
+            Input::Fetched { ticket, results } => client.fetched(&mut ctx, ticket, results),
+            Input::Kept { .. } | Input::Staged { .. } | Input::Replist(_) => {}
+            Input::Synced { ticket, recno } => client.synced(&mut ctx, ticket, recno.is_some()),
+            Input::Connected(_) => client.connected(&mut ctx)?,
+            Input::Disconnected(_) => client.disconnected(),
+            Input::Message(node, message) => client.message(&mut ctx, &node, message)?,
+            Input::Barrier { id, upto, all } => client.barrier(id, upto, all),
+        }
+        client.pump(&mut ctx)?;
         Ok(())
     }
 
     /// Next thing to do, in order, after the store was committed.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.out.pop_front()
     }
 
     /// When to call `handle(Timeout)` at the latest, and who wants it.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Millis, &'static str)> {
-        None
+        let times = match &self.part {
+            Part::Server(server) => server.wake(),
+            Part::Client(client) => client.wake(),
+        };
+        times.into_iter().filter(|(at, _)| *at > self.now).min_by_key(|(at, _)| *at)
     }
 
     /// The KML record it wants next.
     #[must_use]
     pub fn next_recno(&self) -> Recno {
-        Recno(1)
+        self.meta.next_recno
+    }
+
+    /// Whether it asks for no journal records for the moment (a snapshot is being prepared).
+    #[must_use]
+    pub fn wants_quiet(&self) -> bool {
+        match &self.part {
+            Part::Server(server) => server.wants_quiet(),
+            Part::Client(_) => false,
+        }
     }
 
     /// Server: the lower file that should hold this content now, for a peer's fetch. `None`: superseded.
@@ -101,20 +328,131 @@ impl Volume {
     /// # Errors
     /// The store's.
     pub fn content_source(
-        _store: &dyn Store,
-        _object: ObjectId,
-        _hash: Hash,
+        store: &dyn Store,
+        object: ObjectId,
+        hash: Hash,
     ) -> Result<Option<(FileId, Version)>, Fault> {
-        Ok(None)
+        let state = View::new(store, Which::Local).object(object)?;
+        let state = state.filter(|state| state.content.is_some_and(|content| content.hash == hash));
+        Ok(state.map(|state| (state.file, state.version)))
+    }
+
+    /// The CML for people: recno, what, path, content size, whether it was sent.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn cml(store: &dyn Store, limit: usize) -> Result<Vec<CmlEntry>, Fault> {
+        let mut list = Vec::new();
+        for (recno, row) in Cml::rows(store, Recno(0), limit)? {
+            let view = View::new(store, Which::Local);
+            let entry = facet::touched(&row.op).into_iter().find_map(|facet| match facet {
+                Facet::Entry(dir, name) => Some((dir, name)),
+                Facet::Object(_) => None,
+            });
+            let path = match entry {
+                Some((dir, name)) => view.path_in(dir, &name)?,
+                None => view.path(row.op.object)?,
+            };
+            let operation = match row.op.kind {
+                OpKind::Create { .. } => "create",
+                OpKind::Link { .. } => "link",
+                OpKind::Remove { .. } => "remove",
+                OpKind::Rename { .. } => "rename",
+                OpKind::SetAttr { .. } => "setattr",
+                OpKind::Close { .. } => "close",
+                OpKind::SetXattr { .. } => "setxattr",
+                OpKind::DelXattr { .. } => "delxattr",
+            };
+            list.push(CmlEntry { recno, operation, path, size: row.slot.map_or(0, |slot| slot.version.size) });
+        }
+        Ok(list)
+    }
+
+    /// Conflicts kept by this server, oldest first.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn conflicts(store: &dyn Store, limit: usize) -> Result<Vec<(Position, ConflictRow)>, Fault> {
+        let mut list = Vec::new();
+        for (key, value) in store.scan(Table::Conflict, &[], limit)? {
+            let position = table::number_from_key(&key).unwrap_or_default();
+            list.push((Position(position), table::decode(Table::Conflict, &value)?));
+        }
+        Ok(list)
     }
 
     /// For people and metrics.
     ///
     /// # Errors
     /// The store's.
-    pub fn status(&self, _store: &dyn Store) -> Result<Status, Fault> {
-        Ok(Status::default())
+    pub fn status(&self, store: &dyn Store) -> Result<Status, Fault> {
+        let count = |table: Table| -> Result<u64, StoreError> {
+            let mut count = 0;
+            table::each_with_prefix(store, table, &[], |_, _| {
+                count += 1;
+                Ok(())
+            })?;
+            Ok(count)
+        };
+        match &self.part {
+            Part::Server(server) => {
+                let mut replicators = Vec::new();
+                for node in server.replist() {
+                    let row = ReplicatorRow::get(store, node)?;
+                    let session = server.session(node);
+                    replicators.push(ReplicatorStatus {
+                        node: node.clone(),
+                        connected: session.is_some_and(|session| session.is_welcomed()),
+                        applied: row.ack.applied,
+                        durable: row.ack.durable,
+                        syncing: session.is_some_and(|session| session.is_syncing()),
+                    });
+                }
+                Ok(Status {
+                    position: server.position(),
+                    applied: Position(self.meta.last_read().0),
+                    replicators,
+                    conflicts: count(Table::Conflict)?,
+                    waiting: server.waiting(store)?,
+                    connected: true,
+                    ..Status::default()
+                })
+            }
+            Part::Client(client) => Ok(Status {
+                position: self.meta.position,
+                applied: client.applied(self.meta.position),
+                pending: count(Table::Pending)?,
+                dirty: client.dirty(),
+                connected: client.is_connected(),
+                waiting: client.waiting(store)?,
+                ..Status::default()
+            }),
+        }
     }
+}
+
+fn in_order(meta: &Meta, record: &KmlRecord) -> Result<(), Fault> {
+    if record.recno == meta.next_recno {
+        return Ok(());
+    }
+    Err(Fault::Journal { recno: record.recno, reason: format!("record {} was to come next", meta.next_recno) })
+}
+
+fn journal_fault(record: &KmlRecord, error: StoreError) -> Fault {
+    Fault::Journal { recno: record.recno, reason: error.to_string() }
+}
+
+/// One pending record, for people.
+#[derive(Clone, Debug)]
+pub struct CmlEntry {
+    /// Its number.
+    pub recno: Recno,
+    /// What it does.
+    pub operation: &'static str,
+    /// Where.
+    pub path: String,
+    /// Bytes of content that go with it.
+    pub size: u64,
 }
 
 /// What `intermezzo status` shows of one volume.

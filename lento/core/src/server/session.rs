@@ -53,6 +53,18 @@ pub enum SessionState {
     Welcomed,
 }
 
+impl Session {
+    /// It follows the log.
+    pub fn is_welcomed(&self) -> bool {
+        self.state == SessionState::Welcomed
+    }
+
+    /// It waits for the whole tree.
+    pub fn is_syncing(&self) -> bool {
+        self.state == SessionState::WantsSnapshot
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerBarrier {
     pub id: u64,

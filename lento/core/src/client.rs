@@ -1,0 +1,358 @@
+//! The client's side of a volume: base follows the server's log, the CML goes to the server, the lower tree is made
+//! equal to base wherever no record of its own is pending.
+
+mod materialise;
+mod repair;
+mod snapshot;
+mod submit;
+mod verdict;
+
+use crate::cml::Cml;
+use crate::context::Contents;
+use crate::context::Context;
+use crate::context::Syncing;
+use crate::facet::Facet;
+use crate::io::Event;
+use crate::io::FetchResult;
+use crate::io::NodeName;
+use crate::io::Output;
+use crate::io::ReplayOutcome;
+use crate::local;
+use crate::message::Ack;
+use crate::message::Hello;
+use crate::message::Message;
+use crate::message::Welcome;
+use crate::record::KmlOrigin;
+use crate::record::KmlRecord;
+use crate::replaying::BatchEnd;
+use crate::replaying::Replaying;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::types::Hash;
+use crate::types::Position;
+use crate::types::Recno;
+use crate::types::Ticket;
+use crate::volume::Millis;
+use materialise::Work;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+/// State of the client role; what must survive is in the store.
+#[derive(Debug)]
+pub struct Client {
+    server: NodeName,
+    stream: Stream,
+    cml: Cml,
+    replaying: Replaying,
+    work: Work,
+    contents: Contents,
+    /// Large contents in presto's stage, by hash.
+    staged: BTreeMap<Hash, String>,
+    fetching: BTreeMap<Ticket, Vec<Hash>>,
+    fetch_again: Option<Millis>,
+    read_again: Option<Millis>,
+    syncing: Syncing,
+    /// What the newest sync made durable: base position and visible position.
+    durable: (Position, Position),
+    acked: Ack,
+    settled: Recno,
+    /// Newest record whose effects the sync under way makes durable.
+    covered: Recno,
+    truncated: Recno,
+    barriers: BTreeMap<u64, Barrier>,
+}
+
+/// Where the stream to the server stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stream {
+    Down,
+    /// Hello said.
+    Greeting,
+    /// Welcomed; submits after base has reached the welcome's position.
+    Up(Welcome),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Barrier {
+    upto: Recno,
+    all: bool,
+    asked: bool,
+}
+
+/// Pause between two syncs, in milliseconds: bounds how much of the disk's time acknowledgements may take.
+const SYNC_PAUSE: u64 = 30;
+
+impl Client {
+    /// Rebuilds what is kept in memory. Whatever is pending may have been received by the server.
+    pub fn open(server: NodeName, store: &dyn Store) -> Result<Client, StoreError> {
+        let mut cml = Cml::default();
+        cml.freeze(Recno(u64::MAX));
+        Ok(Client {
+            server,
+            stream: Stream::Down,
+            cml,
+            replaying: Replaying::default(),
+            work: Work::load(store)?,
+            contents: Contents::default(),
+            staged: BTreeMap::new(),
+            fetching: BTreeMap::new(),
+            fetch_again: None,
+            read_again: None,
+            syncing: Syncing::default(),
+            durable: (Position(0), Position(0)),
+            acked: Ack::default(),
+            settled: Recno(0),
+            covered: Recno(0),
+            truncated: Recno(0),
+            barriers: BTreeMap::new(),
+        })
+    }
+
+    /// Everything that may go on, goes on. Called after each input.
+    pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        self.submit(ctx)?;
+        self.materialise(ctx)?;
+        self.acknowledge(ctx)?;
+        self.settle_barriers(ctx)
+    }
+
+    /// When `pump` should be called at the latest, and why.
+    pub fn wake(&self) -> Vec<(Millis, &'static str)> {
+        let mut times = Vec::new();
+        times.extend(self.syncing.wake().map(|at| (at, "sync")));
+        times.extend(self.replaying.wake().map(|at| (at, "replay again")));
+        times.extend(self.read_again.map(|at| (at, "read an unstable file again")));
+        times.extend(self.fetch_again.map(|at| (at, "fetch again")));
+        times.extend(self.work.wake().map(|at| (at, "look again at busy files")));
+        times
+    }
+
+    /// Reads one record of this node's KML.
+    pub fn absorb(&mut self, ctx: &mut Context<'_>, record: &KmlRecord) -> Result<(), StoreError> {
+        let me = (ctx.meta.replica, ctx.meta.incarnation);
+        let mut absorbed = local::absorb(ctx.store, me, record)?;
+        match record.origin {
+            KmlOrigin::User => {
+                if let Some((file, _)) = absorbed.orphan {
+                    ctx.out.push(Output::ReleaseLimbo(vec![file]));
+                }
+                let touched: BTreeSet<Facet> = absorbed.operation.iter().flat_map(crate::facet::touched).collect();
+                if let Some(crate::types::OpKind::Create { seen, .. }) = absorbed.operation.as_mut().map(|op| &mut op.kind) {
+                    *seen = self.work.applied(ctx.meta.position);
+                }
+                self.cml.process(ctx.store, record.recno, absorbed, ctx.out)?;
+                // A treatment may have left no record behind, so that base is right again.
+                self.look_at(ctx, touched)
+            }
+            KmlOrigin::Replay { .. } => {
+                let touched: BTreeSet<Facet> = absorbed.operation.iter().flat_map(crate::facet::touched).collect();
+                self.confirmed(ctx, touched)
+            }
+        }
+    }
+
+    /// Presto serves the volume; what it journaled before may have been sent by an earlier life of this node.
+    pub fn presto_up(&mut self, last: Recno) {
+        if !matches!(self.stream, Stream::Up(_)) {
+            self.cml.freeze(last);
+        }
+        self.replaying.presto_up(last);
+        self.work.requeue_all();
+        self.syncing.forget();
+    }
+
+    /// The stream is up: say who we are. Nothing is submitted until the server's log up to its answer is applied.
+    pub fn connected(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno);
+        self.stream = Stream::Greeting;
+        self.cml.freeze(ctx.meta.last_read());
+        let position = if ctx.meta.partial { Position(0) } else { ctx.meta.position };
+        let hello = Hello {
+            replica: ctx.meta.replica,
+            incarnation: ctx.meta.incarnation,
+            epoch: ctx.meta.epoch,
+            position,
+            has: (first, ctx.meta.last_read().max(first)),
+        };
+        ctx.out.push(Output::Send(self.server.clone(), Message::Hello(hello)));
+        Ok(())
+    }
+
+    /// The stream is gone.
+    pub fn disconnected(&mut self) {
+        self.stream = Stream::Down;
+        self.acked = Ack::default();
+        for barrier in self.barriers.values_mut() {
+            barrier.asked = false;
+        }
+    }
+
+    /// A message from the server.
+    pub fn message(&mut self, ctx: &mut Context<'_>, node: &NodeName, message: Message) -> Result<(), StoreError> {
+        if *node != self.server || self.stream == Stream::Down {
+            return Ok(());
+        }
+        match message {
+            Message::Welcome(welcome) => {
+                if ctx.meta.epoch != welcome.epoch {
+                    ctx.meta.epoch = welcome.epoch;
+                }
+                self.cml.thaw(welcome.received);
+                self.stream = Stream::Up(welcome);
+                Ok(())
+            }
+            Message::Refused { reason, .. } => {
+                ctx.out.push(Output::Event(Event::Waiting(format!("{node} refuses: {reason}"))));
+                Ok(())
+            }
+            Message::Records { records, upto } => self.records(ctx, records, upto),
+            Message::SnapshotBegin { position, .. } => self.snapshot_begin(ctx, position),
+            Message::SnapshotChunk(objects) => self.snapshot_chunk(ctx, objects),
+            Message::SnapshotEnd => self.snapshot_end(ctx),
+            Message::BarrierReached { id } => {
+                if self.barriers.remove(&id).is_some() {
+                    ctx.out.push(Output::BarrierReached(id));
+                }
+                Ok(())
+            }
+            Message::Hello(_) | Message::Submit(_) | Message::Ack(_) | Message::Barrier { .. } => {
+                ctx.out.push(Output::Hangup(node.clone(), "a client's message from the server".into()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Answer to a replay.
+    pub fn replayed(&mut self, ctx: &mut Context<'_>, ticket: Ticket, outcomes: &[ReplayOutcome]) -> Result<(), StoreError> {
+        match self.replaying.answered(ctx.now, ticket, outcomes, ctx.meta.last_read()) {
+            BatchEnd::Fine => {}
+            BatchEnd::Unknown => self.work.requeue_all(),
+            BatchEnd::Stopped { object, why, .. } => {
+                self.work.requeue_all();
+                let path = View::new(ctx.store, Which::Base).path(object)?;
+                match why {
+                    ReplayOutcome::Busy => self.work.busy(ctx.now, object, path),
+                    ReplayOutcome::Refused { errno, message } => {
+                        ctx.out.push(Output::Event(Event::ReplayRefused { path, errno, message }));
+                    }
+                    ReplayOutcome::Applied { .. } | ReplayOutcome::Stale { .. } => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answer to a fetch.
+    pub fn fetched(&mut self, ctx: &mut Context<'_>, ticket: Ticket, results: Vec<FetchResult>) {
+        let Some(hashes) = self.fetching.remove(&ticket) else { return };
+        for (index, hash) in hashes.into_iter().enumerate() {
+            match results.get(index) {
+                Some(FetchResult::Inline(bytes)) => self.contents.insert(hash, bytes.clone()),
+                Some(FetchResult::Staged(name)) => {
+                    self.staged.insert(hash, name.clone());
+                }
+                // A newer record is on the way; asking again too soon would only repeat the answer.
+                Some(FetchResult::Superseded) | Some(FetchResult::Failed(_)) | None => {
+                    self.fetch_again = Some(Millis(ctx.now.0 + 100));
+                    self.work.content_later(&hash);
+                    continue;
+                }
+            }
+            self.work.content_came(&hash);
+        }
+    }
+
+    /// Answer to a sync.
+    pub fn synced(&mut self, ctx: &mut Context<'_>, ticket: Ticket, ok: bool) {
+        if let Some((base, applied)) = self.syncing.done(ctx.now, ticket, ok, SYNC_PAUSE) {
+            self.durable = (self.durable.0.max(base), self.durable.1.max(applied));
+            if self.covered > self.truncated {
+                self.truncated = self.covered;
+                ctx.out.push(Output::Truncate(self.truncated));
+            }
+        }
+    }
+
+    /// Tells the server how far this node is, and presto what it may forget.
+    fn acknowledge(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let base = if ctx.meta.partial { Position(0) } else { ctx.meta.position };
+        let applied = if ctx.meta.partial { Position(0) } else { self.work.applied(base) };
+        let pending_log = ctx.meta.last_read() > self.truncated;
+        if base > self.durable.0 || applied > self.durable.1 || pending_log {
+            let before = ctx.out.len();
+            self.syncing.want(ctx, base, applied);
+            if ctx.out.len() > before {
+                self.covered = ctx.meta.last_read();
+            }
+        }
+        let ack = Ack { position: self.durable.0, applied, durable: self.durable.1 };
+        if ack != self.acked && matches!(self.stream, Stream::Up(_)) {
+            self.acked = ack;
+            ctx.out.push(Output::Send(self.server.clone(), Message::Ack(ack)));
+        }
+        let settled = Cml::first(ctx.store)?.map_or(ctx.meta.last_read(), |first| Recno(first.0.saturating_sub(1)));
+        if settled > self.settled && ctx.presto {
+            self.settled = settled;
+            ctx.out.push(Output::Settled(settled));
+        }
+        Ok(())
+    }
+
+    /// A person waits.
+    pub fn barrier(&mut self, id: u64, upto: Recno, all: bool) {
+        self.barriers.insert(id, Barrier { upto, all, asked: false });
+    }
+
+    fn settle_barriers(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if self.barriers.is_empty() {
+            return Ok(());
+        }
+        let first = Cml::first(ctx.store)?;
+        let up = matches!(self.stream, Stream::Up(_));
+        let last_read = ctx.meta.last_read();
+        self.barriers.retain(|id, barrier| {
+            if last_read < barrier.upto || first.is_some_and(|first| first <= barrier.upto) {
+                return true;
+            }
+            if !barrier.all {
+                ctx.out.push(Output::BarrierReached(*id));
+                return false;
+            }
+            if up && !barrier.asked {
+                barrier.asked = true;
+                ctx.out.push(Output::Send(self.server.clone(), Message::Barrier { id: *id, after: Recno(0) }));
+            }
+            true
+        });
+        Ok(())
+    }
+
+    /// Whether the stream is up and welcomed.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.stream, Stream::Up(_))
+    }
+
+    /// Visible in the tree.
+    pub fn applied(&self, position: Position) -> Position {
+        self.work.applied(position)
+    }
+
+    /// Others' changes not yet in the tree.
+    pub fn dirty(&self) -> u64 {
+        self.work.len()
+    }
+
+    /// What waits, for people.
+    pub fn waiting(&self, store: &dyn Store) -> Result<Vec<String>, StoreError> {
+        let mut list = Vec::new();
+        match &self.stream {
+            Stream::Down => list.push(format!("not connected to {}", self.server)),
+            Stream::Greeting => list.push(format!("{} has not answered yet", self.server)),
+            Stream::Up(_) => {}
+        }
+        list.extend(self.work.waiting(store)?);
+        Ok(list)
+    }
+}

@@ -1,0 +1,102 @@
+//! `Cml::dispatch` on a client: reintegration, in recno order, contents read as late as possible.
+
+use super::Client;
+use super::Stream;
+use crate::cml::AfterRead;
+use crate::cml::Cml;
+use crate::context::Context;
+use crate::io::Event;
+use crate::io::Output;
+use crate::io::ReadResult;
+use crate::message::Message;
+use crate::store::StoreError;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::types::Recno;
+use crate::types::Ticket;
+use crate::volume::Millis;
+
+/// Records looked at beyond those that can go.
+const AHEAD: usize = 192;
+/// Reads under way.
+const READS: usize = 64;
+/// How far what is sent may lie before the oldest record without a verdict.
+const WINDOW: u64 = 20_000;
+/// Records in one message.
+const RECORDS: usize = 256;
+/// Inline bytes in one message.
+const BYTES: usize = 1 << 20;
+/// Wait before an unstable file is read again, in milliseconds.
+const UNSTABLE: u64 = 100;
+
+impl Client {
+    pub(super) fn submit(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let Stream::Up(welcome) = &self.stream else { return Ok(()) };
+        if ctx.meta.partial || ctx.meta.position < welcome.position || !ctx.presto {
+            return Ok(());
+        }
+        if self.read_again.is_some_and(|at| at <= ctx.now) {
+            self.read_again = None;
+        }
+        loop {
+            let sent = self.cml.sent().max(welcome_received(&self.stream));
+            if Cml::first(ctx.store)?.is_some_and(|first| sent.0.saturating_sub(first.0) >= WINDOW) {
+                return Ok(());
+            }
+            let rows = Cml::rows(ctx.store, Recno(sent.0 + 1), AHEAD)?;
+            for (recno, row) in &rows {
+                if let Some(slot) = row.slot
+                    && self.read_again.is_none()
+                    && self.cml.reading() < READS
+                {
+                    let next = ctx.meta.next_recno;
+                    let ticket = ctx.ticket();
+                    self.cml.want_content(*recno, slot, next, &self.server, || ticket, ctx.out);
+                }
+            }
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            for (recno, row) in rows {
+                if batch.len() >= RECORDS || bytes >= BYTES {
+                    break;
+                }
+                let Some(mut op) = self.cml.take_ready(ctx.store, recno, row)? else { break };
+                op.id.0.incarnation = ctx.meta.incarnation;
+                bytes += crate::cml::content_of(&op).and_then(|c| c.inline.as_ref()).map_or(0, Vec::len);
+                batch.push(op);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            ctx.out.push(Output::Send(self.server.clone(), Message::Submit(batch)));
+        }
+    }
+
+    /// A content was read.
+    pub fn content_read(&mut self, ctx: &mut Context<'_>, ticket: Ticket, result: ReadResult) -> Result<(), StoreError> {
+        let why = match &result {
+            ReadResult::Failed(why) => Some(why.clone()),
+            ReadResult::Unstable => Some("changes while it is read".into()),
+            ReadResult::Whole { .. } | ReadResult::Gone => None,
+        };
+        let object = self.cml.object_of_read(ctx.store, ticket)?;
+        match self.cml.content_read(ctx.store, ticket, result)? {
+            AfterRead::GoOn | AfterRead::Again => {}
+            AfterRead::Later => {
+                self.read_again = Some(Millis(ctx.now.0 + UNSTABLE));
+                if let (Some(object), Some(why)) = (object, why) {
+                    let path = View::new(ctx.store, Which::Local).path(object)?;
+                    ctx.out.push(Output::Event(Event::Waiting(format!("{path}: {why}"))));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn welcome_received(stream: &Stream) -> Recno {
+    match stream {
+        Stream::Up(welcome) => welcome.received,
+        Stream::Down | Stream::Greeting => Recno(0),
+    }
+}

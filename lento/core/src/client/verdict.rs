@@ -1,0 +1,157 @@
+//! The server's log arrives: base moves, own records get their verdicts, what changed is looked at.
+
+use super::Client;
+use crate::apply;
+use crate::cml::Cml;
+use crate::cml::Row;
+use crate::cml::content_of;
+use crate::cml::fill_content;
+use crate::context::Context;
+use crate::facet;
+use crate::facet::Facet;
+use crate::facet::pending;
+use crate::io::Output;
+use crate::judge::alias;
+use crate::store::StoreError;
+use crate::tree::Stored;
+use crate::tree::Tree;
+use crate::tree::Which;
+use crate::tree::handle;
+use crate::types::Content;
+use crate::types::Hash;
+use crate::types::LogRecord;
+use crate::types::LogWhat;
+use crate::types::ObjectId;
+use crate::types::OpId;
+use crate::types::Position;
+use crate::types::Recno;
+use crate::types::Verdict;
+
+impl Client {
+    pub(super) fn records(
+        &mut self,
+        ctx: &mut Context<'_>,
+        records: Vec<LogRecord>,
+        upto: Position,
+    ) -> Result<(), StoreError> {
+        for record in records {
+            if record.position <= ctx.meta.position {
+                continue;
+            }
+            ctx.meta.position = record.position;
+            self.record(ctx, record)?;
+        }
+        ctx.meta.position = ctx.meta.position.max(upto);
+        Ok(())
+    }
+
+    fn record(&mut self, ctx: &mut Context<'_>, record: LogRecord) -> Result<(), StoreError> {
+        let own = self.own_row(ctx, record.origin)?;
+        match (record.what, own) {
+            (LogWhat::Operation(mut op), own) => {
+                if let Some(content) = content_of(&op).cloned()
+                    && let Some(bytes) = content.inline.clone()
+                {
+                    if Hash::of(&bytes) != content.hash {
+                        ctx.out.push(Output::Hangup(self.server.clone(), "content with a wrong hash".into()));
+                    } else if own.is_none() {
+                        self.contents.insert(content.hash, bytes);
+                    }
+                    fill_content(&mut op, Content { inline: None, ..content });
+                }
+                apply::apply(&mut Tree::new(ctx.store, Which::Base), &op)?;
+                match own {
+                    Some((recno, row)) => {
+                        let hash = content_of(&op).map(|content| content.hash);
+                        self.settle(ctx, recno, row, hash)
+                    }
+                    None => self.base_moved(ctx, &op),
+                }
+            }
+            (LogWhat::Verdict(Verdict::Accepted(hash)), Some((recno, mut row))) => {
+                if let (Some(hash), Some(content)) = (hash, content_of(&row.op)) {
+                    let content = Content { hash, ..content.clone() };
+                    fill_content(&mut row.op, content);
+                }
+                apply::apply(&mut Tree::new(ctx.store, Which::Base), &row.op)?;
+                self.settle(ctx, recno, row, hash)
+            }
+            (LogWhat::Verdict(Verdict::Unified(target)), Some((recno, row))) => {
+                let object = row.op.object;
+                let hash = content_of(&row.op).map(|content| content.hash);
+                self.settle(ctx, recno, row, hash)?;
+                if object != target { self.unify(ctx, object, target) } else { Ok(()) }
+            }
+            (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => self.settle(ctx, recno, row, hash),
+            // Somebody else's, or a position without effect.
+            (LogWhat::Verdict(_), None) => Ok(()),
+        }
+    }
+
+    /// The pending record that this origin means. Recnos may come back after a power cut, incarnations tell them apart.
+    fn own_row(&self, ctx: &Context<'_>, origin: OpId) -> Result<Option<(Recno, Row)>, StoreError> {
+        let tag = origin.0;
+        if tag.replica != ctx.meta.replica {
+            return Ok(None);
+        }
+        let recno = Recno(tag.number);
+        let row = Cml::row(ctx.store, recno)?;
+        Ok(row.filter(|row| row.op.id.0.incarnation <= tag.incarnation).map(|row| (recno, row)))
+    }
+
+    /// One of our records has its verdict. What it left on disk has this hash, and the server has that content safe.
+    fn settle(&mut self, ctx: &mut Context<'_>, recno: Recno, row: Row, hash: Option<Hash>) -> Result<(), StoreError> {
+        let object = row.op.object;
+        let touched = facet::touched(&row.op);
+        self.cml.settle(ctx.store, recno, hash)?;
+        if let (Some(hash), Some(slot)) = (hash, row.slot) {
+            let mut tree = Tree::new(ctx.store, Which::Local);
+            if let Some(mut state) = tree.view().object(object)?
+                && state.content.is_none()
+                && state.file == slot.file
+                && state.version.size == slot.version.size
+            {
+                state.content = Some(Stored { hash, size: slot.version.size });
+                tree.set_object(object, Some(&state))?;
+            }
+        }
+        self.cml.release_limbo(ctx.store, object, ctx.out)?;
+        self.look_at(ctx, touched)
+    }
+
+    /// Our object and the server's are one: everything here takes the server's name.
+    fn unify(&mut self, ctx: &mut Context<'_>, object: ObjectId, target: ObjectId) -> Result<(), StoreError> {
+        let mut tree = Tree::new(ctx.store, Which::Local);
+        let Some(state) = tree.view().object(object)? else { return Ok(()) };
+        for (dir, name) in tree.view().names(object)? {
+            tree.set_entry(dir, &name, Some(target))?;
+        }
+        let children = tree.view().children(object, usize::MAX)?;
+        for (name, child) in children {
+            tree.set_entry(object, &name, None)?;
+            tree.set_entry(target, &name, Some(child))?;
+        }
+        tree.set_object(object, None)?;
+        tree.set_object(target, Some(&state))?;
+        handle::put(ctx.store, state.file, target)?;
+        let mut touched = std::collections::BTreeSet::from([Facet::Object(target)]);
+        for (recno, row) in Cml::rows(ctx.store, Recno(0), usize::MAX)? {
+            let mut op = row.op.clone();
+            alias::substitute(&mut op, object, target)?;
+            if op != row.op {
+                pending::remove(ctx.store, recno, &row.op)?;
+                pending::insert(ctx.store, recno, &op)?;
+                self.cml.replace(ctx.store, recno, &Row { op, ..row })?;
+            }
+        }
+        let base = Tree::new(ctx.store, Which::Base);
+        for (name, _) in base.view().children(target, usize::MAX)? {
+            touched.insert(Facet::Entry(target, name));
+        }
+        for (dir, name) in base.view().names(target)? {
+            touched.insert(Facet::Entry(dir, name));
+        }
+        self.work.renamed(object);
+        self.look_at(ctx, touched)
+    }
+}
