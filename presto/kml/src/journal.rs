@@ -213,7 +213,6 @@ impl Journal {
             let partial = crc32c::crc32c(encoded);
             let length = format::record_length(encoded);
             let mut log = self.shared.with_room(class, length)?;
-            log.in_use()?;
             let (at, recno) = (log.end, log.next);
             log.current.prepare(at, recno, encoded, partial);
             log.end += length;

@@ -143,6 +143,8 @@ impl Shared {
             return Err(KmlError::TooLarge { bytes: length, limit });
         }
         let mut log = self.log.lock();
+        // Before a new segment may come, whose name is not durable yet and would be lost together with this.
+        log.in_use()?;
         loop {
             if log.used() > self.limit(class) {
                 return Err(self.full(&log));
