@@ -49,7 +49,9 @@ impl Replayer {
     /// Attributes of an object that must have a name somewhere.
     pub(super) fn present(&self, id: FileId) -> Result<Stat, Stop> {
         let stat = self.volume.lower.stat(id)?;
-        if stat.attributes.nlink == 0 { Err(STALE) } else { Ok(stat) }
+        // A name in limbo is not one of the tree.
+        let gone = stat.attributes.nlink == 0 || stat.attributes.nlink == 1 && self.volume.limbo.contains(id);
+        if gone { Err(STALE) } else { Ok(stat) }
     }
 
     /// May this regular file's content go? Its lock is held.

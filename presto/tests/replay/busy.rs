@@ -1,0 +1,154 @@
+//! Files that somebody has open for writing: BUSY for clients, orphans for servers.
+
+use intermezzo_channel::v1;
+use intermezzo_channel::v1::Busy;
+use intermezzo_channel::v1::outcome::Result as Kind;
+use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::replay_item::Op;
+use intermezzo_kml::record::{Flags, Opcode};
+
+use crate::install::install;
+use crate::world::*;
+
+fn resolve(w: &World, id: intermezzo_kml::FileId) -> Option<String> {
+    use std::io::Read;
+    let files = vec![v1::FileId { ino: id.ino, generation: id.generation }];
+    let mut reply = w.call(Body::Resolve(v1::Resolve { files }));
+    let Body::Resolved(resolved) = reply.body else { panic!("{:?}", reply.body) };
+    if !resolved.found[0] {
+        assert!(reply.fds.is_empty());
+        return None;
+    }
+    let mut text = String::new();
+    std::fs::File::from(reply.fds.remove(0)).read_to_string(&mut text).unwrap();
+    Some(text)
+}
+
+fn orphan_close(w: &World, id: intermezzo_kml::FileId) -> bool {
+    w.records().iter().any(|record| {
+        record.opcode == Opcode::Close
+            && record.intent.object == id
+            && record.outcome.flags.contains(Flags::ORPHAN)
+    })
+}
+
+#[test]
+fn a_client_waits_for_the_writer() {
+    let w = world();
+    w.save("f", "old");
+    let handle = w.open("f");
+    let asked = v1::Install { busy: Busy::Wait.into(), ..install(&w, "f", inline("new")) };
+    let before = w.last();
+    assert_eq!(w.one(item(Op::Install(asked.clone()))).result(), Kind::Busy);
+    let unlink = v1::Unlink {
+        dir: by(w.root()),
+        name: name("f"),
+        expect: by(w.id("f")),
+        busy: Busy::Wait.into(),
+        ..Default::default()
+    };
+    assert_eq!(w.one(item(Op::Unlink(unlink))).result(), Kind::Busy);
+    assert_eq!((w.read("f"), w.last()), ("old".into(), before), "nothing touched");
+    w.volume.release(user(), handle.number).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    w.volume.writers.finished(w.id("f"));
+    applied(&w.one(item(Op::Install(asked))));
+}
+
+#[test]
+fn a_server_decides_and_what_the_writer_leaves_is_an_orphan() {
+    let w = world();
+    let old = w.save("f", "old");
+    let handle = w.open("f");
+    w.write(&handle, "half-written");
+    let asked = v1::Install { busy: Busy::Decide.into(), ..install(&w, "f", inline("new")) };
+    let outcome = w.one(item(Op::Install(asked)));
+    applied(&outcome);
+    assert!(w.record(outcome.recno).outcome.flags.contains(Flags::LIMBO));
+    assert_eq!(w.read("f"), "new");
+    w.write(&handle, "what the writer leaves");
+    w.close(&handle);
+    assert!(orphan_close(&w, old));
+    assert_eq!(resolve(&w, old).as_deref(), Some("what the writer leaves"));
+    assert_eq!(w.read("f"), "new");
+    let files = vec![v1::FileId { ino: old.ino, generation: old.generation }];
+    let reply = w.call(Body::ReleaseLimbo(v1::ReleaseLimbo { files }));
+    assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
+    assert!(std::fs::read_dir(w.cache.join("limbo")).unwrap().next().is_none());
+    drop(handle);
+}
+
+#[test]
+fn removal_and_replacement_by_rename_make_orphans_too() {
+    let w = world();
+    let (f, g) = (w.save("f", "old f"), w.save("g", "old g"));
+    w.save("new", "new");
+    let (writes_f, writes_g) = (w.open("f"), w.open("g"));
+    let unlink = v1::Unlink {
+        dir: by(w.root()),
+        name: name("f"),
+        expect: by(f),
+        busy: Busy::Decide.into(),
+        ..Default::default()
+    };
+    let outcome = w.one(item(Op::Unlink(unlink)));
+    applied(&outcome);
+    assert!(w.record(outcome.recno).outcome.flags.contains(Flags::LAST_LINK | Flags::LIMBO));
+    let rename = v1::Rename {
+        from: by(w.root()),
+        from_name: name("new"),
+        expect: by(w.id("new")),
+        to: by(w.root()),
+        to_name: name("g"),
+        replaced: by(g),
+        busy: Busy::Decide.into(),
+        ..Default::default()
+    };
+    let outcome = w.one(item(Op::Rename(rename)));
+    applied(&outcome);
+    assert!(w.record(outcome.recno).outcome.flags.contains(Flags::REPLACED_LIMBO));
+    assert_eq!((w.there("f"), w.read("g")), (false, "new".into()));
+    for (handle, id) in [(&writes_f, f), (&writes_g, g)] {
+        w.write(handle, "left behind");
+        w.close(handle);
+        assert!(orphan_close(&w, id));
+        assert!(resolve(&w, id).unwrap().starts_with("left behind"));
+    }
+}
+
+#[test]
+fn a_busy_file_with_several_names_is_never_overwritten_in_place() {
+    let w = world();
+    w.save("f", "old");
+    std::fs::hard_link(w.path("f"), w.path("g")).unwrap();
+    let handle = w.open("f");
+    let asked = v1::Install { busy: Busy::Decide.into(), ..install(&w, "f", inline("new")) };
+    assert_eq!(w.one(item(Op::Install(asked))).result(), Kind::Busy);
+    assert_eq!(w.read("g"), "old");
+    w.close(&handle);
+}
+
+#[test]
+fn what_is_gone_is_not_found() {
+    let w = world();
+    let id = w.save("f", "x");
+    assert_eq!(resolve(&w, id).as_deref(), Some("x"));
+    w.call(Body::Mark(v1::Mark { settled: Some(u64::MAX), ..Default::default() }));
+    w.volume.unlink(user(), w.root(), b"f").unwrap();
+    assert_eq!(resolve(&w, id), None);
+}
+
+#[test]
+fn a_content_without_a_verdict_is_found_in_limbo_until_it_is_released() {
+    let w = world();
+    let id = w.save("f", "precious");
+    // Also across a restart: the journal still says that it was closed.
+    let w = w.restart(|_| {});
+    w.volume.unlink(user(), w.root(), b"f").unwrap();
+    assert_eq!(resolve(&w, id).as_deref(), Some("precious"));
+    let w = w.restart(|_| {});
+    assert_eq!(resolve(&w, id).as_deref(), Some("precious"));
+    let files = vec![v1::FileId { ino: id.ino, generation: id.generation }];
+    w.call(Body::ReleaseLimbo(v1::ReleaseLimbo { files }));
+    assert_eq!(resolve(&w, id), None);
+}

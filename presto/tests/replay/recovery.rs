@@ -1,0 +1,153 @@
+//! Restarts: options, other calls, and what stage/, limbo/ and lml/ keep.
+
+use intermezzo_channel::v1;
+use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::replay_item::Op;
+
+use crate::world::*;
+
+#[test]
+fn sync_answers_up_to_where_everything_is_durable() {
+    let w = world();
+    w.save("f", "x");
+    let Body::Synced(synced) = w.call(Body::Sync(v1::Sync {})).body else { panic!("no answer") };
+    assert_eq!(synced.recno, w.last());
+}
+
+#[test]
+fn lentos_staged_files_stay_and_prestos_own_go() {
+    let w = world();
+    w.stage("ab", "kept");
+    let w = w.restart(|cache| {
+        std::fs::write(cache.join("stage/make.1"), "half").unwrap();
+        std::fs::create_dir(cache.join("stage/make.2")).unwrap();
+        std::fs::write(cache.join("staging/o1"), "dirty, not garbage").unwrap();
+    });
+    assert!(w.staged("ab") && !w.staged("make.1") && !w.staged("make.2"));
+    assert!(w.cache.join("staging/o1").exists());
+    w.call(Body::DropStage(v1::DropStage { names: vec!["ab".into(), "cd".into()] }));
+    assert!(!w.staged("ab"));
+    let reply = w.call(Body::DropStage(v1::DropStage { names: vec!["../tree".into()] }));
+    assert!(matches!(reply.body, Body::Failure(_)));
+}
+
+#[test]
+fn what_was_written_when_presto_died_gets_its_close() {
+    let w = world();
+    let file = w.save("f", "closed");
+    let before = w.last();
+    let w = w.restart(|cache| std::fs::write(cache.join("tree/f"), "went on writing").unwrap());
+    let record = w.record(before + 1);
+    assert_eq!((record.opcode, record.intent.object), (intermezzo_kml::Opcode::Close, file));
+    assert_eq!(record.outcome.after.size, 15);
+    assert_eq!(w.last(), before + 1);
+}
+
+#[test]
+fn another_uid_or_place_is_refused_and_options_change_on_the_fly() {
+    let w = world();
+    let set = |uid, access: v1::Access, mountpoint: &str| {
+        Body::SetVolume(v1::SetVolume {
+            uid,
+            cache: w.cache.display().to_string(),
+            mountpoint: w.cache.parent().unwrap().join(mountpoint).display().to_string(),
+            access: access.into(),
+            log_max_bytes: 64 << 20,
+            ..Default::default()
+        })
+    };
+    let Body::Failure(failure) = w.call(set(8, v1::Access::ReadWrite, "mnt")).body else { panic!("taken") };
+    assert!(failure.message.contains("clear it first"), "{}", failure.message);
+    assert!(matches!(w.call(set(7, v1::Access::ReadWrite, "elsewhere")).body, Body::Failure(_)));
+    let same = w.call(set(7, v1::Access::ReadOnly, "mnt")).body;
+    assert!(matches!(same, Body::VolumeInfo(_)), "{same:?}");
+    let mode = presto::filter::NewMode { mode: 0o755, umask: 0 };
+    assert_eq!(w.volume.mkdir(user(), w.root(), b"d", mode).unwrap_err(), rustix::io::Errno::ROFS);
+    applied(&w.one(item(Op::Make(make(by(w.root()), "by-replay", DIR, "")))));
+    w.call(set(7, v1::Access::ReadWrite, "mnt"));
+    w.user_mkdir("d");
+    w.call(Body::Mark(v1::Mark { read_only: Some(true), ..Default::default() }));
+    assert!(w.volume.mkdir(user(), w.root(), b"e", mode).is_err());
+}
+
+#[test]
+fn a_cache_of_another_uid_is_never_adopted() {
+    let w = world();
+    let set = v1::SetVolume {
+        uid: 99,
+        cache: w.cache.display().to_string(),
+        mountpoint: w.cache.parent().unwrap().join("m2").display().to_string(),
+        log_max_bytes: 64 << 20,
+        ..Default::default()
+    };
+    let (volumes, volume) = (w.volumes, w.volume);
+    let weak = std::sync::Arc::downgrade(&volume);
+    volumes.close(std::time::Instant::now() + std::time::Duration::from_secs(5));
+    drop((volumes, volume));
+    while weak.strong_count() > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    use presto::channel::Service;
+    let state = tempfile::tempdir().unwrap();
+    let volumes = presto::volumes::Volumes::open(
+        state.path(),
+        presto::channel::Link::new(),
+        std::sync::Arc::new(presto::volumes::NoMount),
+    )
+    .unwrap();
+    let Body::Failure(failure) = volumes.call("test/other", Body::SetVolume(set)).body else { panic!("adopted") };
+    assert!(failure.message.contains("belongs to volume"), "{}", failure.message);
+    assert!(volumes.volume("test/other").is_none());
+}
+
+#[test]
+fn a_stuck_volume_has_a_fault_and_harms_no_other() {
+    use presto::channel::Service;
+    let w = world();
+    w.save("f", "x");
+    let mut set = v1::SetVolume {
+        uid: 5,
+        cache: w.cache.parent().unwrap().join("blocked/cache").display().to_string(),
+        mountpoint: w.cache.parent().unwrap().join("m2").display().to_string(),
+        ..Default::default()
+    };
+    std::fs::write(w.cache.parent().unwrap().join("blocked"), "a file where a directory should be").unwrap();
+    let Body::VolumeInfo(info) = w.volumes.call("test/stuck", Body::SetVolume(set.clone())).body else {
+        panic!("no info")
+    };
+    assert!(info.fault.contains("blocked"), "{}", info.fault);
+    let stuck = w.volumes.call("test/stuck", Body::Sync(v1::Sync {}));
+    assert!(matches!(stuck.body, Body::Failure(_)));
+    let Body::Attached(attached) = w.volumes.call("", Body::Attach(v1::Attach::default())).body else {
+        panic!("not attached")
+    };
+    let faults: Vec<bool> = attached.volumes.iter().map(|info| info.fault.is_empty()).collect();
+    assert_eq!(faults, [true, false]);
+    applied(&w.one(item(Op::Make(make(by(w.root()), "g", FILE, "x")))));
+    // Put right, asked again: it serves.
+    std::fs::remove_file(w.cache.parent().unwrap().join("blocked")).unwrap();
+    set.log_max_bytes = 64 << 20;
+    let Body::VolumeInfo(info) = w.volumes.call("test/stuck", Body::SetVolume(set)).body else { panic!("no info") };
+    assert_eq!(info.fault, "");
+    w.volumes.call("test/stuck", Body::ClearVolume(v1::ClearVolume {}));
+    assert!(w.volumes.volume("test/stuck").is_none());
+}
+
+#[test]
+fn truncate_forgets_what_lento_has() {
+    let w = world();
+    w.save("f", "x");
+    let reply = w.call(Body::Truncate(v1::Truncate { upto: w.last() }));
+    assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
+    let Body::Stats(stats) = w.call(Body::Stat(v1::Stat {})).body else { panic!("no stats") };
+    assert_eq!((stats.last_recno, stats.log_max_bytes, stats.fault.as_str()), (w.last(), 64 << 20, ""));
+}
+
+#[test]
+fn a_revoked_permit_is_asked_for_again_and_stolen_without_lento() {
+    let w = world();
+    let reply = w.call(Body::RevokePermit(v1::RevokePermit { deadline_ms: 1000, ..Default::default() }));
+    assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
+    assert!(!w.volume.marks.permit.is_on());
+    w.user_mkdir("d");
+}
