@@ -224,6 +224,11 @@ impl Client {
         }
     }
 
+    /// The channel broke.
+    pub fn presto_down(&mut self) {
+        self.syncing.forget();
+    }
+
     /// Answer to a replay.
     pub fn replayed(&mut self, ctx: &mut Context<'_>, ticket: Ticket, outcomes: &[ReplayOutcome]) -> Result<(), StoreError> {
         match self.replaying.answered(ctx.now, ticket, outcomes, ctx.meta.last_read()) {
@@ -327,6 +332,11 @@ impl Client {
             true
         });
         Ok(())
+    }
+
+    /// A sync is under way.
+    pub fn is_syncing(&self) -> bool {
+        self.syncing.is_running()
     }
 
     /// Whether the stream is up and welcomed.

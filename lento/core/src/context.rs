@@ -159,6 +159,11 @@ impl Syncing {
         ok.then_some((first, second))
     }
 
+    /// Whether one is under way.
+    pub fn is_running(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
     /// Presto went away: the answer will not come.
     pub fn forget(&mut self) {
         self.in_flight = None;

@@ -25,7 +25,6 @@ use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
-use crate::types::Recno;
 use crate::types::Replaced;
 use crate::types::Tag;
 use crate::types::Time;
@@ -288,11 +287,6 @@ impl<'a> Reading<'a> {
 
 /// Stands for a hash that is not known yet; never sent.
 pub const UNKNOWN: Hash = Hash([0; 32]);
-
-/// Newest record each row was moved by is the recno itself, so the caller keeps it.
-pub fn set_next_recno(store: &mut dyn Store, next: Recno) -> Result<(), StoreError> {
-    crate::table::put(store, crate::store::Table::Meta, b"next_recno", &next)
-}
 
 fn set_mtime(tree: &mut Tree<'_>, dir: ObjectId, mtime: Time) -> Result<(), StoreError> {
     let Some(mut row) = tree.view().object(dir)? else { return Ok(()) };

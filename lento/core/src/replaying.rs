@@ -12,7 +12,6 @@ use crate::store::StoreError;
 use crate::tree::Overlay;
 use crate::tree::View;
 use crate::types::ObjectId;
-use crate::types::OpId;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::types::Version;
@@ -37,7 +36,7 @@ pub struct Replaying {
     bytes: usize,
     batch: Option<Ticket>,
     /// What the batch under way is about.
-    sent: Vec<(OpId, ObjectId)>,
+    sent: Vec<ObjectId>,
     /// Newest record that an answer named: plans made before it is read may be wrong or unconfirmed.
     told: Recno,
     /// Plans went wrong: make no new ones before `told` is read.
@@ -54,9 +53,7 @@ pub enum BatchEnd {
     Fine,
     /// This item (and those after it) did not happen.
     Stopped {
-        /// The record it was for.
-        record: OpId,
-        /// Its object.
+        /// The object it was for.
         object: ObjectId,
         /// Why.
         why: ReplayOutcome,
@@ -132,7 +129,7 @@ impl Replaying {
         self.batch = Some(ticket);
         let items = std::mem::take(&mut self.items);
         self.bytes = 0;
-        self.sent = items.iter().map(|item| (item.record, item.object)).collect();
+        self.sent = items.iter().map(|item| item.object).collect();
         ctx.out.push(Output::Replay { ticket, items, untouched_since: ctx.meta.last_read() });
     }
 
@@ -221,9 +218,9 @@ impl Replaying {
     }
 }
 
-fn stopped(sent: &[(OpId, ObjectId)], index: usize, why: &ReplayOutcome) -> BatchEnd {
+fn stopped(sent: &[ObjectId], index: usize, why: &ReplayOutcome) -> BatchEnd {
     match sent.get(index) {
-        Some((record, object)) => BatchEnd::Stopped { record: *record, object: *object, why: why.clone() },
+        Some(object) => BatchEnd::Stopped { object: *object, why: why.clone() },
         None => BatchEnd::Unknown,
     }
 }

@@ -146,6 +146,11 @@ impl Server {
         self.reads.clear();
     }
 
+    /// The channel broke.
+    pub fn presto_down(&mut self) {
+        self.syncing.forget();
+    }
+
     /// Answer to a replay.
     pub fn replayed(&mut self, ctx: &mut Context<'_>, ticket: Ticket, outcomes: &[ReplayOutcome]) -> Result<(), StoreError> {
         let end = self.replaying.answered(ctx.now, ticket, outcomes, ctx.meta.last_read());
@@ -359,6 +364,11 @@ impl Server {
             }
         }
         Ok(list)
+    }
+
+    /// A sync is under way.
+    pub fn is_syncing(&self) -> bool {
+        self.syncing.is_running()
     }
 
     /// Newest durable position.

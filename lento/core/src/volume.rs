@@ -96,6 +96,8 @@ pub struct Volume {
     generations: u64,
     tickets: u64,
     out: VecDeque<Output>,
+    /// Records read while a sync runs. They wait for it, so that the durable store is never ahead of the durable KML.
+    backlog: VecDeque<KmlRecord>,
     /// Clock of the last input.
     now: Millis,
 }
@@ -148,6 +150,7 @@ impl Volume {
             generations: 0,
             tickets: 0,
             out: VecDeque::new(),
+            backlog: VecDeque::new(),
             now: Millis::default(),
         })
     }
@@ -179,15 +182,37 @@ impl Volume {
         self.now = now;
         let before = self.meta.clone();
         let mut out = Vec::new();
-        match &mut self.part {
-            Part::Server(_) => self.handle_server(now, input, store, &mut out)?,
-            Part::Client(_) => self.handle_client(now, input, store, &mut out)?,
+        let input = match input {
+            Input::Journal(records) if self.is_syncing() => {
+                self.backlog.extend(records);
+                return Ok(());
+            }
+            other => other,
+        };
+        self.dispatch(now, input, store, &mut out)?;
+        if !self.backlog.is_empty() && !self.is_syncing() {
+            let records = self.backlog.drain(..).collect();
+            self.dispatch(now, Input::Journal(records), store, &mut out)?;
         }
         if self.meta != before {
             self.meta.save(store)?;
         }
         self.out.extend(out);
         Ok(())
+    }
+
+    fn dispatch(&mut self, now: Millis, input: Input, store: &mut dyn Store, out: &mut Vec<Output>) -> Result<(), Fault> {
+        match &mut self.part {
+            Part::Server(_) => self.handle_server(now, input, store, out),
+            Part::Client(_) => self.handle_client(now, input, store, out),
+        }
+    }
+
+    fn is_syncing(&self) -> bool {
+        match &self.part {
+            Part::Server(server) => server.is_syncing(),
+            Part::Client(client) => client.is_syncing(),
+        }
     }
 
     fn handle_server(
@@ -219,7 +244,8 @@ impl Volume {
                 ctx.out.push(Output::Settled(Recno(u64::MAX)));
                 server.presto_up(last);
             }
-            Input::PrestoDown | Input::Timeout => {}
+            Input::Timeout => {}
+            Input::PrestoDown => server.presto_down(),
             Input::Journal(records) => {
                 for record in records {
                     in_order(ctx.meta, &record)?;
@@ -271,7 +297,8 @@ impl Volume {
         };
         match input {
             Input::PrestoUp { last, .. } => client.presto_up(last),
-            Input::PrestoDown | Input::Timeout => {}
+            Input::Timeout => {}
+            Input::PrestoDown => client.presto_down(),
             Input::Journal(records) => {
                 for record in records {
                     in_order(ctx.meta, &record)?;
@@ -311,7 +338,7 @@ impl Volume {
     /// The KML record it wants next.
     #[must_use]
     pub fn next_recno(&self) -> Recno {
-        self.meta.next_recno
+        self.backlog.back().map_or(self.meta.next_recno, |record| Recno(record.recno.0 + 1))
     }
 
     /// Whether it asks for no journal records for the moment (a snapshot is being prepared).

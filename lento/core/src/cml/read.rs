@@ -59,11 +59,6 @@ impl Cml {
         self.reads.len()
     }
 
-    /// Whether this record's content is at hand.
-    pub fn is_ready(&self, recno: Recno) -> bool {
-        self.ready.contains_key(&recno)
-    }
-
     /// A content was read.
     pub fn content_read(&mut self, store: &mut dyn Store, ticket: Ticket, result: ReadResult) -> Result<AfterRead, StoreError> {
         let Some((recno, began_before)) = self.reads.remove(&ticket) else { return Ok(AfterRead::GoOn) };

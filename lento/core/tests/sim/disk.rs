@@ -1,0 +1,615 @@
+//! A model of presto: a lower tree in memory, its KML, users' operations and replays with their preconditions.
+
+use lento_core::io::Busy;
+use lento_core::io::Ref;
+use lento_core::io::ReplayContent;
+use lento_core::io::ReplayItem;
+use lento_core::io::ReplayOp;
+use lento_core::io::ReplayOutcome;
+use lento_core::record::After;
+use lento_core::record::KmlOrigin;
+use lento_core::record::KmlRecord;
+use lento_core::record::Update;
+use lento_core::types::Attributes;
+use lento_core::types::FileId;
+use lento_core::types::Hash;
+use lento_core::types::Mask;
+use lento_core::types::ObjectId;
+use lento_core::types::Recno;
+use lento_core::types::Time;
+use lento_core::types::Version;
+use lento_core::types::mode;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+pub const ROOT: FileId = FileId { ino: 2, generation: 1 };
+pub const STAGING: FileId = FileId { ino: 3, generation: 1 };
+
+#[derive(Clone, Debug, Default)]
+pub struct Inode {
+    pub attributes: Attributes,
+    pub bytes: Vec<u8>,
+    pub symlink: Vec<u8>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub entries: BTreeMap<Vec<u8>, FileId>,
+    pub ctime: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    pub inodes: BTreeMap<FileId, Inode>,
+    pub kml: Vec<KmlRecord>,
+    next_ino: u64,
+    clock: u64,
+    touched: BTreeMap<(FileId, Vec<u8>), Recno>,
+    last_close: BTreeMap<FileId, Recno>,
+    pub settled: u64,
+    pub limbo: BTreeSet<FileId>,
+    pub orphans: BTreeSet<FileId>,
+    pub writers: BTreeSet<FileId>,
+    made: BTreeMap<ObjectId, FileId>,
+    pub stage: BTreeMap<String, Vec<u8>>,
+    durable: Option<Box<Disk>>,
+}
+
+pub fn errno(text: &str) -> Result<(), String> {
+    Err(text.to_string())
+}
+
+impl Disk {
+    pub fn new() -> Disk {
+        let mut disk = Disk { next_ino: 10, clock: 1000, ..Disk::default() };
+        let dir = Inode { attributes: Attributes { mode: mode::DIR | 0o755, ..Attributes::default() }, ..Inode::default() };
+        disk.inodes.insert(ROOT, dir.clone());
+        disk.inodes.insert(STAGING, dir);
+        disk
+    }
+
+    pub fn make_durable(&mut self) {
+        let mut copy = self.clone();
+        copy.durable = None;
+        self.durable = Some(Box::new(copy));
+    }
+
+    /// Power cut: everything since the last sync is gone, the log as well.
+    pub fn power_cut(&mut self) {
+        let mut back = self.durable.take().map_or_else(Disk::new, |disk| *disk);
+        back.writers.clear();
+        back.orphans.clear();
+        back.clock = self.clock + 1000;
+        back.next_ino = self.next_ino + 1000;
+        *self = back;
+        self.make_durable();
+    }
+
+    pub fn last(&self) -> Recno {
+        Recno(self.kml.len() as u64)
+    }
+
+    fn tick(&mut self) -> Time {
+        self.clock += 1;
+        Time { sec: self.clock as i64, nsec: 0 }
+    }
+
+    fn after(&self, file: FileId) -> After {
+        let inode = &self.inodes[&file];
+        After { attributes: inode.attributes, version: self.version(file), nlink: self.links(file) as u32 }
+    }
+
+    pub fn version(&self, file: FileId) -> Version {
+        let inode = &self.inodes[&file];
+        Version {
+            mtime: inode.attributes.mtime,
+            ctime: Time { sec: inode.ctime as i64, nsec: 0 },
+            size: inode.bytes.len() as u64,
+        }
+    }
+
+    fn links(&self, file: FileId) -> usize {
+        self.inodes.values().flat_map(|i| i.entries.values()).filter(|f| **f == file).count()
+    }
+
+    fn record(&mut self, origin: KmlOrigin, update: Update) -> Recno {
+        let recno = Recno(self.kml.len() as u64 + 1);
+        if origin == KmlOrigin::User {
+            for key in keys(&update) {
+                self.touched.insert(key, recno);
+            }
+            if let Update::Close { file, .. } | Update::SetAttr { file, truncated: true, .. } = &update {
+                self.last_close.insert(*file, recno);
+            }
+        }
+        let time = Time { sec: self.clock as i64, nsec: 0 };
+        self.kml.push(KmlRecord { recno, time, origin, update });
+        recno
+    }
+
+    fn dir_touched(&mut self, dir: FileId, time: Option<Time>) -> Time {
+        let now = self.tick();
+        let inode = self.inodes.get_mut(&dir).unwrap();
+        if let Some(time) = time {
+            inode.attributes.mtime = time;
+        }
+        let _ = now;
+        inode.attributes.mtime
+    }
+
+    pub fn entry(&self, dir: FileId, name: &[u8]) -> Option<FileId> {
+        self.inodes.get(&dir)?.entries.get(name).copied()
+    }
+
+    // --- users -------------------------------------------------------------------------------------------------
+
+    pub fn user_make(&mut self, dir: FileId, name: &[u8], kind: u32) -> Result<FileId, String> {
+        if self.entry(dir, name).is_some() {
+            return Err("EEXIST".into());
+        }
+        let now = self.tick();
+        let attributes = Attributes { mode: kind | 0o644, mtime: now, ..Attributes::default() };
+        let file = self.insert(Inode { attributes, ctime: now.sec as u64, ..Inode::default() });
+        self.inodes.get_mut(&dir).ok_or("ENOENT")?.entries.insert(name.to_vec(), file);
+        let dir_mtime = self.dir_touched(dir, Some(now));
+        let after = self.after(file);
+        let update =
+            Update::Make { dir, name: name.to_vec(), file, after, symlink: vec![], xattrs: vec![], dir_mtime };
+        self.record(KmlOrigin::User, update);
+        Ok(file)
+    }
+
+    fn insert(&mut self, inode: Inode) -> FileId {
+        self.next_ino += 1;
+        let file = FileId { ino: self.next_ino, generation: 7 };
+        self.inodes.insert(file, inode);
+        file
+    }
+
+    /// Stores without a close: the version moves, no record says so.
+    pub fn user_store(&mut self, file: FileId, bytes: &[u8]) {
+        let now = self.tick();
+        let inode = self.inodes.get_mut(&file).unwrap();
+        inode.bytes = bytes.to_vec();
+        inode.attributes.mtime = now;
+        inode.ctime = now.sec as u64;
+    }
+
+    pub fn user_close(&mut self, file: FileId) {
+        if self.orphans.contains(&file) {
+            let after = self.after(file);
+            self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: true });
+            return;
+        }
+        if self.links(file) == 0 {
+            return;
+        }
+        let after = self.after(file);
+        self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: false });
+    }
+
+    pub fn user_setattr(&mut self, file: FileId, mode_bits: u32) {
+        let now = self.tick();
+        let inode = self.inodes.get_mut(&file).unwrap();
+        inode.attributes.mode = inode.attributes.mode & !0o7777 | mode_bits;
+        inode.ctime = now.sec as u64;
+        let after = self.after(file);
+        self.record(KmlOrigin::User, Update::SetAttr { file, mask: Mask::MODE, truncated: false, after });
+    }
+
+    pub fn user_setxattr(&mut self, file: FileId, name: &[u8], value: &[u8]) {
+        let now = self.tick();
+        let inode = self.inodes.get_mut(&file).unwrap();
+        inode.xattrs.insert(name.to_vec(), value.to_vec());
+        inode.ctime = now.sec as u64;
+        let after = self.after(file);
+        let update = Update::SetXattr { file, name: name.to_vec(), value: value.to_vec(), after };
+        self.record(KmlOrigin::User, update);
+    }
+
+    pub fn user_link(&mut self, file: FileId, dir: FileId, name: &[u8]) -> Result<(), String> {
+        if self.entry(dir, name).is_some() || self.inodes[&file].attributes.is_dir() {
+            return errno("EEXIST");
+        }
+        let now = self.tick();
+        self.inodes.get_mut(&dir).ok_or("ENOENT")?.entries.insert(name.to_vec(), file);
+        self.inodes.get_mut(&file).unwrap().ctime = now.sec as u64;
+        let dir_mtime = self.dir_touched(dir, Some(now));
+        let after = self.after(file);
+        self.record(KmlOrigin::User, Update::Link { dir, name: name.to_vec(), file, after, dir_mtime });
+        Ok(())
+    }
+
+    fn lose(&mut self, file: FileId) -> (bool, bool) {
+        let last = self.links(file) == 0;
+        let limbo = last && self.last_close.get(&file).is_some_and(|recno| recno.0 > self.settled);
+        if limbo {
+            self.limbo.insert(file);
+        } else if last && !self.orphans.contains(&file) && !self.writers.contains(&file) {
+            self.inodes.remove(&file);
+        }
+        (last, limbo)
+    }
+
+    pub fn user_remove(&mut self, dir: FileId, name: &[u8]) -> Result<(), String> {
+        let file = self.entry(dir, name).ok_or("ENOENT")?;
+        if !self.inodes[&file].entries.is_empty() {
+            return errno("ENOTEMPTY");
+        }
+        let now = self.tick();
+        self.inodes.get_mut(&dir).unwrap().entries.remove(name);
+        let (last, limbo) = self.lose(file);
+        let dir_mtime = self.dir_touched(dir, Some(now));
+        self.record(KmlOrigin::User, Update::Remove { dir, name: name.to_vec(), file, last, limbo, dir_mtime });
+        Ok(())
+    }
+
+    pub fn is_within(&self, dir: FileId, file: FileId) -> bool {
+        dir == file || self.inodes.iter().any(|(id, i)| i.entries.values().any(|f| *f == dir) && self.is_within(*id, file))
+    }
+
+    pub fn user_rename(&mut self, from: FileId, from_name: &[u8], to: FileId, to_name: &[u8], exchange: bool) -> Result<(), String> {
+        let file = self.entry(from, from_name).ok_or("ENOENT")?;
+        let target = self.entry(to, to_name);
+        if target == Some(file) || self.is_within(to, file) {
+            return errno("EINVAL");
+        }
+        let is_dir = self.inodes[&file].attributes.is_dir();
+        if let Some(target) = target {
+            let t = &self.inodes[&target];
+            if exchange {
+                if self.is_within(from, target) {
+                    return errno("EINVAL");
+                }
+            } else if t.attributes.is_dir() != is_dir || !t.entries.is_empty() {
+                return errno("ENOTEMPTY");
+            }
+        } else if exchange {
+            return errno("ENOENT");
+        }
+        let now = self.tick();
+        self.inodes.get_mut(&from).unwrap().entries.remove(from_name);
+        self.inodes.get_mut(&to).unwrap().entries.insert(to_name.to_vec(), file);
+        self.inodes.get_mut(&file).unwrap().ctime = now.sec as u64;
+        let mut replaced_last = false;
+        let mut replaced_limbo = false;
+        if let Some(target) = target {
+            if exchange {
+                self.inodes.get_mut(&from).unwrap().entries.insert(from_name.to_vec(), target);
+                self.inodes.get_mut(&target).unwrap().ctime = now.sec as u64;
+            } else {
+                (replaced_last, replaced_limbo) = self.lose(target);
+            }
+        }
+        let from_mtime = self.dir_touched(from, Some(now));
+        let to_mtime = self.dir_touched(to, Some(now));
+        let after = self.after(file);
+        self.record(KmlOrigin::User, Update::Rename {
+            from,
+            from_name: from_name.to_vec(),
+            to,
+            to_name: to_name.to_vec(),
+            file,
+            after,
+            replaced: target,
+            replaced_last,
+            replaced_limbo,
+            exchange,
+            whiteout: false,
+            from_mtime,
+            to_mtime,
+        });
+        Ok(())
+    }
+
+    // --- replays -----------------------------------------------------------------------------------------------
+
+    pub fn replay(&mut self, items: &[ReplayItem], since: Recno) -> Vec<ReplayOutcome> {
+        let mut outcomes = Vec::new();
+        for item in items {
+            let outcome = self.replay_one(item, since).unwrap_or_else(|stop| stop);
+            let go_on = matches!(outcome, ReplayOutcome::Applied { .. });
+            outcomes.push(outcome);
+            if !go_on {
+                break;
+            }
+        }
+        outcomes
+    }
+
+    fn file(&self, reference: Ref) -> Result<FileId, ReplayOutcome> {
+        let file = match reference {
+            Ref::File(file) => Some(file),
+            Ref::Object(object) => self.made.get(&object).copied(),
+        };
+        file.filter(|file| self.inodes.contains_key(file)).ok_or(ReplayOutcome::Stale { recno: None })
+    }
+
+    fn untouched(&self, key: (FileId, &[u8]), since: Recno) -> Result<(), ReplayOutcome> {
+        match self.touched.get(&(key.0, key.1.to_vec())) {
+            Some(recno) if *recno > since => Err(ReplayOutcome::Stale { recno: Some(*recno) }),
+            _ => Ok(()),
+        }
+    }
+
+    fn content(&self, content: &ReplayContent) -> Vec<u8> {
+        match content {
+            ReplayContent::Inline(bytes) => bytes.clone(),
+            ReplayContent::Staged(name, _) => self.stage[name].clone(),
+        }
+    }
+
+    /// Writers and unseen stores of a file that is about to lose its content.
+    fn may_take(&mut self, file: FileId, expect: Option<Version>, busy: Busy) -> Result<(), ReplayOutcome> {
+        if self.writers.contains(&file) {
+            if busy == Busy::Wait {
+                return Err(ReplayOutcome::Busy);
+            }
+            self.orphans.insert(file);
+            return Ok(());
+        }
+        if let Some(expect) = expect
+            && self.version(file) != expect
+        {
+            let after = self.after(file);
+            let recno = self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: false });
+            return Err(ReplayOutcome::Stale { recno: Some(recno) });
+        }
+        Ok(())
+    }
+
+    fn replay_one(&mut self, item: &ReplayItem, since: Recno) -> Result<ReplayOutcome, ReplayOutcome> {
+        let origin = KmlOrigin::Replay { record: item.record, object: item.object, hash: item.hash, verdict: item.verdict };
+        let stale = || ReplayOutcome::Stale { recno: None };
+        let (file, update) = match &item.op {
+            ReplayOp::Make { dir, name, attributes, symlink, content, xattrs } => {
+                let dir = self.file(*dir)?;
+                self.untouched((dir, name), since)?;
+                if self.entry(dir, name).is_some() {
+                    return Err(stale());
+                }
+                let bytes = content.as_ref().map_or(Vec::new(), |c| self.content(c));
+                let ctime = self.tick().sec as u64;
+                let file = self.insert(Inode {
+                    attributes: *attributes,
+                    bytes,
+                    symlink: symlink.clone(),
+                    xattrs: xattrs.iter().cloned().collect(),
+                    entries: BTreeMap::new(),
+                    ctime,
+                });
+                self.inodes.get_mut(&dir).unwrap().entries.insert(name.clone(), file);
+                let dir_mtime = self.dir_touched(dir, item.parent_mtime);
+                self.made.insert(item.object, file);
+                let after = self.after(file);
+                let (symlink, xattrs) = (symlink.clone(), xattrs.clone());
+                (file, Update::Make { dir, name: name.clone(), file, after, symlink, xattrs, dir_mtime })
+            }
+            ReplayOp::Link { file, dir, name } => {
+                let (file, dir) = (self.file(*file)?, self.file(*dir)?);
+                self.untouched((dir, name), since)?;
+                self.untouched((file, b""), since)?;
+                if self.entry(dir, name).is_some() || self.links(file) == 0 {
+                    return Err(stale());
+                }
+                let now = self.tick();
+                self.inodes.get_mut(&dir).unwrap().entries.insert(name.clone(), file);
+                self.inodes.get_mut(&file).unwrap().ctime = now.sec as u64;
+                let dir_mtime = self.dir_touched(dir, item.parent_mtime);
+                let after = self.after(file);
+                (file, Update::Link { dir, name: name.clone(), file, after, dir_mtime })
+            }
+            ReplayOp::Remove { dir, name, expect, expect_version, busy } => {
+                let (dir, expect) = (self.file(*dir)?, self.file(*expect)?);
+                self.untouched((dir, name), since)?;
+                self.untouched((expect, b""), since)?;
+                if self.entry(dir, name) != Some(expect) || !self.inodes[&expect].entries.is_empty() {
+                    return Err(stale());
+                }
+                if self.links(expect) == 1 && self.inodes[&expect].attributes.is_file() {
+                    self.may_take(expect, *expect_version, *busy)?;
+                }
+                self.inodes.get_mut(&dir).unwrap().entries.remove(name);
+                let last = self.take_away(expect);
+                let dir_mtime = self.dir_touched(dir, item.parent_mtime);
+                let update = Update::Remove { dir, name: name.clone(), file: expect, last, limbo: false, dir_mtime };
+                (expect, update)
+            }
+            ReplayOp::Rename { from, from_name, expect, to, to_name, replaced, replaced_version, exchange, busy } => {
+                let (from, to, expect) = (self.file(*from)?, self.file(*to)?, self.file(*expect)?);
+                let replaced = replaced.map(|r| self.file(r)).transpose()?;
+                self.untouched((from, from_name), since)?;
+                self.untouched((to, to_name), since)?;
+                if self.entry(from, from_name) != Some(expect) || self.entry(to, to_name) != replaced {
+                    return Err(stale());
+                }
+                if self.is_within(to, expect) {
+                    return Err(ReplayOutcome::Refused { errno: 22, message: "EINVAL".into() });
+                }
+                if let Some(target) = replaced.filter(|_| !*exchange) {
+                    self.untouched((target, b""), since)?;
+                    if !self.inodes[&target].entries.is_empty() {
+                        return Err(stale());
+                    }
+                    if self.links(target) == 1 && self.inodes[&target].attributes.is_file() {
+                        self.may_take(target, *replaced_version, *busy)?;
+                    }
+                }
+                let now = self.tick();
+                self.inodes.get_mut(&from).unwrap().entries.remove(from_name);
+                self.inodes.get_mut(&to).unwrap().entries.insert(to_name.clone(), expect);
+                self.inodes.get_mut(&expect).unwrap().ctime = now.sec as u64;
+                let mut replaced_last = false;
+                if let Some(target) = replaced {
+                    if *exchange {
+                        self.inodes.get_mut(&from).unwrap().entries.insert(from_name.clone(), target);
+                        self.inodes.get_mut(&target).unwrap().ctime = now.sec as u64;
+                    } else {
+                        replaced_last = self.take_away(target);
+                    }
+                }
+                let from_mtime = self.dir_touched(from, item.parent_mtime);
+                let to_mtime = self.dir_touched(to, item.target_parent_mtime);
+                let after = self.after(expect);
+                let (from_name, to_name) = (from_name.clone(), to_name.clone());
+                let exchange = *exchange;
+                (expect, Update::Rename {
+                    from,
+                    from_name,
+                    to,
+                    to_name,
+                    file: expect,
+                    after,
+                    replaced,
+                    replaced_last,
+                    replaced_limbo: false,
+                    exchange,
+                    whiteout: false,
+                    from_mtime,
+                    to_mtime,
+                })
+            }
+            ReplayOp::SetAttr { file, mask, attributes } => {
+                let file = self.file(*file)?;
+                self.untouched((file, b""), since)?;
+                let now = self.tick();
+                let inode = self.inodes.get_mut(&file).unwrap();
+                let new = &mut inode.attributes;
+                if mask.has(Mask::MODE) {
+                    new.mode = new.mode & !0o7777 | attributes.mode & 0o7777;
+                }
+                if mask.has(Mask::UID) {
+                    new.uid = attributes.uid;
+                }
+                if mask.has(Mask::GID) {
+                    new.gid = attributes.gid;
+                }
+                if mask.has(Mask::MTIME) {
+                    new.mtime = attributes.mtime;
+                }
+                inode.ctime = now.sec as u64;
+                let after = self.after(file);
+                (file, Update::SetAttr { file, mask: *mask, truncated: false, after })
+            }
+            ReplayOp::Install { file, expect_version, content, attributes, xattrs, dir, name, busy } => {
+                let (old, dir) = (self.file(*file)?, self.file(*dir)?);
+                self.untouched((old, b""), since)?;
+                if self.entry(dir, name) != Some(old) {
+                    return Err(stale());
+                }
+                self.may_take(old, *expect_version, *busy)?;
+                let bytes = self.content(content);
+                let ctime = self.tick().sec as u64;
+                let in_place = self.links(old) > 1;
+                let inode = Inode {
+                    attributes: *attributes,
+                    bytes,
+                    xattrs: xattrs.iter().cloned().collect(),
+                    ctime,
+                    ..Inode::default()
+                };
+                let file = if in_place {
+                    self.orphans.remove(&old);
+                    self.inodes.insert(old, inode);
+                    old
+                } else {
+                    let file = self.insert(inode);
+                    self.inodes.get_mut(&dir).unwrap().entries.insert(name.clone(), file);
+                    self.take_away(old);
+                    file
+                };
+                self.made.insert(item.object, file);
+                let after = self.after(file);
+                let replaces = (!in_place).then_some(old);
+                (file, Update::Close { file, replaces, after, orphan: false })
+            }
+            ReplayOp::SetXattr { file, name, value } => {
+                let file = self.file(*file)?;
+                self.untouched((file, b""), since)?;
+                let now = self.tick();
+                let inode = self.inodes.get_mut(&file).unwrap();
+                inode.xattrs.insert(name.clone(), value.clone());
+                inode.ctime = now.sec as u64;
+                let after = self.after(file);
+                (file, Update::SetXattr { file, name: name.clone(), value: value.clone(), after })
+            }
+            ReplayOp::DelXattr { file, name } => {
+                let file = self.file(*file)?;
+                self.untouched((file, b""), since)?;
+                let now = self.tick();
+                let inode = self.inodes.get_mut(&file).unwrap();
+                inode.xattrs.remove(name);
+                inode.ctime = now.sec as u64;
+                let after = self.after(file);
+                (file, Update::DelXattr { file, name: name.clone(), after })
+            }
+            ReplayOp::Noop => (FileId::default(), Update::Nothing),
+        };
+        let recno = self.record(origin, update);
+        Ok(ReplayOutcome::Applied { file, recno })
+    }
+
+    fn take_away(&mut self, file: FileId) -> bool {
+        let last = self.links(file) == 0;
+        if last && self.orphans.contains(&file) {
+            self.limbo.insert(file);
+        } else if last {
+            self.inodes.remove(&file);
+        } else {
+            let now = self.tick();
+            self.inodes.get_mut(&file).unwrap().ctime = now.sec as u64;
+        }
+        last
+    }
+
+    // --- looking -----------------------------------------------------------------------------------------------
+
+    /// The tree for people: path -> what is there. Hard links show as the same number.
+    pub fn tree(&self) -> BTreeMap<String, String> {
+        let mut out = BTreeMap::new();
+        self.walk(ROOT, String::new(), &mut out);
+        out
+    }
+
+    fn walk(&self, dir: FileId, at: String, out: &mut BTreeMap<String, String>) {
+        for (name, file) in &self.inodes[&dir].entries {
+            let path = format!("{at}/{}", String::from_utf8_lossy(name));
+            let inode = &self.inodes[file];
+            out.insert(
+                path.clone(),
+                format!(
+                    "{:o} t{} {:?} x{:?} n{} {}",
+                    inode.attributes.mode,
+                    inode.attributes.mtime.sec,
+                    String::from_utf8_lossy(&inode.symlink),
+                    inode.xattrs,
+                    if inode.attributes.is_dir() { 1 } else { self.links(*file) },
+                    String::from_utf8_lossy(&inode.bytes)
+                ),
+            );
+            if inode.attributes.is_dir() {
+                self.walk(*file, path, out);
+            }
+        }
+    }
+
+    pub fn hash(&self, file: FileId) -> Hash {
+        Hash::of(&self.inodes[&file].bytes)
+    }
+}
+
+/// What a record touches: entries by (directory, name), objects by (file, "").
+fn keys(update: &Update) -> Vec<(FileId, Vec<u8>)> {
+    match update {
+        Update::Make { dir, name, file, .. } | Update::Link { dir, name, file, .. } | Update::Remove { dir, name, file, .. } => {
+            vec![(*dir, name.clone()), (*file, vec![])]
+        }
+        Update::Rename { from, from_name, to, to_name, file, replaced, .. } => {
+            let mut keys = vec![(*from, from_name.clone()), (*to, to_name.clone()), (*file, vec![])];
+            keys.extend(replaced.map(|r| (r, vec![])));
+            keys
+        }
+        Update::SetAttr { file, .. }
+        | Update::Close { file, .. }
+        | Update::SetXattr { file, .. }
+        | Update::DelXattr { file, .. } => vec![(*file, vec![])],
+        Update::Nothing => vec![],
+    }
+}

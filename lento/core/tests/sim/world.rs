@@ -1,0 +1,538 @@
+//! Nodes, a network that delays and breaks, users, crashes: all decided by one seed.
+
+use crate::disk::Disk;
+use crate::disk::ROOT;
+use crate::disk::STAGING;
+use crate::memory::Memory;
+use lento_core::Volume;
+use lento_core::io::FetchResult;
+use lento_core::io::Input;
+use lento_core::io::KeepContent;
+use lento_core::io::Output;
+use lento_core::io::ReadResult;
+use lento_core::io::ReplayItem;
+use lento_core::message::Message;
+use lento_core::types::FileId;
+use lento_core::types::Hash;
+use lento_core::types::INLINE_MAX;
+use lento_core::types::Recno;
+use lento_core::types::Ticket;
+use lento_core::volume::Config;
+use lento_core::volume::Millis;
+use lento_core::volume::Role;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+
+/// splitmix64: small, and the same everywhere.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+pub struct Node {
+    pub name: String,
+    pub disk: Disk,
+    pub store: Memory,
+    pub volume: Option<Volume>,
+    /// What the shell has not run yet.
+    jobs: VecDeque<Output>,
+    told: Recno,
+    pub kept: BTreeSet<Hash>,
+    lives: u64,
+    pub faults: Vec<String>,
+    pub barriers: BTreeSet<u64>,
+}
+
+pub struct World {
+    pub nodes: Vec<Node>,
+    /// Messages under way, for each direction of each client's stream.
+    links: BTreeMap<(usize, usize), VecDeque<Message>>,
+    pub up: Vec<bool>,
+    pub dice: Dice,
+    pub now: u64,
+    counter: u64,
+    pub log: Vec<String>,
+    /// Contents that were closed.
+    pub written: BTreeMap<Hash, String>,
+    /// Contents that a user took away while looking at them.
+    pub superseded: BTreeSet<Hash>,
+}
+
+const SERVER: usize = 0;
+
+impl World {
+    pub fn new(seed: u64, clients: usize) -> World {
+        let mut nodes = Vec::new();
+        for index in 0..=clients {
+            nodes.push(Node {
+                name: format!("n{index}"),
+                disk: Disk::new(),
+                store: Memory::default(),
+                volume: None,
+                jobs: VecDeque::new(),
+                told: Recno(0),
+                kept: BTreeSet::new(),
+                lives: 0,
+                faults: vec![],
+                barriers: BTreeSet::new(),
+            });
+        }
+        let mut world = World {
+            nodes,
+            links: BTreeMap::new(),
+            up: vec![false; clients + 1],
+            dice: Dice(seed),
+            now: 1,
+            counter: 0,
+            log: vec![],
+            written: BTreeMap::new(),
+            superseded: BTreeSet::new(),
+        };
+        for index in 0..=clients {
+            world.start(index, false);
+        }
+        for index in 1..=clients {
+            world.connect(index);
+        }
+        world
+    }
+
+    pub fn note(&mut self, text: String) {
+        self.log.push(text);
+    }
+
+    pub fn start(&mut self, index: usize, unclean: bool) {
+        let replist: Vec<String> = (1..self.nodes.len()).map(|i| format!("n{i}")).collect();
+        let node = &mut self.nodes[index];
+        node.lives += 1;
+        let role = if index == SERVER { Role::Server } else { Role::Client { server: "n0".into() } };
+        let config = Config {
+            name: "test/sim".into(),
+            role,
+            new_replica: 100 + index as u64,
+            root: ROOT,
+            staging: STAGING,
+            unclean,
+        };
+        node.volume = Some(Volume::open(config, &mut node.store).unwrap());
+        node.jobs.clear();
+        if node.lives == 1 {
+            node.store.make_durable();
+            node.disk.make_durable();
+        }
+        let last = node.disk.last();
+        self.give(index, Input::PrestoUp { first: Recno(1), last });
+        if index == SERVER {
+            self.give(index, Input::Replist(replist));
+        }
+    }
+
+    /// Feeds one input and takes the outputs.
+    pub fn give(&mut self, index: usize, input: Input) {
+        let node = &mut self.nodes[index];
+        let Some(volume) = &mut node.volume else { return };
+        if let Err(fault) = volume.handle(Millis(self.now), input, &mut node.store) {
+            node.faults.push(fault.to_string());
+            node.volume = None;
+            return;
+        }
+        while let Some(output) = volume.poll_output() {
+            node.jobs.push_back(output);
+        }
+    }
+
+    pub fn connect(&mut self, client: usize) {
+        if self.up[client] || self.nodes[client].volume.is_none() || self.nodes[SERVER].volume.is_none() {
+            return;
+        }
+        self.up[client] = true;
+        self.links.insert((client, SERVER), VecDeque::new());
+        self.links.insert((SERVER, client), VecDeque::new());
+        let name = self.nodes[client].name.clone();
+        self.give(SERVER, Input::Connected(name));
+        self.give(client, Input::Connected("n0".into()));
+    }
+
+    pub fn cut(&mut self, client: usize) {
+        if !self.up[client] {
+            return;
+        }
+        self.note(format!("cut n{client}"));
+        self.up[client] = false;
+        self.links.remove(&(client, SERVER));
+        self.links.remove(&(SERVER, client));
+        let name = self.nodes[client].name.clone();
+        self.give(SERVER, Input::Disconnected(name));
+        self.give(client, Input::Disconnected("n0".into()));
+    }
+
+    fn cut_all(&mut self, index: usize) {
+        if index == SERVER {
+            for client in 1..self.nodes.len() {
+                self.cut(client);
+            }
+        } else {
+            self.cut(index);
+        }
+    }
+
+    /// kill -9 of lento: the log stays, the store is what was last made durable.
+    pub fn kill(&mut self, index: usize) {
+        self.note(format!("kill lento n{index}"));
+        self.cut_all(index);
+        self.nodes[index].volume = None;
+        self.nodes[index].store.crash();
+        self.start(index, false);
+    }
+
+    /// Power cut: log, tree and store fall back to the last sync.
+    pub fn power(&mut self, index: usize) {
+        self.note(format!("power cut n{index}"));
+        self.cut_all(index);
+        let node = &mut self.nodes[index];
+        node.volume = None;
+        node.store.crash();
+        node.disk.power_cut();
+        self.start(index, true);
+    }
+
+    /// kill -9 of presto: what it was asked stays undone or done, nobody is told.
+    pub fn kill_presto(&mut self, index: usize) {
+        self.note(format!("kill presto n{index}"));
+        let jobs = std::mem::take(&mut self.nodes[index].jobs);
+        for job in jobs {
+            match job {
+                Output::Replay { ticket, items, untouched_since } => {
+                    let done = self.dice.roll(items.len() as u64 + 1) as usize;
+                    let node = &mut self.nodes[index];
+                    node.disk.replay(items.get(..done).unwrap_or(&[]), untouched_since);
+                    self.give(index, Input::Replayed { ticket, outcomes: vec![] });
+                }
+                Output::ReadContent { ticket, .. } => {
+                    self.give(index, Input::ContentRead { ticket, result: ReadResult::Failed("presto is gone".into()) });
+                }
+                Output::Sync { ticket } => self.give(index, Input::Synced { ticket, recno: None }),
+                other => self.nodes[index].jobs.push_back(other),
+            }
+        }
+        self.nodes[index].disk.writers.clear();
+        self.give(index, Input::PrestoDown);
+        let last = self.nodes[index].disk.last();
+        self.give(index, Input::PrestoUp { first: Recno(1), last });
+    }
+
+    /// Lento reads some of the KML.
+    pub fn read_journal(&mut self, index: usize, most: usize) -> bool {
+        let node = &self.nodes[index];
+        let Some(volume) = &node.volume else { return false };
+        if volume.wants_quiet() {
+            return false;
+        }
+        let from = volume.next_recno().0 as usize - 1;
+        let records: Vec<_> = node.disk.kml.iter().skip(from).take(most).cloned().collect();
+        if records.is_empty() {
+            return false;
+        }
+        self.give(index, Input::Journal(records));
+        true
+    }
+
+    /// Runs one output of the shell.
+    pub fn run_job(&mut self, index: usize) -> bool {
+        let Some(job) = self.nodes[index].jobs.pop_front() else { return false };
+        match job {
+            Output::Send(peer, message) => {
+                let to: usize = peer[1..].parse().unwrap();
+                if let Some(link) = self.links.get_mut(&(index, to)) {
+                    link.push_back(message);
+                }
+            }
+            Output::Hangup(peer, why) => {
+                let to: usize = peer[1..].parse().unwrap();
+                self.note(format!("n{index} hangs up on {peer}: {why}"));
+                self.cut(index.max(to));
+            }
+            Output::Replay { ticket, items, untouched_since } => {
+                let outcomes = self.nodes[index].disk.replay(&items, untouched_since);
+                self.check_replay(index, &items, &outcomes);
+                self.give(index, Input::Replayed { ticket, outcomes });
+            }
+            Output::ReadContent { ticket, file, stage_at } => self.read_content(index, ticket, file, stage_at.is_some()),
+            Output::Fetch { ticket, items } => {
+                let server = &self.nodes[SERVER];
+                let results = items
+                    .iter()
+                    .map(|item| {
+                        if !self.up[index] {
+                            return FetchResult::Failed("cut".into());
+                        }
+                        match Volume::content_source(&server.store, item.object, item.hash) {
+                            Ok(Some((file, _))) if server.disk.inodes.contains_key(&file) && server.disk.hash(file) == item.hash => {
+                                FetchResult::Inline(server.disk.inodes[&file].bytes.clone())
+                            }
+                            _ => FetchResult::Superseded,
+                        }
+                    })
+                    .collect();
+                self.give(index, Input::Fetched { ticket, results });
+            }
+            Output::Keep { ticket, content, .. } => {
+                let node = &mut self.nodes[index];
+                let bytes = match content {
+                    KeepContent::Inline(bytes) => bytes,
+                    KeepContent::Staged(name) => node.disk.stage[&name].clone(),
+                    KeepContent::File(file) => node.disk.inodes[&file].bytes.clone(),
+                };
+                node.kept.insert(Hash::of(&bytes));
+                self.give(index, Input::Kept { ticket, result: Ok(()) });
+            }
+            Output::Sync { ticket } => {
+                let node = &mut self.nodes[index];
+                node.disk.make_durable();
+                node.store.make_durable();
+                let recno = Some(node.disk.last());
+                self.give(index, Input::Synced { ticket, recno });
+            }
+            Output::Settled(recno) => self.nodes[index].disk.settled = recno.0,
+            Output::ReleaseLimbo(files) => {
+                let disk = &mut self.nodes[index].disk;
+                for file in files {
+                    disk.limbo.remove(&file);
+                    disk.inodes.remove(&file);
+                }
+            }
+            Output::BarrierReached(id) => {
+                self.nodes[index].barriers.insert(id);
+            }
+            Output::Truncate(_) | Output::DropStage(_) => {}
+            Output::Event(event) => self.note(format!("n{index}: {event:?}")),
+        }
+        true
+    }
+
+    fn read_content(&mut self, index: usize, ticket: Ticket, file: FileId, stage: bool) {
+        let node = &self.nodes[index];
+        let result = match node.disk.inodes.get(&file) {
+            None => ReadResult::Gone,
+            Some(inode) => {
+                let small = inode.bytes.len() as u64 <= INLINE_MAX;
+                ReadResult::Whole {
+                    hash: Hash::of(&inode.bytes),
+                    size: inode.bytes.len() as u64,
+                    version: node.disk.version(file),
+                    racy: false,
+                    inline: small.then(|| inode.bytes.clone()),
+                }
+            }
+        };
+        if let (ReadResult::Whole { hash, size, inline: None, .. }, true) = (&result, stage) {
+            let (hash, size) = (*hash, *size);
+            let bytes = node.disk.inodes[&file].bytes.clone();
+            if !self.up[index] {
+                self.give(index, Input::ContentRead { ticket, result: ReadResult::Failed("cut".into()) });
+                return;
+            }
+            let name = hash.to_string();
+            self.nodes[SERVER].disk.stage.insert(name.clone(), bytes);
+            self.give(SERVER, Input::Staged { hash, size, name });
+        }
+        self.give(index, Input::ContentRead { ticket, result });
+    }
+
+    /// Replays never take away a content that is not known to be safe elsewhere: the core's own promise.
+    fn check_replay(&mut self, index: usize, items: &[ReplayItem], outcomes: &[lento_core::io::ReplayOutcome]) {
+        if std::env::var_os("SIM_TRACE").is_some() {
+            for (item, outcome) in items.iter().zip(outcomes) {
+                self.note(format!("n{index} replay {:?} {:?} {:?} -> {outcome:?}", item.record, item.object, item.op));
+            }
+        }
+    }
+
+    pub fn deliver(&mut self, from: usize, to: usize) -> bool {
+        let Some(message) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
+        if std::env::var_os("SIM_TRACE").is_some() {
+            self.note(format!("n{from} -> n{to}: {message:?}"));
+        }
+        let name = self.nodes[from].name.clone();
+        self.give(to, Input::Message(name, message));
+        true
+    }
+
+    pub fn timeout(&mut self, index: usize) {
+        let Some(volume) = &self.nodes[index].volume else { return };
+        if let Some((at, _)) = volume.poll_timeout()
+            && at.0 <= self.now
+        {
+            self.give(index, Input::Timeout);
+        }
+    }
+
+    /// One random step of machines and network.
+    pub fn step(&mut self) {
+        self.now += self.dice.roll(4);
+        let index = self.dice.roll(self.nodes.len() as u64) as usize;
+        match self.dice.roll(10) {
+            0..=2 => {
+                let most = 1 + self.dice.roll(6) as usize;
+                self.read_journal(index, most);
+            }
+            3..=5 => {
+                self.run_job(index);
+            }
+            6..=8 => {
+                if index != SERVER {
+                    if self.dice.roll(2) == 0 { self.deliver(index, SERVER) } else { self.deliver(SERVER, index) };
+                }
+            }
+            _ => self.timeout(index),
+        }
+    }
+
+    /// Everything heals and comes to rest; `false` if it does not within a generous bound.
+    pub fn settle(&mut self) -> bool {
+        for client in 1..self.nodes.len() {
+            self.connect(client);
+        }
+        for index in 0..self.nodes.len() {
+            let open: Vec<FileId> = self.nodes[index].disk.writers.iter().copied().collect();
+            for file in open {
+                self.close(index, file);
+            }
+        }
+        let mut quiet = 0;
+        for _ in 0..200_000 {
+            self.now += 20;
+            let mut busy = false;
+            for index in 0..self.nodes.len() {
+                if index > 0 && !self.up[index] {
+                    self.connect(index);
+                    busy = true;
+                }
+                busy |= self.read_journal(index, 64);
+                busy |= self.run_job(index);
+                if index > 0 {
+                    busy |= self.deliver(index, SERVER);
+                    busy |= self.deliver(SERVER, index);
+                }
+                self.timeout(index);
+            }
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet > 200 {
+                return true;
+            }
+        }
+        false
+    }
+
+    // --- users -------------------------------------------------------------------------------------------------
+
+    pub fn content(&mut self) -> Vec<u8> {
+        self.counter += 1;
+        format!("content {}", self.counter).into_bytes()
+    }
+
+    /// A user stores and closes; what was there is knowingly superseded.
+    pub fn store(&mut self, index: usize, file: FileId, bytes: &[u8]) {
+        self.look_away(index, file);
+        self.nodes[index].disk.user_store(file, bytes);
+        self.close(index, file);
+    }
+
+    pub fn open_and_store(&mut self, index: usize, file: FileId, bytes: &[u8]) {
+        self.look_away(index, file);
+        let disk = &mut self.nodes[index].disk;
+        disk.writers.insert(file);
+        disk.user_store(file, bytes);
+    }
+
+    pub fn close(&mut self, index: usize, file: FileId) {
+        let disk = &mut self.nodes[index].disk;
+        disk.writers.remove(&file);
+        if !disk.inodes.contains_key(&file) {
+            return;
+        }
+        let linked = disk.inodes.values().any(|i| i.entries.values().any(|f| *f == file));
+        let counted = linked || disk.orphans.contains(&file);
+        let text = String::from_utf8_lossy(&disk.inodes[&file].bytes).into_owned();
+        let hash = disk.hash(file);
+        disk.user_close(file);
+        if counted && !text.is_empty() {
+            self.written.insert(hash, format!("n{index}: {text}"));
+        }
+    }
+
+    /// Whoever changes or removes a file has seen what was in it.
+    pub fn look_away(&mut self, index: usize, file: FileId) {
+        if self.nodes[index].disk.inodes.contains_key(&file) {
+            let hash = self.nodes[index].disk.hash(file);
+            self.superseded.insert(hash);
+        }
+    }
+
+    pub fn files(&self, index: usize) -> Vec<(FileId, Vec<u8>, FileId)> {
+        let mut found = Vec::new();
+        let mut dirs = vec![ROOT];
+        while let Some(dir) = dirs.pop() {
+            for (name, file) in &self.nodes[index].disk.inodes[&dir].entries {
+                found.push((dir, name.clone(), *file));
+                if self.nodes[index].disk.inodes[file].attributes.is_dir() {
+                    dirs.push(*file);
+                }
+            }
+        }
+        found
+    }
+
+    // --- verdict of the test -----------------------------------------------------------------------------------
+
+    pub fn check(&self) -> Result<(), String> {
+        for node in &self.nodes {
+            if let Some(fault) = node.faults.first() {
+                return Err(format!("{} froze: {fault}", node.name));
+            }
+        }
+        let truth = self.nodes[SERVER].disk.tree();
+        for node in &self.nodes[1..] {
+            let tree = node.disk.tree();
+            if tree != truth {
+                let mut text = format!("{} differs from the server:\n", node.name);
+                let all: BTreeSet<&String> = tree.keys().chain(truth.keys()).collect();
+                for path in all {
+                    if tree.get(path) != truth.get(path) {
+                        text += &format!("  {path}: here {:?}, server {:?}\n", tree.get(path), truth.get(path));
+                    }
+                }
+                if let Some(volume) = &node.volume {
+                    text += &format!("  {:?}\n", volume.status(&node.store));
+                }
+                return Err(text);
+            }
+        }
+        let current: BTreeSet<Hash> = self.nodes[SERVER].disk.inodes.values().map(|i| Hash::of(&i.bytes)).collect();
+        for (hash, what) in &self.written {
+            let safe = current.contains(hash)
+                || self.superseded.contains(hash)
+                || self.nodes.iter().any(|node| node.kept.contains(hash));
+            if !safe {
+                return Err(format!("lost: {what}"));
+            }
+        }
+        for node in &self.nodes {
+            if let Some(volume) = &node.volume {
+                let status = volume.status(&node.store).map_err(|e| e.to_string())?;
+                if status.pending > 0 || status.dirty > 0 {
+                    return Err(format!("{} did not come to rest: {status:?}", node.name));
+                }
+            }
+        }
+        Ok(())
+    }
+}

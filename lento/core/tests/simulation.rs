@@ -1,0 +1,208 @@
+//! Random histories on a server and its clients: after healing all trees are equal and nothing is lost.
+//! `SIM_SEED=n` replays one seed, `SIM_RUNS=n` sets how many, `SIM_TRACE=1` prints what happened.
+
+#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr)]
+
+#[path = "sim/disk.rs"]
+mod disk;
+#[path = "sim/memory.rs"]
+mod memory;
+#[path = "sim/world.rs"]
+mod world;
+
+use disk::ROOT;
+use lento_core::types::mode;
+use world::World;
+
+#[derive(Clone, Copy)]
+struct Mix {
+    clients: usize,
+    steps: u64,
+    cuts: bool,
+    kills: bool,
+    power: bool,
+}
+
+fn user_action(world: &mut World, index: usize) {
+    let files = world.files(index);
+    let pick = |world: &mut World| {
+        (!files.is_empty()).then(|| files[world.dice.roll(files.len() as u64) as usize].clone())
+    };
+    let dirs: Vec<_> = files
+        .iter()
+        .filter(|(_, _, f)| world.nodes[index].disk.inodes[f].attributes.is_dir())
+        .map(|(_, _, f)| *f)
+        .chain([ROOT])
+        .collect();
+    let dir = dirs[world.dice.roll(dirs.len() as u64) as usize];
+    let name = vec![b'a' + world.dice.roll(5) as u8];
+    let is_dir = |world: &World, f| world.nodes[index].disk.inodes[&f].attributes.is_dir();
+    let log = |world: &mut World, text: String| world.note(format!("t{} n{index} {text}", world.now));
+    match world.dice.roll(14) {
+        0 | 1 => {
+            if let Ok(file) = world.nodes[index].disk.user_make(dir, &name, mode::FILE) {
+                log(world, format!("create {dir:?}/{} = {file:?}", name[0] as char));
+                if world.dice.roll(3) > 0 {
+                    let bytes = world.content();
+                    log(world, format!("store {file:?} {}", String::from_utf8_lossy(&bytes)));
+                    world.store(index, file, &bytes);
+                }
+            }
+        }
+        2 => {
+            if let Ok(file) = world.nodes[index].disk.user_make(dir, &name, mode::DIR) {
+                log(world, format!("mkdir {dir:?}/{} = {file:?}", name[0] as char));
+            }
+        }
+        3 | 4 | 5 => {
+            if let Some((_, _, file)) = pick(world)
+                && !is_dir(world, file)
+            {
+                let bytes = world.content();
+                log(world, format!("store {file:?} {}", String::from_utf8_lossy(&bytes)));
+                if world.dice.roll(4) == 0 {
+                    world.open_and_store(index, file, &bytes);
+                } else {
+                    world.store(index, file, &bytes);
+                }
+            }
+        }
+        6 | 7 => {
+            if let Some((dir, name, file)) = pick(world) {
+                let hash = world.nodes[index].disk.hash(file);
+                if world.nodes[index].disk.user_remove(dir, &name).is_ok() {
+                    log(world, format!("remove {dir:?}/{} = {file:?}", name[0] as char));
+                    world.superseded.insert(hash);
+                }
+            }
+        }
+        8 | 9 => {
+            if let Some((from, from_name, file)) = pick(world) {
+                let exchange = world.dice.roll(4) == 0;
+                let target = world.nodes[index].disk.entry(dir, &name);
+                let hash = target.map(|t| world.nodes[index].disk.hash(t));
+                if world.nodes[index].disk.user_rename(from, &from_name, dir, &name, exchange).is_ok() {
+                    log(world, format!("rename {from:?}/{} -> {dir:?}/{} {file:?} over {target:?} {exchange}", from_name[0] as char, name[0] as char));
+                    if !exchange {
+                        world.superseded.extend(hash);
+                    }
+                }
+            }
+        }
+        10 => {
+            // An editor: new content beside the old, then over it.
+            if let Some((dir, name, file)) = pick(world)
+                && !is_dir(world, file)
+            {
+                let tmp = b"tmp".to_vec();
+                if let Ok(new) = world.nodes[index].disk.user_make(dir, &tmp, mode::FILE) {
+                    let bytes = world.content();
+                    world.store(index, new, &bytes);
+                    let hash = world.nodes[index].disk.hash(file);
+                    if world.nodes[index].disk.user_rename(dir, &tmp, dir, &name, false).is_ok() {
+                        world.superseded.insert(hash);
+                        log(world, format!("save over {dir:?}/{} {new:?}", name[0] as char));
+                    }
+                }
+            }
+        }
+        11 => {
+            if let Some((_, _, file)) = pick(world)
+                && !is_dir(world, file)
+                && world.nodes[index].disk.user_link(file, dir, &name).is_ok()
+            {
+                log(world, format!("link {file:?} {dir:?}/{}", name[0] as char));
+            }
+        }
+        12 => {
+            if let Some((_, _, file)) = pick(world) {
+                let bits = 0o600 + world.dice.roll(0o77) as u32;
+                log(world, format!("chmod {file:?} {bits:o}"));
+                world.nodes[index].disk.user_setattr(file, bits);
+                let value = world.content();
+                world.nodes[index].disk.user_setxattr(file, b"user.x", &value);
+            }
+        }
+        _ => {
+            let open: Vec<_> = world.nodes[index].disk.writers.iter().copied().collect();
+            for file in open {
+                log(world, format!("close {file:?}"));
+                world.close(index, file);
+            }
+        }
+    }
+}
+
+fn run(seed: u64, mix: Mix) -> Result<(), String> {
+    let mut world = World::new(seed, mix.clients);
+    for _ in 0..mix.steps {
+        let index = world.dice.roll(world.nodes.len() as u64) as usize;
+        match world.dice.roll(200) {
+            0..=59 => user_action(&mut world, index),
+            60..=62 if mix.cuts && index > 0 => world.cut(index),
+            63..=67 if index > 0 => world.connect(index),
+            68 if mix.kills => world.kill(index),
+            69 if mix.kills => world.kill_presto(index),
+            70 if mix.power && index > 0 => world.power(index),
+            _ => {
+                for _ in 0..3 {
+                    world.step();
+                }
+            }
+        }
+    }
+    let rested = world.settle();
+    let result = world.check();
+    if result.is_err() || !rested {
+        if std::env::var_os("SIM_TRACE").is_some() {
+            for line in &world.log {
+                println!("{line}");
+            }
+        }
+        return Err(format!("seed {seed}: rested {rested}: {}", result.err().unwrap_or_default()));
+    }
+    Ok(())
+}
+
+fn runs(default: u64) -> std::ops::Range<u64> {
+    if let Some(seed) = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()) {
+        return seed..seed + 1;
+    }
+    0..std::env::var("SIM_RUNS").ok().and_then(|s| s.parse().ok()).unwrap_or(default)
+}
+
+fn many(mix: Mix, default: u64) {
+    let mut bad = Vec::new();
+    let range = runs(default);
+    let total = range.clone().count();
+    for seed in range {
+        let outcome = std::panic::catch_unwind(|| run(seed, mix)).unwrap_or_else(|_| Err(format!("seed {seed}: panic")));
+        if let Err(why) = outcome {
+            bad.push(why);
+        }
+    }
+    for why in bad.iter().take(5) {
+        println!("{why}");
+    }
+    assert!(bad.is_empty(), "{} of {total} seeds went wrong", bad.len());
+}
+
+#[test]
+fn two_nodes_connected() {
+    many(Mix { clients: 1, steps: 120, cuts: false, kills: false, power: false }, 300);
+}
+
+#[test]
+fn three_nodes_that_go_away() {
+    many(Mix { clients: 2, steps: 200, cuts: true, kills: false, power: false }, 300);
+}
+
+#[test]
+fn four_nodes_with_kills() {
+    many(Mix { clients: 3, steps: 250, cuts: true, kills: true, power: false }, 300);
+}
+
+#[test]
+fn three_nodes_with_power_cuts_of_clients() {
+    many(Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true }, 300);
+}
