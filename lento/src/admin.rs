@@ -1,0 +1,295 @@
+//! What the command line asks: `Admin` over a Unix socket that only its owner may open.
+
+use crate::req_dispatcher::ChannelState;
+use crate::req_dispatcher::Downcalls;
+use crate::volume::Mail;
+use crate::volume::Report;
+use crate::volume::VolumeHandle;
+use crate::volume::Volumes;
+use intermezzo_channel::v1::Stat;
+use intermezzo_channel::v1::packet::Body;
+use intermezzo_proto::v1;
+use intermezzo_proto::v1::admin_server::Admin;
+use intermezzo_proto::v1::admin_server::AdminServer;
+use lento_core::types::Position;
+use lento_core::types::Recno;
+use lento_core::volume::ReplicatorStatus;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+use tonic::transport::Server;
+use tracing::warn;
+
+/// How long a volume may take to say how it is.
+const REPORT_DEADLINE: Duration = Duration::from_secs(2);
+/// How often somebody who waits is told what for.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// Answers for this node.
+#[derive(Clone, Debug)]
+pub struct AdminService {
+    /// This node.
+    pub node: String,
+    /// Its volumes.
+    pub volumes: Volumes,
+    /// Presto.
+    pub downcalls: Downcalls,
+}
+
+/// Listens at `path`; a socket left over from before is replaced.
+///
+/// # Errors
+/// Text for people.
+pub fn listen(service: AdminService, path: &Path, stop: CancellationToken) -> Result<(), String> {
+    let fail = |error: std::io::Error| format!("admin socket {}: {error}", path.display());
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(fail)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
+        _ => {}
+    }
+    let listener = tokio::net::UnixListener::bind(path).map_err(fail)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    tokio::spawn(async move {
+        let incoming = UnixListenerStream::new(listener);
+        let serve = Server::builder().serve_with_incoming(AdminServer::new(service), incoming);
+        if let Some(Err(error)) = stop.run_until_cancelled(serve).await {
+            warn!(target: "admin", %error, "the admin socket ended");
+        }
+    });
+    Ok(())
+}
+
+type Reply<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    type WaitStream = Reply<v1::WaitProgress>;
+    type CmlListStream = Reply<v1::CmlRecord>;
+    type ConflictsStream = Reply<v1::ConflictRecord>;
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let (kernel, presto_connected) = match &*self.downcalls.state().borrow() {
+            ChannelState::Up(_, attached) => (attached.kernel.clone(), true),
+            ChannelState::Down => (Vec::new(), false),
+        };
+        let mut volumes = Vec::new();
+        for volume in self.volumes.all() {
+            let report = report(&volume).await;
+            let kml = newest(&self.downcalls, &volume, presto_connected, &report).await;
+            volumes.push(volume_status(&volume.name, report, kml));
+        }
+        Ok(Response::new(v1::StatusReply {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            volumes,
+            kernel,
+            presto_connected,
+        }))
+    }
+
+    async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<Self::WaitStream>, Status> {
+        let request = request.into_inner();
+        let volume = self.find(&request.volume)?;
+        let stat = self.downcalls.call(&volume.name, Body::Stat(Stat {}), "Stat", REPORT_DEADLINE).await;
+        let upto = match stat {
+            Ok((Body::Stats(stats), _)) => Recno(stats.last_recno),
+            Ok(_) => return Err(Status::internal("presto answered Stat with another message")),
+            Err(error) => return Err(Status::unavailable(format!("volume {}: {error}", volume.name))),
+        };
+        let (progress, stream) = mpsc::channel(4);
+        tokio::spawn(wait(volume, upto, request.all, progress));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn cml_list(
+        &self,
+        request: Request<v1::CmlListRequest>,
+    ) -> Result<Response<Self::CmlListStream>, Status> {
+        let volume = self.find(&request.into_inner().volume)?;
+        Ok(Response::new(rows(crate::listing::cml(&volume))))
+    }
+
+    async fn conflicts(
+        &self,
+        request: Request<v1::ConflictsRequest>,
+    ) -> Result<Response<Self::ConflictsStream>, Status> {
+        let volume = self.find(&request.into_inner().volume)?;
+        Ok(Response::new(rows(crate::listing::conflicts(&volume))))
+    }
+}
+
+impl AdminService {
+    fn find(&self, name: &str) -> Result<VolumeHandle, Status> {
+        let missing = || Status::not_found(format!("volume {name} is not on node {}", self.node));
+        self.volumes.get(name).ok_or_else(missing)
+    }
+}
+
+/// A stream of rows that are at hand.
+fn rows<T: Send + 'static>(rows: Result<Vec<T>, String>) -> Reply<T> {
+    let (sender, stream) = mpsc::channel(64);
+    tokio::spawn(async move {
+        match rows {
+            Ok(rows) => {
+                for row in rows {
+                    if sender.send(Ok(row)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => drop(sender.send(Err(Status::internal(error))).await),
+        }
+    });
+    ReceiverStream::new(stream)
+}
+
+async fn report(volume: &VolumeHandle) -> Report {
+    let asked = async {
+        let (reply, answer) = oneshot::channel();
+        volume.send(Mail::Report(reply)).await;
+        answer.await.ok()
+    };
+    match timeout(REPORT_DEADLINE, asked).await {
+        Ok(Some(report)) => report,
+        Ok(None) => Report { fault: "the volume is stopping".to_owned(), ..Report::default() },
+        Err(_) => {
+            let fault = format!("the volume did not say how it is within {REPORT_DEADLINE:?}");
+            Report { fault, ..Report::default() }
+        }
+    }
+}
+
+/// First and last record of the KML now, or as last heard.
+async fn newest(downcalls: &Downcalls, volume: &VolumeHandle, up: bool, report: &Report) -> (u64, u64) {
+    let known = (report.kml.0.0, report.kml.1.0);
+    if !up {
+        return known;
+    }
+    match downcalls.call(&volume.name, Body::Stat(Stat {}), "Stat", REPORT_DEADLINE).await {
+        Ok((Body::Stats(stats), _)) => (stats.first_recno, stats.last_recno),
+        _ => known,
+    }
+}
+
+async fn wait(
+    volume: VolumeHandle,
+    upto: Recno,
+    all: bool,
+    progress: mpsc::Sender<Result<v1::WaitProgress, Status>>,
+) {
+    let mut waiting = None;
+    loop {
+        // A volume that began a new life has forgotten who waits, so it is asked again.
+        let reached = match &mut waiting {
+            Some(reached) => reached,
+            None => {
+                let (sender, receiver) = oneshot::channel();
+                if !volume.send(Mail::Wait { upto, all, reached: sender }).await {
+                    let stopped = format!("volume {} has been stopped", volume.name);
+                    let _ = progress.send(Err(Status::unavailable(stopped))).await;
+                    return;
+                }
+                waiting.insert(receiver)
+            }
+        };
+        tokio::select! {
+            () = progress.closed() => return,
+            result = reached => {
+                if result.is_ok() {
+                    let done = v1::WaitProgress { done: true, ..Default::default() };
+                    let _ = progress.send(Ok(done)).await;
+                    return;
+                }
+                waiting = None;
+                tokio::time::sleep(PROGRESS).await;
+            }
+            () = tokio::time::sleep(PROGRESS) => {}
+        }
+        let report = report(&volume).await;
+        let waits_for = waits_for(&report, all);
+        let pending = report.status.pending;
+        let so_far = v1::WaitProgress { done: false, pending, waiting: waits_for };
+        if progress.send(Ok(so_far)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What stands between now and "it is safe", in words.
+fn waits_for(report: &Report, all: bool) -> String {
+    if !report.fault.is_empty() {
+        return report.fault.clone();
+    }
+    if let Some(reason) = report.status.waiting.first() {
+        return reason.clone();
+    }
+    let status = &report.status;
+    if !report.serving && !status.connected {
+        return format!("server {} is not connected", report.server);
+    }
+    if status.pending > 0 {
+        return format!("{} records without a verdict", status.pending);
+    }
+    let behind = status.replicators.iter().filter(|replicator| replicator.durable < status.position);
+    let behind: Vec<String> = behind
+        .map(|replicator| match replicator.connected {
+            true => format!("{} is behind", replicator.node),
+            false => format!("{} is not connected", replicator.node),
+        })
+        .collect();
+    if all && !behind.is_empty() {
+        return behind.join(", ");
+    }
+    "the newest records are on their way".to_owned()
+}
+
+fn position(position: Position) -> Option<v1::Position> {
+    Some(v1::Position { epoch: 0, number: position.0 })
+}
+
+fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::VolumeStatus {
+    let newest = report.status.position;
+    let status = report.status;
+    v1::VolumeStatus {
+        name: name.to_owned(),
+        role: if report.serving { "Server" } else { "Client" }.to_owned(),
+        server: report.server,
+        position: position(status.position),
+        applied: position(status.applied),
+        pending: status.pending,
+        dirty: status.dirty,
+        connected: status.connected,
+        replicators: status.replicators.into_iter().map(|one| replicator_status(one, newest)).collect(),
+        conflicts: status.conflicts,
+        mountpoint: report.mountpoint,
+        cache: report.cache,
+        kml_first: kml.0,
+        kml_last: kml.1,
+        waiting: status.waiting,
+        fault: report.fault,
+        pending_bytes: 0,
+    }
+}
+
+fn replicator_status(replicator: ReplicatorStatus, newest: Position) -> v1::ReplicatorStatus {
+    v1::ReplicatorStatus {
+        lag_records: newest.0.saturating_sub(replicator.durable.0),
+        node: replicator.node,
+        connected: replicator.connected,
+        applied: position(replicator.applied),
+        durable: position(replicator.durable),
+        lag_seconds: 0.0,
+        syncing: replicator.syncing,
+    }
+}

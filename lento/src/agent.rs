@@ -1,0 +1,210 @@
+//! The agent of one node: puts the rooms together and makes the volumes be what the manifests say.
+
+use crate::admin;
+use crate::desired::Desired;
+use crate::desired::DesiredVolume;
+use crate::dialer::Peers;
+use crate::jobs;
+use crate::manifests;
+use crate::options::Options;
+use crate::replication::ReplicationService;
+use crate::replication::listen;
+use crate::req_dispatcher::Downcalls;
+use crate::req_dispatcher::ReqDispatcher;
+use crate::req_handler::ReqHandler;
+use crate::store::boot_id;
+use crate::tls::NodeIdentity;
+use crate::volume::Mail;
+use crate::volume::VolumeHandle;
+use crate::volume::Volumes;
+use crate::volume_task::Surroundings;
+use crate::volume_task::VolumeTask;
+use intermezzo_channel::v1::ClearVolume;
+use intermezzo_channel::v1::packet::Body;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing::warn;
+
+/// How long a volume may take to stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(3);
+/// Unmounting may have to wait for users.
+const CLEAR_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why the agent cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its identity.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    /// Its directories or sockets.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// One node's agent.
+pub struct Agent {
+    around: Surroundings,
+    volumes: Volumes,
+    running: BTreeMap<String, (VolumeHandle, DesiredVolume)>,
+}
+
+impl Agent {
+    /// Runs until `stop`; then takes leave, within 5 s.
+    ///
+    /// # Errors
+    /// It cannot begin.
+    pub async fn run(options: Options, stop: CancellationToken) -> Result<(), AgentError> {
+        let Options { tls_cert, tls_key, tls_ca, .. } = &options;
+        let identity = NodeIdentity::load(&options.node, tls_cert, tls_key, tls_ca)?;
+        let setup = |what: &str, error: std::io::Error| AgentError::Setup(format!("{what}: {error}"));
+        std::fs::create_dir_all(&options.state)
+            .map_err(|error| setup(&options.state.display().to_string(), error))?;
+        let boot = boot_id().map_err(|error| setup("boot id", error))?;
+
+        // The rooms outlive the volumes, so that these can take leave.
+        let rooms = CancellationToken::new();
+        let _end = rooms.clone().drop_guard();
+        let volumes = Volumes::default();
+        let handler = ReqHandler::new(volumes.clone());
+        let (dispatcher, downcalls) =
+            ReqDispatcher::new(options.presto_socket.clone(), handler, rooms.clone());
+        tokio::spawn(dispatcher.run());
+        let contents = Arc::new(Semaphore::new(jobs::CONCURRENCY));
+        let service = ReplicationService {
+            volumes: volumes.clone(),
+            downcalls: downcalls.clone(),
+            contents: contents.clone(),
+        };
+        let address =
+            listen(service, options.listen, &identity, rooms.clone()).map_err(AgentError::Setup)?;
+        admin::listen(
+            admin::AdminService {
+                node: options.node.clone(),
+                volumes: volumes.clone(),
+                downcalls: downcalls.clone(),
+            },
+            &options.admin_socket,
+            rooms.clone(),
+        )
+        .map_err(AgentError::Setup)?;
+        let peers = Peers::new(identity, options.peers.iter().cloned().collect());
+        info!(target: "agent", node = options.node, %address, "listening");
+
+        let mut desired =
+            manifests::follow(options.manifests.clone(), options.node.clone(), rooms.clone());
+        let around = Surroundings {
+            node: options.node,
+            downcalls,
+            peers,
+            contents,
+            state: options.state,
+            cache: options.cache,
+            mounts: options.mounts,
+            boot,
+        };
+        let mut agent = Agent { around, volumes, running: BTreeMap::new() };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = desired.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let now = desired.borrow_and_update().clone();
+                    if let Some(now) = now {
+                        agent.reconcile(now).await;
+                    }
+                }
+            }
+        }
+        agent.stop_all().await;
+        Ok(())
+    }
+
+    async fn reconcile(&mut self, desired: Desired) {
+        let gone: Vec<String> =
+            self.running.keys().filter(|name| !desired.contains_key(*name)).cloned().collect();
+        for name in gone {
+            info!(target: "agent", volume = name, "this node has no part in it any more; its data stays");
+            self.stop(&name).await;
+            clear(&self.around.downcalls, &name);
+        }
+        for (name, volume) in desired {
+            match self.running.get(&name) {
+                None => self.start(&name, volume),
+                Some((_, before)) if *before == volume => {}
+                // Another server is another role, or another far side: from the start.
+                Some((_, before)) if before.server != volume.server => {
+                    self.stop(&name).await;
+                    self.start(&name, volume);
+                }
+                Some((handle, _)) => {
+                    let handle = handle.clone();
+                    handle.send(Mail::Desired(volume.clone())).await;
+                    self.running.insert(name, (handle, volume));
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, name: &str, desired: DesiredVolume) {
+        let serving = desired.is_server(&self.around.node);
+        info!(target: "agent", volume = name, server = desired.server, serving, "starting");
+        let (handle, mailbox) = VolumeHandle::new(name);
+        let task = VolumeTask::new(self.around.clone(), handle.clone(), mailbox, desired.clone());
+        tokio::spawn(task.run());
+        self.volumes.insert(handle.clone());
+        if !serving {
+            self.around.peers.follow(&desired.server, handle.clone());
+        }
+        self.running.insert(name.to_owned(), (handle, desired));
+    }
+
+    async fn stop(&mut self, name: &str) {
+        let Some((handle, desired)) = self.running.remove(name) else { return };
+        self.volumes.remove(name);
+        stop_task(&handle).await;
+        self.around.peers.unfollow(&desired.server, name);
+    }
+
+    async fn stop_all(&mut self) {
+        let stopping: Vec<_> =
+            std::mem::take(&mut self.running).into_values().map(|(handle, _)| handle).collect();
+        let mut tasks = tokio::task::JoinSet::new();
+        for handle in stopping {
+            self.volumes.remove(&handle.name);
+            tasks.spawn(async move { stop_task(&handle).await });
+        }
+        while tasks.join_next().await.is_some() {}
+        // The goodbyes are on their way; a moment for them to leave.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn stop_task(handle: &VolumeHandle) {
+    let stopped = async {
+        let (done, waiting) = oneshot::channel();
+        if handle.send(Mail::Stop(done)).await {
+            let _ = waiting.await;
+        }
+    };
+    if timeout(STOP_DEADLINE, stopped).await.is_err() {
+        warn!(target: "agent", volume = &*handle.name, "did not stop in time; its store recovers when opened");
+    }
+}
+
+fn clear(downcalls: &Downcalls, name: &str) {
+    let (downcalls, name) = (downcalls.clone(), name.to_owned());
+    tokio::spawn(async move {
+        let body = Body::ClearVolume(ClearVolume {});
+        if let Err(error) = downcalls.call(&name, body, "ClearVolume", CLEAR_DEADLINE).await {
+            warn!(target: "agent", volume = name, %error, "presto still serves it");
+        }
+    });
+}

@@ -1,0 +1,36 @@
+//! The clocks: the core's, which never goes back and counts through suspend, and the lower file system's.
+
+use lento_core::types::Time;
+use lento_core::volume::Millis;
+use rustix::time::ClockId;
+use rustix::time::clock_gettime;
+use std::time::Duration;
+
+/// Now, on CLOCK_BOOTTIME.
+#[must_use]
+pub fn now() -> Millis {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    Millis(seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000))
+}
+
+/// How long until then; zero if it is past.
+#[must_use]
+pub fn until(then: Millis) -> Duration {
+    Duration::from_millis(then.0.saturating_sub(now().0))
+}
+
+/// Now, as files are stamped.
+#[must_use]
+pub fn wall() -> Time {
+    let time = clock_gettime(ClockId::Realtime);
+    Time { sec: time.tv_sec, nsec: u32::try_from(time.tv_nsec).unwrap_or(0) }
+}
+
+/// Nanoseconds from `earlier` to `later`; negative if they stand the other way round.
+#[must_use]
+pub fn nanos_between(earlier: Time, later: Time) -> i128 {
+    let of = |time: Time| i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec);
+    of(later) - of(earlier)
+}

@@ -1,0 +1,63 @@
+//! What this node shall do, taken from the manifests: one entry for each volume in which it takes part.
+
+use intermezzo_api::Access;
+use intermezzo_api::manifest::Manifests;
+use intermezzo_api::manifest::Role;
+use intermezzo_api::volume::WhenFull;
+use lento_core::io::NodeName;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+/// By `namespace/name`.
+pub type Desired = BTreeMap<String, DesiredVolume>;
+
+/// One volume, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredVolume {
+    /// The server's node.
+    pub server: NodeName,
+    /// The nodes of the replication list, the server not among them.
+    pub replication_list: BTreeSet<NodeName>,
+    /// What programs on this node may do.
+    pub access: Access,
+    /// Limit of the KML; `None`: presto's default.
+    pub log_max_bytes: Option<u64>,
+    /// What writers meet when the KML is full.
+    pub when_full: WhenFull,
+}
+
+impl DesiredVolume {
+    /// Whether `node` serves it.
+    #[must_use]
+    pub fn is_server(&self, node: &str) -> bool {
+        self.server == node
+    }
+}
+
+/// What `node` shall do.
+#[must_use]
+pub fn desired(manifests: &Manifests, node: &str) -> Desired {
+    let mut desired = Desired::new();
+    for (name, volume) in &manifests.volumes {
+        let (Some(role), Some(server)) = (manifests.role(name, node), volume.server_node()) else {
+            continue;
+        };
+        let replicators = manifests.replicators_of(name).filter(|replicator| !replicator.spec.paused);
+        let access = match (role, manifests.replicator_on(name, node)) {
+            (Role::Client, Some(replicator)) => replicator.access(volume),
+            _ => Access::ReadWrite,
+        };
+        let entry = DesiredVolume {
+            server: server.to_owned(),
+            replication_list: replicators
+                .map(|replicator| replicator.spec.node_name.clone())
+                .filter(|replicator| replicator != server)
+                .collect(),
+            access,
+            log_max_bytes: volume.spec.log.max_bytes,
+            when_full: volume.spec.log.when_full,
+        };
+        desired.insert(name.clone(), entry);
+    }
+    desired
+}

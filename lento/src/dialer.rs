@@ -1,0 +1,251 @@
+//! The Dialer: one connection to each server of whose volumes this node is a client, held and renewed.
+
+use crate::link::Link;
+use crate::link::LinkQueue;
+use crate::link::link;
+use crate::random::Backoff;
+use crate::tls::NodeIdentity;
+use crate::volume::Mail;
+use crate::volume::VolumeHandle;
+use crate::wire;
+use intermezzo_proto::v1::ClientFrame;
+use intermezzo_proto::v1::Goodbye;
+use intermezzo_proto::v1::ServerFrame;
+use intermezzo_proto::v1::client_frame::Body;
+use intermezzo_proto::v1::replication_client::ReplicationClient;
+use lento_core::io::NodeName;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use tonic::transport::Endpoint;
+use tracing::info;
+use tracing::warn;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const KEEPALIVE: Duration = Duration::from_secs(5);
+const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// One server, and the volumes that follow it.
+#[derive(Debug, Default)]
+struct Server {
+    followers: Mutex<BTreeMap<String, VolumeHandle>>,
+    changed: Notify,
+    channel: Mutex<Option<Channel>>,
+    stop: CancellationToken,
+}
+
+/// All servers, by node.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    servers: Arc<Mutex<BTreeMap<NodeName, Arc<Server>>>>,
+    addresses: Arc<Mutex<BTreeMap<NodeName, String>>>,
+    identity: NodeIdentity,
+}
+
+impl Peers {
+    /// Servers at these addresses (`host:port`).
+    #[must_use]
+    pub fn new(identity: NodeIdentity, addresses: BTreeMap<NodeName, String>) -> Peers {
+        Peers { servers: Arc::default(), addresses: Arc::new(Mutex::new(addresses)), identity }
+    }
+
+    /// The connection to a server, while there is one.
+    #[must_use]
+    pub fn channel(&self, node: &str) -> Option<Channel> {
+        let server = self.servers.lock().get(node).cloned()?;
+        server.channel.lock().clone()
+    }
+
+    /// From now on `volume` is told of the connection to `node`, which is made if need be.
+    pub fn follow(&self, node: &str, volume: VolumeHandle) {
+        let server = {
+            let mut servers = self.servers.lock();
+            match servers.get(node) {
+                Some(server) => server.clone(),
+                None => {
+                    let server = Arc::new(Server::default());
+                    servers.insert(node.to_owned(), server.clone());
+                    let dialer =
+                        Dialer { node: node.to_owned(), server: server.clone(), peers: self.clone() };
+                    tokio::spawn(async move {
+                        let stop = dialer.server.stop.clone();
+                        stop.run_until_cancelled(dialer.run()).await;
+                    });
+                    server
+                }
+            }
+        };
+        server.followers.lock().insert(volume.name.to_string(), volume);
+        server.changed.notify_one();
+    }
+
+    /// `volume` follows `node` no longer; with the last one the connection ends.
+    pub fn unfollow(&self, node: &str, volume: &str) {
+        let mut servers = self.servers.lock();
+        let Some(server) = servers.get(node) else { return };
+        let mut followers = server.followers.lock();
+        followers.remove(volume);
+        if followers.is_empty() {
+            server.stop.cancel();
+            *server.channel.lock() = None;
+            drop(followers);
+            servers.remove(node);
+        }
+    }
+
+    fn endpoint(&self, node: &str) -> Result<Endpoint, String> {
+        let address = self.addresses.lock().get(node).cloned();
+        let address = address.ok_or_else(|| format!("no address for node {node}: give --peer {node}=HOST:PORT"))?;
+        Endpoint::from_shared(format!("https://{address}"))
+            .and_then(|endpoint| endpoint.tls_config(self.identity.client(node)))
+            .map(|endpoint| {
+                endpoint
+                    .connect_timeout(CONNECT_DEADLINE)
+                    .http2_keep_alive_interval(KEEPALIVE)
+                    .keep_alive_timeout(KEEPALIVE_DEADLINE)
+                    .keep_alive_while_idle(true)
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .tcp_nodelay(true)
+            })
+            .map_err(|error| format!("address {address} of node {node}: {}", chain(&error)))
+    }
+}
+
+struct Dialer {
+    node: NodeName,
+    server: Arc<Server>,
+    peers: Peers,
+}
+
+impl Dialer {
+    async fn run(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut said = String::new();
+        loop {
+            let reason = match self.connect().await {
+                Ok((inbound, link)) => {
+                    info!(target: "dialer", server = self.node, "connected");
+                    backoff.reset();
+                    let reason = self.serve(inbound, link).await;
+                    *self.server.channel.lock() = None;
+                    reason
+                }
+                Err(reason) => reason,
+            };
+            // The same reason again and again is said once.
+            if reason != said {
+                warn!(target: "dialer", server = self.node, reason, "not connected; trying again");
+                said = reason;
+            }
+            tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<(Streaming<ServerFrame>, Link), String> {
+        let endpoint = self.peers.endpoint(&self.node)?;
+        let channel = timeout(CONNECT_DEADLINE, endpoint.connect())
+            .await
+            .map_err(|_| format!("no connection within {CONNECT_DEADLINE:?}"))?
+            .map_err(|error| chain(&error))?;
+        let (link, queue) = link();
+        let (frames, outbound) = mpsc::channel(16);
+        tokio::spawn(forward(queue, frames));
+        let mut client = ReplicationClient::new(channel.clone())
+            .max_decoding_message_size(wire::MESSAGE_MAX)
+            .max_encoding_message_size(wire::MESSAGE_MAX);
+        let inbound = timeout(CONNECT_DEADLINE, client.connect(ReceiverStream::new(outbound)))
+            .await
+            .map_err(|_| format!("no stream within {CONNECT_DEADLINE:?}"))?
+            .map_err(|status| status.message().to_owned())?
+            .into_inner();
+        *self.server.channel.lock() = Some(channel);
+        Ok((inbound, link))
+    }
+
+    /// One stream, to its end; why it ended.
+    async fn serve(&self, mut inbound: Streaming<ServerFrame>, link: Link) -> String {
+        let mut told: BTreeMap<String, VolumeHandle> = BTreeMap::new();
+        let reason = loop {
+            let followers = self.server.followers.lock().clone();
+            for (name, volume) in &followers {
+                if !told.contains_key(name) {
+                    volume.send(Mail::Connected(self.node.clone(), link.clone())).await;
+                }
+            }
+            told = followers;
+            tokio::select! {
+                () = self.server.changed.notified() => {}
+                () = link.ended() => break link.reason(),
+                frame = inbound.message() => match frame {
+                    Ok(Some(frame)) => {
+                        if let Err(reason) = self.pass_on(frame, &told, &link).await {
+                            break reason;
+                        }
+                    }
+                    Ok(None) => break "the server ended the stream".to_owned(),
+                    Err(status) => break status.message().to_owned(),
+                },
+            }
+        };
+        for volume in told.values() {
+            volume.send(Mail::Disconnected(self.node.clone(), link.id())).await;
+        }
+        reason
+    }
+
+    async fn pass_on(
+        &self,
+        frame: ServerFrame,
+        told: &BTreeMap<String, VolumeHandle>,
+        link: &Link,
+    ) -> Result<(), String> {
+        let message = wire::from_server(frame.body)
+            .map_err(|error| format!("volume {}: {error}", frame.volume))?;
+        // A volume that has just left may still be spoken to.
+        if let Some(volume) = told.get(&frame.volume) {
+            volume.send(Mail::Message(self.node.clone(), link.id(), message)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Takes away what volumes say.
+async fn forward(mut queue: LinkQueue, frames: mpsc::Sender<ClientFrame>) {
+    while let Some(saying) = queue.next().await {
+        let ready = match &saying.message {
+            Some(message) => wire::client_frames(&saying.volume, message),
+            None => {
+                let volume = saying.volume.to_string();
+                vec![ClientFrame { volume, body: Some(Body::Goodbye(Goodbye {})) }]
+            }
+        };
+        for frame in ready {
+            if frames.send(frame).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// An error with its causes: the transport's own text says little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

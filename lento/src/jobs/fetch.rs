@@ -1,0 +1,226 @@
+//! `Output::Fetch`: contents from the server, in few round trips; small ones into memory, large ones into the stage.
+
+use super::Shared;
+use crate::content::sink::Sink;
+use crate::wire;
+use bytes::Bytes;
+use intermezzo_proto::v1;
+use intermezzo_proto::v1::fetch_chunk::End;
+use intermezzo_proto::v1::replication_client::ReplicationClient;
+use lento_core::io::FetchItem;
+use lento_core::io::FetchResult;
+use lento_core::io::Input;
+use lento_core::types::Hash;
+use lento_core::types::INLINE_MAX;
+use lento_core::types::ObjectId;
+use lento_core::types::Ticket;
+use std::fs::File;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+/// How long the server may say nothing.
+const IDLE: Duration = Duration::from_secs(60);
+/// Most small contents in one request: bounds what lies in memory.
+const SMALL_BATCH: usize = 256;
+
+pub(super) async fn run(shared: Shared, ticket: Ticket, items: Vec<FetchItem>) {
+    let Some(channel) = shared.peers.channel(&shared.server) else {
+        let reason = format!("server {} is not connected", shared.server);
+        let results = items.iter().map(|_| FetchResult::Failed(reason.clone())).collect();
+        return shared.answer(ticket, Input::Fetched { ticket, results }).await;
+    };
+    let not_tried = || FetchResult::Failed("not tried".to_owned());
+    let mut results: Vec<FetchResult> = items.iter().map(|_| not_tried()).collect();
+    let mut put = |index: usize, result: FetchResult| {
+        if let Some(slot) = results.get_mut(index) {
+            *slot = result;
+        }
+    };
+    let numbered = || items.iter().copied().enumerate();
+    let small: Vec<_> = numbered().filter(|(_, item)| item.size <= INLINE_MAX).collect();
+    for batch in small.chunks(SMALL_BATCH) {
+        let Ok(_permit) = shared.contents.acquire().await else { return };
+        let contents = fetch_small(&shared, &channel, batch).await;
+        for ((index, _), content) in batch.iter().zip(contents) {
+            put(*index, content);
+        }
+    }
+    // Several large ones at once, as the room for contents allows.
+    let mut running = tokio::task::JoinSet::new();
+    for (index, item) in numbered().filter(|(_, item)| item.size > INLINE_MAX) {
+        let (shared, channel) = (shared.clone(), channel.clone());
+        running.spawn(async move {
+            let Ok(_permit) = shared.contents.clone().acquire_owned().await else {
+                return (index, FetchResult::Failed("stopped".to_owned()));
+            };
+            (index, fetch_large(&shared, &channel, item).await)
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        if let Ok((index, result)) = done {
+            put(index, result);
+        }
+    }
+    shared.answer(ticket, Input::Fetched { ticket, results }).await;
+}
+
+async fn begin(
+    shared: &Shared,
+    channel: &Channel,
+    items: impl Iterator<Item = FetchItem>,
+) -> Result<Streaming<v1::FetchChunk>, String> {
+    let items = items
+        .map(|item| v1::FetchItem {
+            object: Some(wire::tag(item.object.0)),
+            hash: Bytes::copy_from_slice(&item.hash.0),
+        })
+        .collect();
+    let request = v1::FetchRequest { volume: shared.volume.name.to_string(), items };
+    let mut client = ReplicationClient::new(channel.clone()).max_decoding_message_size(wire::MESSAGE_MAX);
+    match timeout(IDLE, client.fetch(request)).await {
+        Ok(Ok(stream)) => Ok(stream.into_inner()),
+        Ok(Err(status)) => Err(format!("fetch from {}: {}", shared.server, status.message())),
+        Err(_) => Err(format!("fetch from {}: no answer within {IDLE:?}", shared.server)),
+    }
+}
+
+async fn next(shared: &Shared, stream: &mut Streaming<v1::FetchChunk>) -> Result<v1::FetchChunk, String> {
+    match timeout(IDLE, stream.message()).await {
+        Ok(Ok(Some(chunk))) => Ok(chunk),
+        Ok(Ok(None)) => Err(format!("fetch from {}: the stream ended early", shared.server)),
+        Ok(Err(status)) => Err(format!("fetch from {}: {}", shared.server, status.message())),
+        Err(_) => Err(format!("fetch from {}: nothing came for {IDLE:?}", shared.server)),
+    }
+}
+
+async fn fetch_small(shared: &Shared, channel: &Channel, items: &[(usize, FetchItem)]) -> Vec<FetchResult> {
+    let mut results = Vec::new();
+    let outcome = async {
+        let mut stream = begin(shared, channel, items.iter().map(|(_, item)| *item)).await?;
+        for (index, (_, item)) in items.iter().enumerate() {
+            let result = small_content(shared, &mut stream, index, item).await?;
+            results.push(result);
+        }
+        Ok::<_, String>(())
+    };
+    let error = outcome.await.err().unwrap_or_default();
+    results.resize_with(items.len(), || FetchResult::Failed(error.clone()));
+    results
+}
+
+async fn small_content(
+    shared: &Shared,
+    stream: &mut Streaming<v1::FetchChunk>,
+    index: usize,
+    item: &FetchItem,
+) -> Result<FetchResult, String> {
+    let mut bytes = Vec::new();
+    loop {
+        let chunk = next(shared, stream).await?;
+        if usize::try_from(chunk.item) != Ok(index) {
+            return Err(format!("fetch from {}: contents out of order", shared.server));
+        }
+        let end = chunk.offset.saturating_add(chunk.data.len() as u64);
+        if chunk.offset < bytes.len() as u64 || end > INLINE_MAX {
+            return Err(format!("fetch from {}: more came than was asked for", shared.server));
+        }
+        bytes.resize(usize::try_from(chunk.offset).unwrap_or(0), 0);
+        bytes.extend_from_slice(&chunk.data);
+        match chunk.end {
+            None => {}
+            Some(End::Superseded(_)) => return Ok(FetchResult::Superseded),
+            Some(End::Complete(size)) => {
+                if size > INLINE_MAX {
+                    return Ok(FetchResult::Failed("a content of another size".to_owned()));
+                }
+                bytes.resize(usize::try_from(size).unwrap_or(0), 0);
+                let right = Hash::of(&bytes) == item.hash;
+                return Ok(if right { FetchResult::Inline(bytes) } else { wrong(shared) });
+            }
+        }
+    }
+}
+
+fn wrong(shared: &Shared) -> FetchResult {
+    FetchResult::Failed(format!("fetch from {}: the bytes are not what their hash says", shared.server))
+}
+
+async fn fetch_large(shared: &Shared, channel: &Channel, item: FetchItem) -> FetchResult {
+    let name = stage_name(item.hash, item.object);
+    match fetch_into_stage(shared, channel, item, &name).await {
+        Ok(true) => FetchResult::Staged(name),
+        Ok(false) => FetchResult::Superseded,
+        Err(error) => FetchResult::Failed(error),
+    }
+}
+
+/// `Ok(false)`: superseded. What is left in the stage then is overwritten by the next try.
+async fn fetch_into_stage(
+    shared: &Shared,
+    channel: &Channel,
+    item: FetchItem,
+    name: &str,
+) -> Result<bool, String> {
+    let file = shared.open_stage(name, item.size).await.map_err(|error| error.to_string())?;
+    let mut stream = begin(shared, channel, std::iter::once(item)).await?;
+    let (pieces, queue) = mpsc::channel(8);
+    let hash = item.hash;
+    let writing = tokio::task::spawn_blocking(move || write_pieces(file, queue, hash));
+    let complete = loop {
+        let chunk = next(shared, &mut stream).await?;
+        if !chunk.data.is_empty() && pieces.send(Piece::Data(chunk.offset, chunk.data)).await.is_err() {
+            break true; // The writer knows why.
+        }
+        match chunk.end {
+            None => {}
+            Some(End::Superseded(_)) => break false,
+            Some(End::Complete(size)) => {
+                let _ = pieces.send(Piece::End(size)).await;
+                break true;
+            }
+        }
+    };
+    drop(pieces);
+    let written = writing.await.map_err(|error| error.to_string())?;
+    if complete {
+        written.map(|()| true).map_err(|error| format!("fetch from {}: {error}", shared.server))
+    } else {
+        shared_drop(shared, name);
+        Ok(false)
+    }
+}
+
+fn shared_drop(shared: &Shared, name: &str) {
+    let (shared, names) = (shared.clone(), vec![name.to_owned()]);
+    tokio::spawn(async move {
+        let body = intermezzo_channel::v1::DropStage { names };
+        let body = intermezzo_channel::v1::packet::Body::DropStage(body);
+        let _ = shared.call(body, "DropStage", super::DEADLINE).await;
+    });
+}
+
+enum Piece {
+    Data(u64, Bytes),
+    End(u64),
+}
+
+fn write_pieces(file: File, mut queue: mpsc::Receiver<Piece>, hash: Hash) -> Result<(), String> {
+    let mut sink = Sink::new(file).map_err(|error| error.to_string())?;
+    while let Some(piece) = queue.blocking_recv() {
+        match piece {
+            Piece::Data(offset, bytes) => sink.write(offset, &bytes).map_err(|error| error.to_string())?,
+            Piece::End(size) => return sink.finish(size, hash).map_err(|error| error.to_string()),
+        }
+    }
+    Err("the stream ended early".to_owned())
+}
+
+/// A staged file for this content of this object: the same after a restart, so that nothing is left behind, and not
+/// shared by two objects of equal content, because an install takes the file away.
+fn stage_name(hash: Hash, object: ObjectId) -> String {
+    let owner = Hash::of(object.to_string().as_bytes()).to_string();
+    format!("{hash}-{}", owner.get(..14).unwrap_or_default())
+}

@@ -1,0 +1,173 @@
+//! What a volume's outputs set in motion. Each output is a job that runs beside the volume's task and answers by mail.
+
+mod fetch;
+mod keep;
+mod notes;
+mod read;
+mod replay;
+mod sync;
+
+use crate::dialer::Peers;
+use crate::req_dispatcher::Answer;
+use crate::req_dispatcher::CallError;
+use crate::req_dispatcher::Downcalls;
+use crate::store::VolumeStore;
+use crate::volume::Mail;
+use crate::volume::VolumeHandle;
+use intermezzo_channel::v1::OpenStage;
+use intermezzo_channel::v1::packet::Body;
+use lento_core::io::FetchItem;
+use lento_core::io::Input;
+use lento_core::io::KeepContent;
+use lento_core::io::NodeName;
+use lento_core::io::ReplayItem;
+use lento_core::types::FileId;
+use lento_core::types::OpId;
+use lento_core::types::Recno;
+use lento_core::types::Ticket;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use notes::Note;
+
+/// How long an ordinary downcall may take.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How many contents one agent reads or writes at a time.
+pub const CONCURRENCY: usize = 16;
+
+/// What all jobs of a volume's life share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Where answers go.
+    pub volume: VolumeHandle,
+    /// The life they belong to.
+    pub life: u64,
+    /// Presto.
+    pub downcalls: Downcalls,
+    /// Servers.
+    pub peers: Peers,
+    /// The server of this volume.
+    pub server: NodeName,
+    /// The volume's store.
+    pub store: Arc<VolumeStore>,
+    /// Held by whoever writes to the store.
+    pub writing: Arc<tokio::sync::Mutex<()>>,
+    /// Where conflicts are kept.
+    pub conflicts: PathBuf,
+    /// Room for contents in work; one for the whole agent.
+    pub contents: Arc<Semaphore>,
+    /// The life has ended.
+    pub ended: CancellationToken,
+}
+
+impl Shared {
+    /// Answers an output.
+    pub async fn answer(&self, ticket: Ticket, input: Input) {
+        self.volume.send(Mail::Answer(self.life, ticket, input)).await;
+    }
+
+    /// Asks Presto something about this volume.
+    async fn call(&self, body: Body, call: &'static str, deadline: Duration) -> Result<Answer, CallError> {
+        self.downcalls.call(&self.volume.name, body, call, deadline).await
+    }
+
+    /// Opens a staged file.
+    async fn open_stage(&self, name: &str, size: u64) -> Result<File, CallError> {
+        open_stage(&self.downcalls, &self.volume.name, name, size).await
+    }
+
+    /// Runs until done or the life ends.
+    fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        tokio::spawn(async move {
+            ended.run_until_cancelled(job).await;
+        });
+    }
+}
+
+/// Opens a staged file of a volume.
+///
+/// # Errors
+/// See [`CallError`].
+pub async fn open_stage(
+    downcalls: &Downcalls,
+    volume: &str,
+    name: &str,
+    size: u64,
+) -> Result<File, CallError> {
+    let body = Body::OpenStage(OpenStage { name: name.to_owned(), size });
+    match downcalls.call(volume, body, "OpenStage", DEADLINE).await? {
+        (Body::Done(_), fds) => {
+            let fd = fds.into_iter().next().ok_or(CallError::Confused("OpenStage"))?;
+            Ok(File::from(fd))
+        }
+        _ => Err(CallError::Confused("OpenStage")),
+    }
+}
+
+/// The jobs of one life of a volume. Dropping it ends them.
+#[derive(Debug)]
+pub struct Jobs {
+    shared: Shared,
+    replays: mpsc::UnboundedSender<replay::Batch>,
+    reads: mpsc::UnboundedSender<read::Request>,
+    syncs: mpsc::UnboundedSender<Ticket>,
+    notes: mpsc::UnboundedSender<Note>,
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.shared.ended.cancel();
+    }
+}
+
+impl Jobs {
+    /// Starts the workers.
+    #[must_use]
+    pub fn start(shared: Shared) -> Jobs {
+        let (replays, replay_queue) = mpsc::unbounded_channel();
+        let (reads, read_queue) = mpsc::unbounded_channel();
+        let (syncs, sync_queue) = mpsc::unbounded_channel();
+        let (notes, note_queue) = mpsc::unbounded_channel();
+        shared.spawn(replay::run(shared.clone(), replay_queue));
+        shared.spawn(read::run(shared.clone(), read_queue));
+        shared.spawn(sync::run(shared.clone(), sync_queue));
+        shared.spawn(notes::run(shared.clone(), note_queue));
+        Jobs { shared, replays, reads, syncs, notes }
+    }
+
+    /// `Output::Replay`: batches run one after the other.
+    pub fn replay(&self, ticket: Ticket, items: Vec<ReplayItem>, untouched_since: Recno) {
+        let _ = self.replays.send(replay::Batch { ticket, items, untouched_since });
+    }
+
+    /// `Output::ReadContent`.
+    pub fn read(&self, ticket: Ticket, file: FileId, stage_at: Option<NodeName>) {
+        let _ = self.reads.send(read::Request { ticket, file, stage_at });
+    }
+
+    /// `Output::Fetch`.
+    pub fn fetch(&self, ticket: Ticket, items: Vec<FetchItem>) {
+        self.shared.spawn(fetch::run(self.shared.clone(), ticket, items));
+    }
+
+    /// `Output::Keep`.
+    pub fn keep(&self, ticket: Ticket, record: OpId, content: KeepContent) {
+        self.shared.spawn(keep::run(self.shared.clone(), ticket, record, content));
+    }
+
+    /// `Output::Sync`: one at a time; those who wait meanwhile share the next.
+    pub fn sync(&self, ticket: Ticket) {
+        let _ = self.syncs.send(ticket);
+    }
+
+    /// Downcalls without an answer, in order.
+    pub fn note(&self, note: Note) {
+        let _ = self.notes.send(note);
+    }
+}

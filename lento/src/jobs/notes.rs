@@ -1,0 +1,58 @@
+//! Downcalls that tell Presto something and need no answer: in order, one at a time.
+
+use super::DEADLINE;
+use super::Shared;
+use crate::channel::convert;
+use intermezzo_channel::v1;
+use intermezzo_channel::v1::packet::Body;
+use lento_core::types::FileId;
+use lento_core::types::Recno;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// Most names or identities in one downcall.
+const BATCH: usize = 1024;
+
+/// Something to tell Presto.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// All up to here have their verdicts.
+    Settled(Recno),
+    /// All up to here is in the durable store.
+    Truncate(Recno),
+    /// Limbo contents that nobody needs.
+    ReleaseLimbo(Vec<FileId>),
+    /// Staged files that nobody needs.
+    DropStage(Vec<String>),
+}
+
+pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Note>) {
+    while let Some(note) = queue.recv().await {
+        for (call, body) in bodies(note) {
+            // A lost one does no harm: the next of its kind says more, and what stays behind only takes space.
+            if let Err(error) = shared.call(body, call, DEADLINE).await {
+                warn!(target: "volume", volume = &*shared.volume.name, %error, "presto was not told");
+            }
+        }
+    }
+}
+
+fn bodies(note: Note) -> Vec<(&'static str, Body)> {
+    match note {
+        Note::Settled(recno) => {
+            vec![("Mark", Body::Mark(v1::Mark { settled: Some(recno.0), ..Default::default() }))]
+        }
+        Note::Truncate(upto) => vec![("Truncate", Body::Truncate(v1::Truncate { upto: upto.0 }))],
+        Note::ReleaseLimbo(files) => files
+            .chunks(BATCH)
+            .map(|files| {
+                let files = files.iter().copied().map(convert::file_id).collect();
+                ("ReleaseLimbo", Body::ReleaseLimbo(v1::ReleaseLimbo { files }))
+            })
+            .collect(),
+        Note::DropStage(names) => names
+            .chunks(BATCH)
+            .map(|names| ("DropStage", Body::DropStage(v1::DropStage { names: names.to_vec() })))
+            .collect(),
+    }
+}

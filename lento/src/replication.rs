@@ -1,0 +1,249 @@
+//! The server side of `Replication`: streams of clients, routed to the volumes they speak about.
+//!
+//! Contents are served by `fetch_service` and taken in by `stage_service`.
+
+use crate::fetch_service;
+use crate::link::Link;
+use crate::link::LinkQueue;
+use crate::link::link;
+use crate::req_dispatcher::Downcalls;
+use crate::stage_service;
+use crate::tls::NodeIdentity;
+use crate::tls::peer_node;
+use crate::volume::Mail;
+use crate::volume::VolumeHandle;
+use crate::volume::Volumes;
+use crate::wire;
+use intermezzo_proto::v1;
+use intermezzo_proto::v1::replication_server::Replication;
+use intermezzo_proto::v1::replication_server::ReplicationServer;
+use lento_core::io::NodeName;
+use lento_core::message::Message;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+use tonic::Streaming;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::info;
+use tracing::warn;
+
+const KEEPALIVE: Duration = Duration::from_secs(5);
+const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Serves this node's volumes.
+#[derive(Clone, Debug)]
+pub struct ReplicationService {
+    /// This node's volumes.
+    pub volumes: Volumes,
+    /// Presto.
+    pub downcalls: Downcalls,
+    /// Room for contents in work.
+    pub contents: Arc<Semaphore>,
+}
+
+/// Listens at `address`. The port may be 0: the answer says which one it became.
+///
+/// # Errors
+/// The address cannot be had, or the identity is unusable.
+pub fn listen(
+    service: ReplicationService,
+    address: SocketAddr,
+    identity: &NodeIdentity,
+    stop: CancellationToken,
+) -> Result<SocketAddr, String> {
+    let incoming = TcpIncoming::bind(address)
+        .map_err(|error| format!("listen at {address}: {error}"))?
+        .with_nodelay(Some(true));
+    let local = incoming.local_addr().map_err(|error| format!("listen at {address}: {error}"))?;
+    let service = ReplicationServer::new(service)
+        .max_decoding_message_size(wire::MESSAGE_MAX)
+        .max_encoding_message_size(wire::MESSAGE_MAX);
+    let server = Server::builder()
+        .tls_config(identity.server())
+        .map_err(|error| format!("TLS: {error}"))?
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_DEADLINE))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    tokio::spawn(async move {
+        // Streams last for ever, so stopping does not wait for them.
+        let serve = server.serve_with_incoming(service, incoming);
+        if let Some(Err(error)) = stop.run_until_cancelled(serve).await {
+            warn!(target: "replication", %error, "the listener ended");
+        }
+    });
+    Ok(local)
+}
+
+#[tonic::async_trait]
+impl Replication for ReplicationService {
+    type ConnectStream = ReceiverStream<Result<v1::ServerFrame, Status>>;
+    type FetchStream = ReceiverStream<Result<v1::FetchChunk, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::ClientFrame>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let node = peer_node(&request)?;
+        let (frames, outbound) = mpsc::channel(16);
+        let (link, queue) = link();
+        tokio::spawn(forward(queue, frames.clone(), link.clone()));
+        let stream = ClientStream { node, volumes: self.volumes.clone(), link, joined: BTreeMap::new() };
+        tokio::spawn(stream.run(request.into_inner(), frames));
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let node = peer_node(&request)?;
+        fetch_service::fetch(self, &node, request.into_inner()).map(Response::new)
+    }
+
+    async fn stage(
+        &self,
+        request: Request<Streaming<v1::StageChunk>>,
+    ) -> Result<Response<v1::StageReply>, Status> {
+        let node = peer_node(&request)?;
+        stage_service::stage(self, &node, request.into_inner()).await.map(Response::new)
+    }
+}
+
+impl ReplicationService {
+    /// The volume of this name, if `node` may follow it.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn admitted(&self, node: &str, volume: &str) -> Result<VolumeHandle, Status> {
+        let handle = self.volumes.get(volume);
+        let handle = handle.ok_or_else(|| Status::not_found(not_here(volume)))?;
+        match handle.refusal(node) {
+            None => Ok(handle),
+            Some(reason) => Err(Status::permission_denied(reason)),
+        }
+    }
+}
+
+fn not_here(volume: &str) -> String {
+    format!("volume {volume} is not on this node")
+}
+
+/// Takes away what volumes say to one client.
+async fn forward(mut queue: LinkQueue, frames: mpsc::Sender<Result<v1::ServerFrame, Status>>, link: Link) {
+    let take = async {
+        while let Some(saying) = queue.next().await {
+            let Some(message) = &saying.message else { continue };
+            for frame in wire::server_frames(&saying.volume, message) {
+                if frames.send(Ok(frame)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = take => {}
+        () = link.ended() => {}
+        () = frames.closed() => {}
+    }
+}
+
+/// What one client's stream says.
+struct ClientStream {
+    node: NodeName,
+    volumes: Volumes,
+    link: Link,
+    joined: BTreeMap<String, VolumeHandle>,
+}
+
+impl ClientStream {
+    async fn run(
+        mut self,
+        mut inbound: Streaming<v1::ClientFrame>,
+        frames: mpsc::Sender<Result<v1::ServerFrame, Status>>,
+    ) {
+        info!(target: "replication", client = self.node, "connected");
+        let reason = loop {
+            tokio::select! {
+                () = self.link.ended() => break self.link.reason(),
+                () = frames.closed() => break "the client ended the stream".to_owned(),
+                frame = inbound.message() => match frame {
+                    Ok(Some(frame)) => {
+                        if let Err(reason) = self.route(frame).await {
+                            break reason;
+                        }
+                    }
+                    Ok(None) => break "the client ended the stream".to_owned(),
+                    Err(status) => break status.message().to_owned(),
+                },
+            }
+        };
+        for volume in self.joined.values() {
+            volume.send(Mail::Disconnected(self.node.clone(), self.link.id())).await;
+        }
+        info!(target: "replication", client = self.node, reason, "disconnected");
+        let _ = tokio::time::timeout(
+            Duration::from_secs(1),
+            frames.send(Err(Status::invalid_argument(reason.clone()))),
+        )
+        .await;
+        // Ends the other half too.
+        self.link.hang_up(&reason);
+    }
+
+    async fn route(&mut self, frame: v1::ClientFrame) -> Result<(), String> {
+        let name = frame.volume;
+        wire::limit("frame.volume", name.len(), wire::TEXT_MAX).map_err(|error| error.to_string())?;
+        let message =
+            wire::from_client(frame.body).map_err(|error| format!("volume {name}: {error}"))?;
+        let Some(message) = message else {
+            if let Some(volume) = self.joined.remove(&name) {
+                volume.send(Mail::Disconnected(self.node.clone(), self.link.id())).await;
+            }
+            return Ok(());
+        };
+        if matches!(message, Message::Hello(_)) {
+            return self.join(name, message).await;
+        }
+        // Whoever was refused may have said more before he knew.
+        if let Some(volume) = self.joined.get(&name) {
+            volume.send(Mail::Message(self.node.clone(), self.link.id(), message)).await;
+        }
+        Ok(())
+    }
+
+    async fn join(&mut self, name: String, hello: Message) -> Result<(), String> {
+        let volume = self.volumes.get(&name);
+        let refusal = match &volume {
+            None => Some(not_here(&name)),
+            Some(volume) => volume.refusal(&self.node),
+        };
+        match (volume, refusal) {
+            (Some(volume), None) => {
+                // A second hello on one stream begins anew: the client's volume was restarted.
+                volume.send(Mail::Connected(self.node.clone(), self.link.clone())).await;
+                volume.send(Mail::Message(self.node.clone(), self.link.id(), hello)).await;
+                self.joined.insert(name, volume);
+            }
+            (_, reason) => {
+                let reason = reason.unwrap_or_default();
+                warn!(target: "replication", client = self.node, volume = name, reason, "refused");
+                self.joined.remove(&name);
+                // Manifests reach nodes at different times, so asking again makes sense.
+                self.link.say(&name.into(), Message::Refused { reason, retry: true });
+            }
+        }
+        Ok(())
+    }
+}

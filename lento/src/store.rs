@@ -1,0 +1,222 @@
+//! The store of one volume: a redb database with one table for each of the core's, and a few rows of the shell's own.
+//!
+//! A transaction is a closure: what it wrote is committed when it says `Ok` and forgotten when it says `Err`. Commits
+//! are in memory until [`VolumeStore::make_durable`]; after a crash the store stands where that was called last.
+
+mod tables;
+
+use crate::random;
+use lento_core::store::Store;
+use lento_core::store::StoreError;
+use redb::Database;
+use redb::Durability;
+use redb::ReadableDatabase;
+use redb::TableDefinition;
+use std::path::Path;
+use std::path::PathBuf;
+use tables::ReadTables;
+use tables::WriteTables;
+
+/// The shell's own rows: single values by name.
+const SHELL: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("shell");
+const UID: &str = "uid";
+const BOOT: &str = "boot";
+const CLEAN: &str = "clean";
+const SYNCED: &str = "synced";
+/// Memory for pages, per volume.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Why a transaction did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactionError<E> {
+    /// The database.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The closure said no.
+    #[error(transparent)]
+    Inner(E),
+}
+
+/// How the store was left when it was opened last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastTime {
+    /// There was none: the store is new.
+    New,
+    /// Closed in order, or the machine has not been down since: nothing was lost that KML and peers do not bring back.
+    Whole,
+    /// The machine went down without a clean shutdown.
+    Lost,
+}
+
+/// One volume's store.
+#[derive(Debug)]
+pub struct VolumeStore {
+    path: PathBuf,
+    database: Database,
+    last_time: LastTime,
+}
+
+fn failed(path: &Path, error: impl std::fmt::Display) -> StoreError {
+    StoreError(format!("{}: {error}", path.display()))
+}
+
+impl VolumeStore {
+    /// Opens or makes the file at `path`. `boot` is the machine's boot id.
+    ///
+    /// # Errors
+    /// The file is another's, damaged, or in use.
+    pub fn open(path: &Path, boot: &str) -> Result<VolumeStore, StoreError> {
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| failed(path, error))?;
+        let mut store = VolumeStore { path: path.to_owned(), database, last_time: LastTime::New };
+        let before = store.shell_row(BOOT)?;
+        let clean = store.shell_row(CLEAN)?.is_some_and(|value| value == [1]);
+        store.last_time = match before {
+            None => LastTime::New,
+            Some(before) if clean || before == boot.as_bytes() => LastTime::Whole,
+            Some(_) => LastTime::Lost,
+        };
+        // "Not clean" is on disk before anything else is; a loss stays known until the core has taken note of it.
+        if store.last_time != LastTime::Lost {
+            store.put_shell_rows(&[(BOOT, boot.as_bytes()), (CLEAN, &[0])])?;
+        }
+        Ok(store)
+    }
+
+    /// How it was left.
+    #[must_use]
+    pub fn last_time(&self) -> LastTime {
+        self.last_time
+    }
+
+    /// The core has begun a new incarnation because of [`LastTime::Lost`]: this boot counts from now on.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn loss_noted(&self, boot: &str) -> Result<(), StoreError> {
+        self.put_shell_rows(&[(BOOT, boot.as_bytes()), (CLEAN, &[0])])
+    }
+
+    /// The id of this replica's cache; `None` while the store is new.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn uid(&self) -> Result<Option<u64>, StoreError> {
+        let row = self.shell_row(UID)?;
+        Ok(row.and_then(|value| value.try_into().ok()).map(u64::from_le_bytes))
+    }
+
+    /// Sets the id of this replica's cache, durably.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn set_uid(&self, uid: u64) -> Result<(), StoreError> {
+        self.put_shell_rows(&[(UID, &uid.to_le_bytes())])
+    }
+
+    /// Makes an id for a new store.
+    ///
+    /// # Errors
+    /// The database's own, or no random numbers.
+    pub fn make_uid(&self) -> Result<u64, StoreError> {
+        let uid = random::id().map_err(|error| failed(&self.path, error))?;
+        self.set_uid(uid)?;
+        Ok(uid)
+    }
+
+    /// Runs a write transaction and commits it in memory.
+    ///
+    /// # Errors
+    /// The database's, or what the closure says; nothing was written then.
+    pub fn write<R, E>(
+        &self,
+        run: impl FnOnce(&mut dyn Store) -> Result<R, E>,
+    ) -> Result<R, TransactionError<E>> {
+        let store = |error: StoreError| TransactionError::Store(error);
+        let mut transaction =
+            self.database.begin_write().map_err(|error| store(failed(&self.path, error)))?;
+        transaction
+            .set_durability(Durability::None)
+            .map_err(|error| store(failed(&self.path, error)))?;
+        let result = {
+            let mut tables = WriteTables::new(&transaction, &self.path);
+            run(&mut tables)
+        };
+        match result {
+            Ok(value) => {
+                transaction.commit().map_err(|error| store(failed(&self.path, error)))?;
+                Ok(value)
+            }
+            Err(error) => {
+                transaction.abort().map_err(|error| store(failed(&self.path, error)))?;
+                Err(TransactionError::Inner(error))
+            }
+        }
+    }
+
+    /// Looks at the last committed state, beside whoever writes.
+    ///
+    /// # Errors
+    /// The database's, or what the closure says.
+    pub fn read<R, E>(&self, run: impl FnOnce(&dyn Store) -> Result<R, E>) -> Result<R, TransactionError<E>> {
+        let transaction = self
+            .database
+            .begin_read()
+            .map_err(|error| TransactionError::Store(failed(&self.path, error)))?;
+        run(&ReadTables::new(&transaction, &self.path)).map_err(TransactionError::Inner)
+    }
+
+    /// Makes every commit so far durable. Blocks for the disk.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn make_durable(&self, recno: u64) -> Result<(), StoreError> {
+        self.put_shell_rows(&[(SYNCED, &recno.to_le_bytes())])
+    }
+
+    /// The last durable commit: whoever opens it next knows that nothing is missing. Blocks for the disk.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn mark_clean(&self) -> Result<(), StoreError> {
+        self.put_shell_rows(&[(CLEAN, &[1])])
+    }
+
+    fn shell_row(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let fail = |error: &dyn std::fmt::Display| failed(&self.path, error);
+        let transaction = self.database.begin_read().map_err(|error| fail(&error))?;
+        let table = match transaction.open_table(SHELL) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(fail(&error)),
+        };
+        let row = table.get(name).map_err(|error| fail(&error))?;
+        Ok(row.map(|value| value.value().to_vec()))
+    }
+
+    fn put_shell_rows(&self, rows: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        let fail = |error: &dyn std::fmt::Display| failed(&self.path, error);
+        let mut transaction = self.database.begin_write().map_err(|error| fail(&error))?;
+        transaction.set_durability(Durability::Immediate).map_err(|error| fail(&error))?;
+        {
+            let mut table = transaction.open_table(SHELL).map_err(|error| fail(&error))?;
+            for (name, value) in rows {
+                table.insert(*name, *value).map_err(|error| fail(&error))?;
+            }
+        }
+        transaction.commit().map_err(|error| fail(&error))
+    }
+}
+
+/// The machine's boot id.
+///
+/// # Errors
+/// /proc is not mounted.
+pub fn boot_id() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

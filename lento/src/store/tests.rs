@@ -1,0 +1,141 @@
+//! The store: transactions, crashes, and how it was left.
+
+use super::LastTime;
+use super::TransactionError;
+use super::VolumeStore;
+use lento_core::store::Store;
+use lento_core::store::StoreError;
+use lento_core::store::Table;
+use std::path::Path;
+
+fn put(store: &VolumeStore, table: Table, key: &[u8], value: &[u8]) {
+    store.write(|tables| tables.put(table, key, value)).unwrap();
+}
+
+fn get(store: &VolumeStore, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+    store.read(|tables| tables.get(table, key)).unwrap()
+}
+
+/// What a crash leaves: the file as it is while the database is still open.
+fn crash(path: &Path, to: &Path) {
+    std::fs::copy(path, to).unwrap();
+}
+
+#[test]
+fn every_table_is_its_own_and_ordered() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    for table in Table::ALL {
+        put(&store, table, &[table as u8], &[table as u8]);
+        put(&store, table, &[255], &[1]);
+        put(&store, table, &[200, 1], &[2]);
+    }
+    for table in Table::ALL {
+        assert_eq!(get(&store, table, &[table as u8]), Some(vec![table as u8]));
+        let rows = store.read(|tables| tables.scan(table, &[100], 10)).unwrap();
+        assert_eq!(rows, [(vec![200, 1], vec![2]), (vec![255], vec![1])]);
+        let rows = store.read(|tables| tables.scan(table, &[], 1)).unwrap();
+        assert_eq!(rows.len(), 1);
+    }
+}
+
+#[test]
+fn a_transaction_sees_its_own_writes_and_clears() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    put(&store, Table::Log, b"old", b"1");
+    store
+        .write(|tables| {
+            tables.put(Table::Log, b"new", b"2")?;
+            assert_eq!(tables.scan(Table::Log, b"", 9)?.len(), 2);
+            tables.clear(Table::Log)?;
+            assert_eq!(tables.get(Table::Log, b"old")?, None);
+            tables.put(Table::Log, b"newer", b"3")?;
+            tables.delete(Table::Log, b"absent")
+        })
+        .unwrap();
+    assert_eq!(get(&store, Table::Log, b"old"), None);
+    assert_eq!(get(&store, Table::Log, b"newer"), Some(b"3".to_vec()));
+}
+
+#[test]
+fn an_aborted_transaction_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    put(&store, Table::Meta, b"kept", b"1");
+    let result: Result<(), _> = store.write(|tables| {
+        tables.put(Table::Meta, b"kept", b"2")?;
+        tables.put(Table::Dirty, b"gone", b"2")?;
+        tables.clear(Table::Pending)?;
+        Err(StoreError("the core's fault".to_owned()))
+    });
+    assert!(matches!(result, Err(TransactionError::Inner(_))));
+    assert_eq!(get(&store, Table::Meta, b"kept"), Some(b"1".to_vec()));
+    assert_eq!(get(&store, Table::Dirty, b"gone"), None);
+}
+
+#[test]
+fn a_reader_cannot_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    assert_eq!(get(&store, Table::Conflict, b"never"), None);
+    store.read(|tables| tables.scan(Table::Conflict, b"", 1)).unwrap();
+}
+
+#[test]
+fn a_crash_goes_back_to_the_last_durable_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, after) = (dir.path().join("v"), dir.path().join("after"));
+    let store = VolumeStore::open(&path, "boot").unwrap();
+    put(&store, Table::Meta, b"a", b"1");
+    store.make_durable(7).unwrap();
+    put(&store, Table::Meta, b"a", b"2");
+    put(&store, Table::Meta, b"b", b"2");
+    crash(&path, &after);
+    let store = VolumeStore::open(&after, "boot").unwrap();
+    assert_eq!(store.last_time(), LastTime::Whole, "the machine was not down");
+    assert_eq!(get(&store, Table::Meta, b"a"), Some(b"1".to_vec()));
+    assert_eq!(get(&store, Table::Meta, b"b"), None);
+}
+
+#[test]
+fn another_boot_without_a_clean_mark_is_a_loss_until_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    assert_eq!(VolumeStore::open(&path, "one").unwrap().last_time(), LastTime::New);
+    assert_eq!(VolumeStore::open(&path, "two").unwrap().last_time(), LastTime::Lost);
+    let store = VolumeStore::open(&path, "two").unwrap();
+    assert_eq!(store.last_time(), LastTime::Lost, "nobody has noted it yet");
+    store.loss_noted("two").unwrap();
+    drop(store);
+    assert_eq!(VolumeStore::open(&path, "two").unwrap().last_time(), LastTime::Whole);
+}
+
+#[test]
+fn a_clean_mark_outlives_a_boot_and_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    VolumeStore::open(&path, "one").unwrap().mark_clean().unwrap();
+    assert_eq!(VolumeStore::open(&path, "two").unwrap().last_time(), LastTime::Whole);
+    assert_eq!(VolumeStore::open(&path, "three").unwrap().last_time(), LastTime::Lost);
+}
+
+#[test]
+fn the_uid_is_made_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let store = VolumeStore::open(&path, "one").unwrap();
+    assert_eq!(store.uid().unwrap(), None);
+    let uid = store.make_uid().unwrap();
+    drop(store);
+    assert_eq!(VolumeStore::open(&path, "one").unwrap().uid().unwrap(), Some(uid));
+}
+
+#[test]
+fn a_file_that_is_not_a_store_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    std::fs::write(&path, vec![7; 4096]).unwrap();
+    let error = VolumeStore::open(&path, "boot").unwrap_err();
+    assert!(error.0.contains(&*path.to_string_lossy()), "{error}");
+}

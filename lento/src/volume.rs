@@ -1,0 +1,179 @@
+//! A Volume on this node, as the other rooms see it: a mailbox, a bell for the journal, and who may speak to it.
+
+use crate::link::Link;
+use crate::store::VolumeStore;
+use lento_core::io::Input;
+use lento_core::io::NodeName;
+use lento_core::message::Message;
+use lento_core::types::Hash;
+use lento_core::types::Recno;
+use lento_core::types::Ticket;
+use lento_core::volume::Status;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+/// What a volume's task is told.
+#[derive(Debug)]
+pub enum Mail {
+    /// A stream with this node is up.
+    Connected(NodeName, Link),
+    /// It said something; the number is the link's.
+    Message(NodeName, u64, Message),
+    /// That stream is gone.
+    Disconnected(NodeName, u64),
+    /// A job has finished. The number is the life that started it.
+    Answer(u64, Ticket, Input),
+    /// Presto serves the volume, or says why not. The number is the connection.
+    Served(u64, Result<Box<intermezzo_channel::v1::VolumeInfo>, String>),
+    /// A content lies staged.
+    Staged {
+        /// The content.
+        hash: Hash,
+        /// Its length.
+        size: u64,
+        /// Its name.
+        name: String,
+    },
+    /// The desired state has changed.
+    Desired(crate::desired::DesiredVolume),
+    /// How is it?
+    Report(oneshot::Sender<Report>),
+    /// Tell when everything up to the newest record of now is safe.
+    Wait {
+        /// Newest record that matters.
+        upto: Recno,
+        /// At every Replicator.
+        all: bool,
+        /// Told when it is so; dropped when the volume stops or begins anew.
+        reached: oneshot::Sender<()>,
+    },
+    /// The end: leave the store clean.
+    Stop(oneshot::Sender<()>),
+}
+
+/// How a volume is.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The core's words; default while it has not begun.
+    pub status: Status,
+    /// Server of the volume.
+    pub server: NodeName,
+    /// This node is it.
+    pub serving: bool,
+    /// Where users see it.
+    pub mountpoint: String,
+    /// Where it lies.
+    pub cache: String,
+    /// The KML's first and last record, as presto said last.
+    pub kml: (Recno, Recno),
+    /// Why it does not work; empty when it does.
+    pub fault: String,
+}
+
+/// Who may speak to a volume, and its store for those who only look.
+#[derive(Debug, Default)]
+pub struct Admission {
+    /// This node serves it.
+    pub serving: bool,
+    /// Who may follow it.
+    pub replication_list: BTreeSet<NodeName>,
+    /// Its store, while it is open.
+    pub store: Option<Arc<VolumeStore>>,
+}
+
+/// The way to a volume's task.
+#[derive(Clone, Debug)]
+pub struct VolumeHandle {
+    /// namespace/name.
+    pub name: Arc<str>,
+    mail: mpsc::Sender<Mail>,
+    bell: Arc<Notify>,
+    admission: Arc<RwLock<Admission>>,
+}
+
+/// How many letters a volume may let lie before those who write must wait.
+const MAILBOX: usize = 512;
+
+impl VolumeHandle {
+    /// A handle and the mailbox for its task.
+    #[must_use]
+    pub fn new(name: &str) -> (VolumeHandle, mpsc::Receiver<Mail>) {
+        let (mail, mailbox) = mpsc::channel(MAILBOX);
+        let handle = VolumeHandle { name: name.into(), mail, bell: Arc::default(), admission: Arc::default() };
+        (handle, mailbox)
+    }
+
+    /// There are records in the KML. Never waits.
+    pub fn wake(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Rings when there are records.
+    #[must_use]
+    pub fn bell(&self) -> Arc<Notify> {
+        self.bell.clone()
+    }
+
+    /// Puts a letter into the mailbox; waits while it is full. `false`: the volume is gone.
+    pub async fn send(&self, mail: Mail) -> bool {
+        self.mail.send(mail).await.is_ok()
+    }
+
+    /// Who may speak to it.
+    #[must_use]
+    pub fn admission(&self) -> &RwLock<Admission> {
+        &self.admission
+    }
+
+    /// Why `node` may not follow the volume here; `None`: it may.
+    #[must_use]
+    pub fn refusal(&self, node: &str) -> Option<String> {
+        let admission = self.admission.read();
+        if !admission.serving {
+            return Some(format!("volume {} is not served by this node", self.name));
+        }
+        if !admission.replication_list.contains(node) {
+            return Some(format!("node {node} is not on the replication list of volume {}", self.name));
+        }
+        None
+    }
+
+    /// Its store, while it is open.
+    #[must_use]
+    pub fn store(&self) -> Option<Arc<VolumeStore>> {
+        self.admission.read().store.clone()
+    }
+}
+
+/// All volumes of this node, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Volumes(Arc<RwLock<BTreeMap<String, VolumeHandle>>>);
+
+impl Volumes {
+    /// The volume of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<VolumeHandle> {
+        self.0.read().get(name).cloned()
+    }
+
+    /// All of them, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<VolumeHandle> {
+        self.0.read().values().cloned().collect()
+    }
+
+    /// Adds or replaces one.
+    pub fn insert(&self, handle: VolumeHandle) {
+        self.0.write().insert(handle.name.to_string(), handle);
+    }
+
+    /// Removes one.
+    pub fn remove(&self, name: &str) {
+        self.0.write().remove(name);
+    }
+}

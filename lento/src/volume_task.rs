@@ -1,0 +1,410 @@
+//! One task owns one core Volume: it selects what happened, applies it in one transaction, commits, and runs the
+//! outputs in order.
+//!
+//! A core is opened when Presto serves the volume. That is a *life*. A fault ends it: the transaction is dropped, the
+//! reason stays in the status, and a new life begins from the store after a while. Other volumes do not notice.
+
+mod life;
+mod serve;
+
+use crate::clock;
+use crate::desired::DesiredVolume;
+use crate::dialer::Peers;
+use crate::link::Link;
+use crate::random::Backoff;
+use crate::req_dispatcher::ChannelState;
+use crate::req_dispatcher::Downcalls;
+use crate::store::VolumeStore;
+use crate::volume::Mail;
+use crate::volume::Report;
+use crate::volume::VolumeHandle;
+use intermezzo_channel::v1::VolumeInfo;
+use lento_core::io::Input;
+use lento_core::io::NodeName;
+use lento_core::message::Message;
+use lento_core::types::Recno;
+use lento_core::volume::Status;
+use life::Life;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::error;
+use tracing::info;
+
+/// A journal upcall may be lost, so the KML is looked at this often in any case.
+const JOURNAL_POLL: Duration = Duration::from_secs(1);
+/// Most letters in one transaction.
+const MAIL_BATCH: usize = 256;
+/// How long after a refusal the server is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What every volume's task of this agent shares.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// This node.
+    pub node: NodeName,
+    /// Presto.
+    pub downcalls: Downcalls,
+    /// Servers.
+    pub peers: Peers,
+    /// Room for contents in work.
+    pub contents: Arc<Semaphore>,
+    /// Where stores and conflicts lie.
+    pub state: PathBuf,
+    /// Where caches lie.
+    pub cache: PathBuf,
+    /// Where volumes are mounted.
+    pub mounts: PathBuf,
+    /// The machine's boot id.
+    pub boot: String,
+}
+
+/// The task.
+pub struct VolumeTask {
+    around: Surroundings,
+    handle: VolumeHandle,
+    mailbox: mpsc::Receiver<Mail>,
+    bell: Arc<Notify>,
+    channel: watch::Receiver<ChannelState>,
+    desired: DesiredVolume,
+    /// Streams that are up.
+    links: BTreeMap<NodeName, Link>,
+    /// What presto said of the volume on the present connection.
+    served: Option<VolumeInfo>,
+    store: Option<Arc<VolumeStore>>,
+    /// The cache was there before the store was.
+    foreign: bool,
+    /// A loss has been passed on to the core.
+    loss_noted: bool,
+    life: Option<Life>,
+    lives: u64,
+    fault: String,
+    backoff: Backoff,
+    /// When to try again after a fault.
+    retry_at: Option<Instant>,
+    /// When to say hello again after a refusal.
+    ask_again_at: Option<Instant>,
+    waits: BTreeMap<u64, oneshot::Sender<()>>,
+    next_wait: u64,
+}
+
+enum Action {
+    Mail(Mail),
+    Journal,
+    Channel,
+    Clock,
+    /// Every handle is gone.
+    Abandoned,
+}
+
+impl VolumeTask {
+    /// The task of one volume; [`VolumeTask::run`] does the work.
+    #[must_use]
+    pub fn new(
+        around: Surroundings,
+        handle: VolumeHandle,
+        mailbox: mpsc::Receiver<Mail>,
+        desired: DesiredVolume,
+    ) -> VolumeTask {
+        let mut channel = around.downcalls.state();
+        channel.mark_changed();
+        let task = VolumeTask {
+            bell: handle.bell(),
+            channel,
+            handle,
+            mailbox,
+            desired,
+            around,
+            links: BTreeMap::new(),
+            served: None,
+            store: None,
+            foreign: false,
+            loss_noted: false,
+            life: None,
+            lives: 0,
+            fault: "waiting for presto".to_owned(),
+            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            retry_at: None,
+            ask_again_at: None,
+            waits: BTreeMap::new(),
+            next_wait: 1,
+        };
+        task.admit();
+        task
+    }
+
+    /// Until a letter says stop.
+    pub async fn run(mut self) {
+        loop {
+            let action = self.select().await;
+            if self.apply(action).await {
+                return;
+            }
+        }
+    }
+
+    async fn select(&mut self) -> Action {
+        let more = self.life.as_ref().is_some_and(Life::more);
+        let wake_at = self.wake_at();
+        tokio::select! {
+            biased;
+            mail = self.mailbox.recv() => mail.map_or(Action::Abandoned, Action::Mail),
+            changed = self.channel.changed() => {
+                if changed.is_ok() { Action::Channel } else { Action::Abandoned }
+            }
+            () = std::future::ready(()), if more => Action::Journal,
+            () = self.bell.notified() => Action::Journal,
+            () = tokio::time::sleep_until(wake_at) => Action::Clock,
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let now = Instant::now();
+        let core = self.life.as_ref().and_then(Life::poll_timeout).map(|then| now + clock::until(then));
+        let times = [core, self.retry_at, self.ask_again_at, Some(now + JOURNAL_POLL)];
+        times.into_iter().flatten().min().unwrap_or(now)
+    }
+
+    /// `true`: it is over.
+    async fn apply(&mut self, action: Action) -> bool {
+        let mut inputs = Vec::new();
+        match action {
+            Action::Mail(mail) => {
+                if let Some(done) = self.open_mail(mail, &mut inputs) {
+                    return self.stop(inputs, done).await;
+                }
+                while inputs.len() < MAIL_BATCH
+                    && let Ok(mail) = self.mailbox.try_recv()
+                {
+                    if let Some(done) = self.open_mail(mail, &mut inputs) {
+                        return self.stop(inputs, done).await;
+                    }
+                }
+            }
+            Action::Journal => {}
+            Action::Channel => self.channel_changed(&mut inputs),
+            Action::Clock => self.clock(&mut inputs),
+            Action::Abandoned => return true,
+        }
+        self.step(inputs).await;
+        false
+    }
+
+    fn clock(&mut self, inputs: &mut Vec<Input>) {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|then| then <= now) {
+            self.retry_at = None;
+            self.try_again(inputs);
+        }
+        if self.ask_again_at.is_some_and(|then| then <= now) {
+            self.ask_again_at = None;
+            if self.life.is_some() && self.links.contains_key(&self.desired.server) {
+                inputs.push(Input::Connected(self.desired.server.clone()));
+            }
+        }
+        let due = self.life.as_ref().and_then(Life::poll_timeout).is_some_and(|then| then <= clock::now());
+        if due {
+            inputs.push(Input::Timeout);
+        }
+    }
+
+    /// Turns a letter into inputs; `Some`: it says stop.
+    fn open_mail(&mut self, mail: Mail, inputs: &mut Vec<Input>) -> Option<oneshot::Sender<()>> {
+        match mail {
+            Mail::Connected(node, link) => self.connected(node, link, inputs),
+            Mail::Message(node, id, message) => self.message(node, id, message, inputs),
+            Mail::Disconnected(node, id) => {
+                if self.links.get(&node).is_some_and(|link| link.id() == id) {
+                    self.links.remove(&node);
+                    if self.life.is_some() {
+                        inputs.push(Input::Disconnected(node));
+                    }
+                }
+            }
+            Mail::Answer(life, ticket, input) => {
+                if let Some(current) = self.life.as_mut()
+                    && current.number() == life
+                    && current.close(ticket)
+                {
+                    inputs.push(input);
+                }
+            }
+            Mail::Served(generation, result) => {
+                if self.channel.borrow().generation() == Some(generation) {
+                    self.presto_serves(result, inputs);
+                }
+            }
+            Mail::Staged { hash, size, name } => {
+                // Without a life nobody takes note; the client stages again when it connects.
+                if self.life.is_some() {
+                    inputs.push(Input::Staged { hash, size, name });
+                }
+            }
+            Mail::Desired(desired) => self.desired_changed(desired, inputs),
+            Mail::Report(reply) => drop(reply.send(self.report())),
+            Mail::Wait { upto, all, reached } => {
+                if self.life.is_some() {
+                    let id = self.next_wait;
+                    self.next_wait += 1;
+                    self.waits.retain(|_, waiting| !waiting.is_closed());
+                    self.waits.insert(id, reached);
+                    inputs.push(Input::Barrier { id, upto, all });
+                }
+            }
+            Mail::Stop(done) => return Some(done),
+        }
+        None
+    }
+
+    fn connected(&mut self, node: NodeName, link: Link, inputs: &mut Vec<Input>) {
+        let serving = self.desired.is_server(&self.around.node);
+        if self.life.is_none() && serving {
+            self.refuse(&link);
+            return;
+        }
+        self.links.insert(node.clone(), link);
+        if self.life.is_some() {
+            inputs.push(Input::Connected(node));
+        }
+    }
+
+    fn message(&mut self, node: NodeName, id: u64, message: Message, inputs: &mut Vec<Input>) {
+        // A stream that has been replaced or refused has nothing to say.
+        if self.life.is_none() || self.links.get(&node).is_none_or(|link| link.id() != id) {
+            return;
+        }
+        if matches!(message, Message::Refused { retry: true, .. }) {
+            self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
+        }
+        inputs.push(Input::Message(node, message));
+    }
+
+    fn refuse(&self, link: &Link) {
+        let reason = format!("volume {} is not ready: {}", self.handle.name, self.fault);
+        link.say(&self.handle.name, Message::Refused { reason, retry: true });
+    }
+
+    fn desired_changed(&mut self, desired: DesiredVolume, inputs: &mut Vec<Input>) {
+        let list_changed = desired.replication_list != self.desired.replication_list;
+        let options_changed = (desired.access, desired.log_max_bytes, desired.when_full)
+            != (self.desired.access, self.desired.log_max_bytes, self.desired.when_full);
+        self.desired = desired;
+        self.admit();
+        if list_changed && self.life.is_some() && self.desired.is_server(&self.around.node) {
+            let gone: Vec<_> = self
+                .links
+                .extract_if(.., |node, _| !self.desired.replication_list.contains(node))
+                .collect();
+            for (node, link) in gone {
+                let reason = format!("node {node} is no longer on the replication list");
+                link.say(&self.handle.name, Message::Refused { reason, retry: true });
+                inputs.push(Input::Disconnected(node));
+            }
+            inputs.push(self.replication_list());
+        }
+        if options_changed {
+            self.ask_presto();
+        }
+    }
+
+    fn replication_list(&self) -> Input {
+        Input::Replist(self.desired.replication_list.iter().cloned().collect())
+    }
+
+    /// Tells the other rooms who may speak to this volume.
+    fn admit(&self) {
+        let mut admission = self.handle.admission().write();
+        admission.serving = self.desired.is_server(&self.around.node);
+        admission.replication_list = self.desired.replication_list.clone();
+        admission.store = self.store.clone();
+    }
+
+    /// Feeds the core, commits, runs its outputs.
+    async fn step(&mut self, inputs: Vec<Input>) {
+        let Some(life) = self.life.as_mut() else { return };
+        let writing = life.writing().lock_owned().await;
+        let result = life.step(inputs);
+        drop(writing);
+        match result {
+            Ok(()) => self.run_outputs(),
+            Err(fault) => self.fail(fault),
+        }
+    }
+
+    fn run_outputs(&mut self) {
+        let Some(life) = self.life.as_mut() else { return };
+        for id in life.run_outputs(&self.handle.name, &self.links) {
+            if let Some(waiting) = self.waits.remove(&id) {
+                let _ = waiting.send(());
+            }
+        }
+    }
+
+    /// The life ends; another begins after a while.
+    fn fail(&mut self, fault: String) {
+        let wait = self.backoff.wait();
+        error!(target: "volume", volume = &*self.handle.name, fault, again_in = ?wait, "the volume is stopped");
+        self.fault = fault;
+        self.retry_at = Some(Instant::now() + wait);
+        self.life = None;
+        self.waits.clear();
+        if self.desired.is_server(&self.around.node) {
+            for link in std::mem::take(&mut self.links).values() {
+                self.refuse(link);
+            }
+        }
+    }
+
+    fn report(&self) -> Report {
+        let info = self.served.as_ref();
+        let status = self.life.as_ref().map_or_else(|| Ok(Status::default()), Life::status);
+        let mut report = Report {
+            server: self.desired.server.clone(),
+            serving: self.desired.is_server(&self.around.node),
+            mountpoint: self.mountpoint().display().to_string(),
+            cache: self.cache().display().to_string(),
+            kml: info.map(|info| (Recno(info.first_recno), Recno(info.last_recno))).unwrap_or_default(),
+            fault: self.fault.clone(),
+            ..Report::default()
+        };
+        match status {
+            Ok(status) => report.status = status,
+            Err(error) => report.fault = error,
+        }
+        if let Some(info) = info
+            && report.fault.is_empty()
+        {
+            report.fault = info.fault.clone();
+        }
+        report
+    }
+
+    /// Takes leave and leaves the store clean.
+    async fn stop(&mut self, inputs: Vec<Input>, done: oneshot::Sender<()>) -> bool {
+        self.step(inputs).await;
+        if !self.desired.is_server(&self.around.node) {
+            for link in self.links.values() {
+                link.goodbye(&self.handle.name);
+            }
+        }
+        self.life = None;
+        self.handle.admission().write().store = None;
+        if let Some(store) = self.store.take() {
+            let result = tokio::task::spawn_blocking(move || store.mark_clean()).await;
+            match result {
+                Ok(Ok(())) => info!(target: "volume", volume = &*self.handle.name, "stopped"),
+                Ok(Err(error)) => error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean"),
+                Err(error) => error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean"),
+            }
+        }
+        let _ = done.send(());
+        true
+    }
+}

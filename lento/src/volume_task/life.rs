@@ -1,0 +1,226 @@
+//! One life of a core Volume: its transactions, its journal, and the answers it waits for.
+
+use crate::clock;
+use crate::jobs::Jobs;
+use crate::jobs::Note;
+use crate::journal::BATCH;
+use crate::journal::Journal;
+use crate::link::Link;
+use crate::store::TransactionError;
+use crate::store::VolumeStore;
+use lento_core::Volume;
+use lento_core::io::Event;
+use lento_core::io::Input;
+use lento_core::io::NodeName;
+use lento_core::io::Output;
+use lento_core::io::ReadResult;
+use lento_core::types::Ticket;
+use lento_core::volume::Fault;
+use lento_core::volume::Millis;
+use lento_core::volume::Status;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tracing::debug;
+use tracing::info;
+use tracing::warn;
+
+/// What an open ticket waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Replay,
+    Read,
+    Sync,
+    /// Not Presto's to answer.
+    Other,
+}
+
+/// From opening to fault or stop.
+pub struct Life {
+    number: u64,
+    core: Volume,
+    store: Arc<VolumeStore>,
+    writing: Arc<tokio::sync::Mutex<()>>,
+    jobs: Jobs,
+    journal: Option<Journal>,
+    more: bool,
+    open: BTreeMap<Ticket, Waiting>,
+    greeted: bool,
+}
+
+/// Why a transaction was dropped.
+enum Stopped {
+    Fault(Fault),
+    Journal(crate::journal::JournalError),
+}
+
+impl From<Fault> for Stopped {
+    fn from(fault: Fault) -> Stopped {
+        Stopped::Fault(fault)
+    }
+}
+
+impl Life {
+    pub(super) fn new(
+        number: u64,
+        core: Volume,
+        store: Arc<VolumeStore>,
+        writing: Arc<tokio::sync::Mutex<()>>,
+        jobs: Jobs,
+    ) -> Life {
+        Life { number, core, store, writing, jobs, journal: None, more: false, open: BTreeMap::new(), greeted: false }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// There are records that have not been read.
+    pub(super) fn more(&self) -> bool {
+        self.more
+    }
+
+    pub(super) fn writing(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.writing.clone()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Millis> {
+        self.core.poll_timeout().map(|(then, _)| then)
+    }
+
+    /// Whether this is the first call.
+    pub(super) fn first_time(&mut self) -> bool {
+        !std::mem::replace(&mut self.greeted, true)
+    }
+
+    /// Presto is there: the journal may be read.
+    pub(super) fn attach(&mut self, journal: Journal) {
+        self.journal = Some(journal);
+        self.more = true;
+    }
+
+    /// Presto went away: what it was asked has failed, then that it is gone.
+    pub(super) fn detach(&mut self, inputs: &mut Vec<Input>) {
+        self.journal = None;
+        self.more = false;
+        let failed = self.open.extract_if(.., |_, waiting| *waiting != Waiting::Other);
+        inputs.extend(failed.filter_map(|(ticket, waiting)| match waiting {
+            Waiting::Replay => Some(Input::Replayed { ticket, outcomes: Vec::new() }),
+            Waiting::Read => {
+                let result = ReadResult::Failed("presto went away".to_owned());
+                Some(Input::ContentRead { ticket, result })
+            }
+            Waiting::Sync => Some(Input::Synced { ticket, recno: None }),
+            Waiting::Other => None,
+        }));
+        inputs.push(Input::PrestoDown);
+    }
+
+    /// The ticket is answered; `false`: it was before.
+    pub(super) fn close(&mut self, ticket: Ticket) -> bool {
+        self.open.remove(&ticket).is_some()
+    }
+
+    pub(super) fn status(&self) -> Result<Status, String> {
+        self.store.read(|tables| self.core.status(tables)).map_err(|error| error.to_string())
+    }
+
+    /// One transaction: what is new in the journal first, so that the core decides on what is on disk, then `inputs`.
+    pub(super) fn step(&mut self, inputs: Vec<Input>) -> Result<(), String> {
+        let now = clock::now();
+        let (core, journal) = (&mut self.core, &mut self.journal);
+        let read = self.store.write(|tables| {
+            let mut read = 0;
+            if let Some(journal) = journal {
+                let records = journal.pass_to_cml(core.next_recno()).map_err(Stopped::Journal)?;
+                read = records.len();
+                if read > 0 {
+                    core.handle(now, Input::Journal(records), tables)?;
+                }
+            }
+            for input in inputs {
+                core.handle(now, input, tables)?;
+            }
+            Ok(read)
+        });
+        match read {
+            Ok(read) => {
+                self.more = read >= BATCH;
+                Ok(())
+            }
+            Err(TransactionError::Inner(Stopped::Fault(fault))) => Err(fault.to_string()),
+            Err(TransactionError::Inner(Stopped::Journal(error))) => Err(error.to_string()),
+            Err(TransactionError::Store(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// Runs what the core wants done, in order; the barriers that were reached.
+    pub(super) fn run_outputs(&mut self, volume: &Arc<str>, links: &BTreeMap<NodeName, Link>) -> Vec<u64> {
+        let mut barriers = Vec::new();
+        while let Some(output) = self.core.poll_output() {
+            self.run_output(output, volume, links, &mut barriers);
+        }
+        barriers
+    }
+
+    fn run_output(
+        &mut self,
+        output: Output,
+        volume: &Arc<str>,
+        links: &BTreeMap<NodeName, Link>,
+        barriers: &mut Vec<u64>,
+    ) {
+        match output {
+            Output::Send(node, message) => {
+                if let Some(link) = links.get(&node) {
+                    link.say(volume, message);
+                }
+            }
+            Output::Hangup(node, reason) => {
+                warn!(target: "volume", volume = &**volume, peer = node, reason, "hanging up");
+                if let Some(link) = links.get(&node) {
+                    link.hang_up(&format!("volume {volume}: {reason}"));
+                }
+            }
+            Output::Replay { ticket, items, untouched_since } => {
+                self.open.insert(ticket, Waiting::Replay);
+                self.jobs.replay(ticket, items, untouched_since);
+            }
+            Output::ReadContent { ticket, file, stage_at } => {
+                self.open.insert(ticket, Waiting::Read);
+                self.jobs.read(ticket, file, stage_at);
+            }
+            Output::Fetch { ticket, items } => {
+                self.open.insert(ticket, Waiting::Other);
+                self.jobs.fetch(ticket, items);
+            }
+            Output::Keep { ticket, record, content } => {
+                self.open.insert(ticket, Waiting::Other);
+                self.jobs.keep(ticket, record, content);
+            }
+            Output::Sync { ticket } => {
+                self.open.insert(ticket, Waiting::Sync);
+                self.jobs.sync(ticket);
+            }
+            Output::Settled(recno) => self.jobs.note(Note::Settled(recno)),
+            Output::ReleaseLimbo(files) => self.jobs.note(Note::ReleaseLimbo(files)),
+            Output::Truncate(recno) => self.jobs.note(Note::Truncate(recno)),
+            Output::DropStage(names) => self.jobs.note(Note::DropStage(names)),
+            Output::BarrierReached(id) => barriers.push(id),
+            Output::Event(event) => tell(volume, event),
+        }
+    }
+}
+
+fn tell(volume: &str, event: Event) {
+    match event {
+        Event::Conflict { record, kind, path } => {
+            warn!(target: "volume", volume, %record, ?kind, path, "a conflict was kept");
+        }
+        Event::Waiting(reason) => info!(target: "volume", volume, reason, "waiting"),
+        Event::ReplayRefused { path, errno, message } => {
+            warn!(target: "volume", volume, path, errno, message, "the lower file system refuses a change");
+        }
+        #[allow(unreachable_patterns)]
+        other => debug!(target: "volume", volume, ?other, "event"),
+    }
+}

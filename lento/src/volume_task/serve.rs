@@ -1,0 +1,229 @@
+//! Getting Presto to serve the volume, and beginning a life once it does.
+
+use super::Life;
+use super::VolumeTask;
+use crate::channel::convert::file_id_back;
+use crate::jobs::Jobs;
+use crate::jobs::Shared;
+use crate::journal::Journal;
+use crate::random;
+use crate::req_dispatcher::ChannelState;
+use crate::store::LastTime;
+use crate::store::TransactionError;
+use crate::store::VolumeStore;
+use crate::volume::Mail;
+use intermezzo_api::Access;
+use intermezzo_api::volume::WhenFull;
+use intermezzo_channel::v1;
+use intermezzo_channel::v1::VolumeInfo;
+use intermezzo_channel::v1::packet::Body;
+use lento_core::Volume;
+use lento_core::io::Input;
+use lento_core::types::Recno;
+use lento_core::volume::Config;
+use lento_core::volume::Role;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// Mounting may have to recover first.
+const SET_VOLUME_DEADLINE: Duration = Duration::from_secs(60);
+
+impl VolumeTask {
+    pub(super) fn mountpoint(&self) -> PathBuf {
+        self.around.mounts.join(&*self.handle.name)
+    }
+
+    pub(super) fn cache(&self) -> PathBuf {
+        self.around.cache.join(&*self.handle.name)
+    }
+
+    pub(super) fn channel_changed(&mut self, inputs: &mut Vec<Input>) {
+        let up = self.channel.borrow_and_update().generation().is_some();
+        if self.served.take().is_some()
+            && let Some(life) = self.life.as_mut()
+        {
+            life.detach(inputs);
+        }
+        if up {
+            self.ask_presto();
+        } else if self.life.is_none() && self.retry_at.is_none() {
+            self.fault = "waiting for presto".to_owned();
+        }
+    }
+
+    pub(super) fn try_again(&mut self, inputs: &mut Vec<Input>) {
+        match self.served.clone() {
+            Some(info) => self.presto_serves(Ok(Box::new(info)), inputs),
+            None => self.ask_presto(),
+        }
+    }
+
+    /// Asks Presto to serve the volume; the answer comes by mail.
+    pub(super) fn ask_presto(&mut self) {
+        let (generation, known) = match &*self.channel.borrow() {
+            ChannelState::Down => return,
+            ChannelState::Up(generation, attached) => {
+                let known = attached.volumes.iter().find(|info| *info.name == *self.handle.name);
+                (*generation, known.map(|info| info.uid))
+            }
+        };
+        let uid = match self.uid(known) {
+            Ok(uid) => uid,
+            Err(error) => return self.fail(error),
+        };
+        let body = v1::SetVolume {
+            uid,
+            cache: self.cache().display().to_string(),
+            mountpoint: self.mountpoint().display().to_string(),
+            access: match self.desired.access {
+                Access::ReadWrite => v1::Access::ReadWrite,
+                Access::ReadOnly => v1::Access::ReadOnly,
+            }
+            .into(),
+            log_max_bytes: self.desired.log_max_bytes.unwrap_or(0),
+            when_full: match self.desired.when_full {
+                WhenFull::Wait => v1::WhenFull::Block,
+                WhenFull::ReadOnly => v1::WhenFull::ReadOnly,
+            }
+            .into(),
+            no_lento: v1::NoLento::Steal.into(),
+        };
+        let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.clone());
+        tokio::spawn(async move {
+            let call =
+                downcalls.call(&handle.name, Body::SetVolume(body), "SetVolume", SET_VOLUME_DEADLINE);
+            let result = match call.await {
+                Ok((Body::VolumeInfo(info), _)) => Ok(Box::new(info)),
+                Ok(_) => Err("presto answered SetVolume with another message".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            handle.send(Mail::Served(generation, result)).await;
+        });
+    }
+
+    /// The id of the cache that belongs to the store, which is opened for it.
+    fn uid(&mut self, known: Option<u64>) -> Result<u64, String> {
+        let store = match &self.store {
+            Some(store) => store.clone(),
+            None => {
+                let path = self.around.state.join(format!("{}.redb", self.handle.name));
+                let store = open_store(&path, &self.around.boot)?;
+                self.store = Some(store.clone());
+                self.admit();
+                store
+            }
+        };
+        let uid = store.uid().map_err(|error| error.to_string())?;
+        match (uid, known) {
+            (Some(uid), _) => Ok(uid),
+            // The store was lost and the cache was not: it is taken over, as a new incarnation.
+            (None, Some(uid)) => {
+                self.foreign = true;
+                store.set_uid(uid).map(|()| uid).map_err(|error| error.to_string())
+            }
+            (None, None) => store.make_uid().map_err(|error| error.to_string()),
+        }
+    }
+
+    pub(super) fn presto_serves(
+        &mut self,
+        result: Result<Box<VolumeInfo>, String>,
+        inputs: &mut Vec<Input>,
+    ) {
+        let info = match result {
+            Ok(info) => *info,
+            Err(error) => return self.fail(error),
+        };
+        let again = self.served.replace(info.clone()).is_some();
+        if again && self.life.is_some() {
+            return; // Only options were changed.
+        }
+        if info.unclean {
+            self.life = None;
+        }
+        let result = match self.life {
+            Some(_) => Ok(()),
+            None => self.begin(&info),
+        };
+        match result.and_then(|()| self.attach_journal(&info, inputs)) {
+            Ok(()) => {}
+            Err(fault) => self.fail(fault),
+        }
+    }
+
+    fn attach_journal(&mut self, info: &VolumeInfo, inputs: &mut Vec<Input>) -> Result<(), String> {
+        let Some(life) = self.life.as_mut() else { return Ok(()) };
+        let journal = Journal::open(Path::new(&info.kml)).map_err(|error| error.to_string())?;
+        life.attach(journal);
+        let up = Input::PrestoUp { first: Recno(info.first_recno), last: Recno(info.last_recno) };
+        inputs.push(up);
+        if !self.life.as_mut().is_some_and(Life::first_time) {
+            return Ok(());
+        }
+        if self.desired.is_server(&self.around.node) {
+            inputs.push(self.replication_list());
+        }
+        inputs.extend(self.links.keys().cloned().map(Input::Connected));
+        Ok(())
+    }
+
+    fn begin(&mut self, info: &VolumeInfo) -> Result<(), String> {
+        let store = self.store.clone().ok_or_else(|| "the store is not open".to_owned())?;
+        let (Some(root), Some(staging)) = (&info.root, &info.staging) else {
+            return Err("presto did not say which directory is the root".to_owned());
+        };
+        let lost = store.last_time() == LastTime::Lost && !self.loss_noted;
+        let unclean = info.unclean || lost || self.foreign;
+        let config = Config {
+            name: self.handle.name.to_string(),
+            role: if self.desired.is_server(&self.around.node) {
+                Role::Server
+            } else {
+                Role::Client { server: self.desired.server.clone() }
+            },
+            new_replica: random::id().map_err(|error| error.to_string())?,
+            root: file_id_back(root),
+            staging: file_id_back(staging),
+            unclean,
+        };
+        let core = store.write(|tables| Volume::open(config, tables)).map_err(|error| match error {
+            TransactionError::Inner(fault) => fault.to_string(),
+            TransactionError::Store(error) => error.to_string(),
+        })?;
+        if unclean {
+            // Makes the new incarnation durable with the note, so that it is begun once.
+            store.loss_noted(&self.around.boot).map_err(|error| error.to_string())?;
+            self.loss_noted = true;
+            self.foreign = false;
+        }
+        self.lives += 1;
+        self.fault.clear();
+        let writing = Arc::default();
+        let shared = Shared {
+            volume: self.handle.clone(),
+            life: self.lives,
+            downcalls: self.around.downcalls.clone(),
+            peers: self.around.peers.clone(),
+            server: self.desired.server.clone(),
+            store: store.clone(),
+            writing: Arc::clone(&writing),
+            conflicts: self.around.state.join(format!("{}.conflicts", self.handle.name)),
+            contents: self.around.contents.clone(),
+            ended: CancellationToken::new(),
+        };
+        self.life = Some(Life::new(self.lives, core, store, writing, Jobs::start(shared)));
+        info!(target: "volume", volume = &*self.handle.name, unclean, life = self.lives, "serving");
+        Ok(())
+    }
+}
+
+fn open_store(path: &Path, boot: &str) -> Result<Arc<VolumeStore>, String> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    }
+    VolumeStore::open(path, boot).map(Arc::new).map_err(|error| error.to_string())
+}

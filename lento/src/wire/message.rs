@@ -1,0 +1,255 @@
+//! Messages of the core to frames and back. A long message becomes several frames that mean the same.
+
+use super::BATCH_MAX;
+use super::LINKS_MAX;
+use super::MESSAGE_TARGET;
+use super::PROTOCOL;
+use super::TEXT_MAX;
+use super::WireError;
+use super::limit;
+use super::need;
+use super::operation::log_record;
+use super::operation::log_record_back;
+use super::operation::operation;
+use super::operation::operation_back;
+use super::words::attributes;
+use super::words::attributes_back;
+use super::words::entry_name;
+use super::words::maybe_hash;
+use super::words::maybe_hash_bytes;
+use super::words::object_id;
+use super::words::symlink;
+use super::words::tag;
+use super::words::xattrs;
+use super::words::xattrs_back;
+use intermezzo_proto::v1;
+use intermezzo_proto::v1::client_frame::Body as Client;
+use intermezzo_proto::v1::server_frame::Body as Server;
+use lento_core::message::Ack;
+use lento_core::message::Hello;
+use lento_core::message::Message;
+use lento_core::message::SnapshotObject;
+use lento_core::message::Welcome;
+use lento_core::types::Epoch;
+use lento_core::types::Position;
+use lento_core::types::Recno;
+
+fn position(position: Position) -> Option<v1::Position> {
+    Some(v1::Position { epoch: 0, number: position.0 })
+}
+
+fn position_in(epoch: Epoch, position: Position) -> Option<v1::Position> {
+    Some(v1::Position { epoch: epoch.0, number: position.0 })
+}
+
+fn position_back(field: &'static str, position: Option<v1::Position>) -> Result<Position, WireError> {
+    Ok(Position(need(field, position)?.number))
+}
+
+/// Items in groups that stay below the target size and the batch limit; at least one group.
+fn groups<T, W: prost::Message>(items: &[T], convert: impl Fn(&T) -> W) -> Vec<Vec<W>> {
+    let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for item in items {
+        let wire = convert(item);
+        let length = wire.encoded_len() + 8;
+        if !group.is_empty() && (bytes + length > MESSAGE_TARGET || group.len() >= BATCH_MAX) {
+            groups.push(std::mem::take(&mut group));
+            bytes = 0;
+        }
+        bytes += length;
+        group.push(wire);
+    }
+    groups.push(group);
+    groups
+}
+
+/// Frames for a message of a client; none if a client never says that.
+#[must_use]
+pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
+    let bodies = match message {
+        Message::Hello(hello) => vec![Client::Hello(v1::Hello {
+            protocol: PROTOCOL,
+            replica: hello.replica,
+            incarnation: hello.incarnation,
+            position: position_in(hello.epoch, hello.position),
+            has_from: hello.has.0.0,
+            has_to: hello.has.1.0,
+        })],
+        Message::Submit(operations) => groups(operations, operation)
+            .into_iter()
+            .map(|operations| Client::Submit(v1::Submit { operations }))
+            .collect(),
+        Message::Ack(ack) => vec![Client::Ack(v1::Ack {
+            position: position(ack.position),
+            applied: position(ack.applied),
+            durable: position(ack.durable),
+        })],
+        Message::Barrier { id, after } => {
+            vec![Client::Barrier(v1::Barrier { id: *id, after: after.0 })]
+        }
+        _ => Vec::new(),
+    };
+    let frame = |body| v1::ClientFrame { volume: volume.to_owned(), body: Some(body) };
+    bodies.into_iter().map(frame).collect()
+}
+
+/// What a client said; `None`: it takes its leave of the volume.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
+    Ok(Some(match need("frame.body", body)? {
+        Client::Hello(hello) => {
+            if hello.protocol != PROTOCOL {
+                return Err(WireError::Protocol(hello.protocol));
+            }
+            if hello.has_from > hello.has_to {
+                return Err(WireError::Wrong { field: "hello.has", reason: "ends before it begins" });
+            }
+            let position = need("hello.position", hello.position)?;
+            Message::Hello(Hello {
+                replica: hello.replica,
+                incarnation: hello.incarnation,
+                epoch: Epoch(position.epoch),
+                position: Position(position.number),
+                has: (Recno(hello.has_from), Recno(hello.has_to)),
+            })
+        }
+        Client::Submit(submit) => {
+            limit("submit.operations", submit.operations.len(), BATCH_MAX)?;
+            Message::Submit(submit.operations.into_iter().map(operation_back).collect::<Result<_, _>>()?)
+        }
+        Client::Ack(ack) => Message::Ack(Ack {
+            position: position_back("ack.position", ack.position)?,
+            applied: position_back("ack.applied", ack.applied)?,
+            durable: position_back("ack.durable", ack.durable)?,
+        }),
+        Client::Barrier(barrier) => Message::Barrier { id: barrier.id, after: Recno(barrier.after) },
+        Client::Goodbye(_) => return Ok(None),
+    }))
+}
+
+/// Frames for a message of a server; none if a server never says that.
+#[must_use]
+pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
+    let bodies = match message {
+        Message::Welcome(welcome) => vec![Server::Welcome(v1::Welcome {
+            protocol: PROTOCOL,
+            position: position_in(welcome.epoch, welcome.position),
+            received: welcome.received.0,
+        })],
+        Message::Refused { reason, retry } => {
+            let mut reason = reason.clone();
+            reason.truncate(reason.floor_char_boundary(TEXT_MAX));
+            vec![Server::Refused(v1::Refused { reason, retry: *retry })]
+        }
+        Message::Records { records, upto } => records_frames(records, *upto),
+        Message::SnapshotBegin { position: at, objects } => {
+            vec![Server::SnapshotBegin(v1::SnapshotBegin {
+                position: position(*at),
+                objects: *objects,
+            })]
+        }
+        Message::SnapshotChunk(objects) => groups(objects, snapshot_object)
+            .into_iter()
+            .map(|objects| Server::SnapshotChunk(v1::SnapshotChunk { objects }))
+            .collect(),
+        Message::SnapshotEnd => vec![Server::SnapshotEnd(v1::SnapshotEnd {})],
+        Message::BarrierReached { id } => {
+            vec![Server::BarrierReached(v1::BarrierReached { id: *id, position: None })]
+        }
+        _ => Vec::new(),
+    };
+    let frame = |body| v1::ServerFrame { volume: volume.to_owned(), body: Some(body) };
+    bodies.into_iter().map(frame).collect()
+}
+
+fn records_frames(records: &[lento_core::types::LogRecord], upto: Position) -> Vec<Server> {
+    let groups = groups(records, log_record);
+    let last = groups.len().saturating_sub(1);
+    let frame = |(index, records): (usize, Vec<v1::LogRecord>)| {
+        // Only the last frame may claim what stands behind its last record.
+        let here = records.last().map_or(upto.0, |record| record.position);
+        let upto = if index == last { upto } else { Position(here) };
+        Server::Records(v1::Records { records, upto: position(upto) })
+    };
+    groups.into_iter().enumerate().map(frame).collect()
+}
+
+/// What a server said.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
+    Ok(match need("frame.body", body)? {
+        Server::Welcome(welcome) => {
+            if welcome.protocol != PROTOCOL {
+                return Err(WireError::Protocol(welcome.protocol));
+            }
+            let position = need("welcome.position", welcome.position)?;
+            Message::Welcome(Welcome {
+                epoch: Epoch(position.epoch),
+                position: Position(position.number),
+                received: Recno(welcome.received),
+            })
+        }
+        Server::Refused(refused) => {
+            limit("refused.reason", refused.reason.len(), TEXT_MAX)?;
+            Message::Refused { reason: refused.reason, retry: refused.retry }
+        }
+        Server::Records(records) => {
+            limit("records.records", records.records.len(), BATCH_MAX)?;
+            let upto = position_back("records.upto", records.upto)?;
+            let records =
+                records.records.into_iter().map(log_record_back).collect::<Result<Vec<_>, _>>()?;
+            let rising = records.is_sorted_by(|a, b| a.position < b.position);
+            if !rising || records.last().is_some_and(|last| last.position > upto) {
+                return Err(WireError::Wrong { field: "records", reason: "positions out of order" });
+            }
+            Message::Records { records, upto }
+        }
+        Server::SnapshotBegin(begin) => Message::SnapshotBegin {
+            position: position_back("snapshot_begin.position", begin.position)?,
+            objects: begin.objects,
+        },
+        Server::SnapshotChunk(chunk) => {
+            limit("snapshot_chunk.objects", chunk.objects.len(), BATCH_MAX)?;
+            let objects = chunk.objects.into_iter().map(snapshot_object_back);
+            Message::SnapshotChunk(objects.collect::<Result<_, _>>()?)
+        }
+        Server::SnapshotEnd(_) => Message::SnapshotEnd,
+        Server::BarrierReached(reached) => Message::BarrierReached { id: reached.id },
+    })
+}
+
+fn snapshot_object(object: &SnapshotObject) -> v1::SnapshotObject {
+    let entry = |(dir, name): &(lento_core::types::ObjectId, Vec<u8>)| v1::SnapshotEntry {
+        dir: Some(tag(dir.0)),
+        name: name.clone().into(),
+    };
+    v1::SnapshotObject {
+        object: Some(tag(object.object.0)),
+        attributes: attributes(&object.attributes),
+        symlink: object.symlink.clone().into(),
+        hash: maybe_hash_bytes(object.hash),
+        size: object.size,
+        xattrs: xattrs(&object.xattrs),
+        entries: object.entries.iter().map(entry).collect(),
+    }
+}
+
+fn snapshot_object_back(object: v1::SnapshotObject) -> Result<SnapshotObject, WireError> {
+    limit("snapshot.entries", object.entries.len(), LINKS_MAX)?;
+    let entry = |entry: v1::SnapshotEntry| {
+        Ok((object_id("snapshot.dir", entry.dir)?, entry_name("snapshot.name", &entry.name)?))
+    };
+    Ok(SnapshotObject {
+        object: object_id("snapshot.object", object.object)?,
+        attributes: attributes_back("snapshot.attributes", object.attributes)?,
+        symlink: symlink("snapshot.symlink", &object.symlink)?,
+        hash: maybe_hash("snapshot.hash", &object.hash)?,
+        size: object.size,
+        xattrs: xattrs_back(&object.xattrs)?,
+        entries: object.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
+    })
+}
