@@ -102,7 +102,11 @@ fn attributes(f: &mut fmt::Formatter<'_>, key: &str, a: &Attributes) -> fmt::Res
     if a.mode == 0 {
         return Ok(());
     }
-    write!(f, " {key}={:o},{}:{},{}B,links={},mtime={},ctime={}", a.mode, a.uid, a.gid, a.size, a.nlink, a.mtime, a.ctime)
+    write!(
+        f,
+        " {key}={:o},{}:{},{}B,links={},mtime={},ctime={}",
+        a.mode, a.uid, a.gid, a.size, a.nlink, a.mtime, a.ctime
+    )
 }
 
 fn origin(f: &mut fmt::Formatter<'_>, origin: &Origin, flags: Flags) -> fmt::Result {

@@ -4,8 +4,8 @@
 
 use crate::error::KmlError;
 use crate::record::{
-    Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Origin, OriginKind, Outcome, Recno, Record, State, Tag,
-    Time,
+    Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Origin, OriginKind, Outcome, Recno, Record,
+    State, Tag, Time,
 };
 
 /// Head word, recno, the two checksums.
@@ -224,11 +224,10 @@ pub(crate) fn decode(bytes: &[u8], recno: Recno, state: State) -> Result<Record,
     if intent_checksum(crc32c::crc32c(intent_bytes), recno, length) != intent_sum {
         return Err(bad(PREFIX, "intent does not match its checksum"));
     }
-    let (opcode, intent) =
-        decode_intent(intent_bytes).ok_or(bad(PREFIX, "intent holds values that this version does not know"))?;
+    let (opcode, intent) = decode_intent(intent_bytes)
+        .ok_or(bad(PREFIX, "intent holds values that this version does not know"))?;
     let outcome = if state == State::Done {
-        let broken =
-            |reason| Defect { at: PREFIX + intent_length, reason, outcome_only: OutcomeOnly::Yes };
+        let broken = |reason| Defect { at: PREFIX + intent_length, reason, outcome_only: OutcomeOnly::Yes };
         if outcome_checksum(outcome_bytes, recno) != outcome_sum {
             return Err(broken("outcome does not match its checksum"));
         }
@@ -257,7 +256,8 @@ fn decode_intent(bytes: &[u8]) -> Option<(Opcode, Intent)> {
     let (name_length, target_length) = (usize::from(b.u16()?), usize::from(b.u16()?));
     let (object, parent, target_parent, replaced) = (b.file()?, b.file()?, b.file()?, b.file()?);
     let before = b.attributes()?;
-    let [record_replica, record_number, object_replica, object_number] = [b.u64()?, b.u64()?, b.u64()?, b.u64()?];
+    let [record_replica, record_number, object_replica, object_number] =
+        [b.u64()?, b.u64()?, b.u64()?, b.u64()?];
     let (record_incarnation, object_incarnation) = (b.u32()?, b.u32()?);
     let hash = *b.take(32)?.first_chunk::<32>()?;
     let value_length = usize::try_from(b.u32()?).ok()?;

@@ -150,7 +150,7 @@ impl Journal {
             first_segment(&*fs, dir, &config, boot)?;
         }
         let scan = recovery::scan(&*fs, dir, Access::Write)?;
-        for segment in scan.segments.iter().filter(|segment| segment.header.volume != config.volume) {
+        if let Some(segment) = scan.segments.iter().find(|segment| segment.header.volume != config.volume) {
             return Err(KmlError::WrongVolume {
                 segment: segment.path.clone(),
                 found: segment.header.volume,
@@ -159,17 +159,15 @@ impl Journal {
         }
         scan.repair(&*fs, dir)?;
         let settled = scan.settled();
-        let (Some(first), Some(current)) = (scan.segments.first().cloned(), scan.segments.last().cloned()) else {
+        let (Some(first), Some(current)) = (scan.segments.first().cloned(), scan.segments.last().cloned())
+        else {
             return Err(KmlError::Absent { dir: dir.to_owned() });
         };
         let cursor = Cursor { at: HEADER, next: first.header.first, segment: first };
         let mut log = Log::new(VecDeque::from(scan.segments), current, scan.end, scan.next);
         let written = Recno(scan.next.0.saturating_sub(1));
-        let opened = Opened {
-            closed: scan.status.closed,
-            same_boot: scan.status.boot == boot,
-            cut: scan.cut,
-        };
+        let opened =
+            Opened { closed: scan.status.closed, same_boot: scan.status.boot == boot, cut: scan.cut };
         log.status = scan.status;
         log.durable = log.current.header.number;
         log.write_status(|status| {

@@ -20,8 +20,8 @@ pub use error::KmlError;
 pub use journal::{Class, Config, Journal, Ticket};
 pub use reader::Reader;
 pub use record::{
-    Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Origin, OriginKind, Outcome, Recno, Record, State, Tag,
-    Time, Version, xattr,
+    Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Origin, OriginKind, Outcome, Recno, Record,
+    State, Tag, Time, Version, xattr,
 };
 pub use recovery::Cut;
 pub use verify::{VerifyReport, verify, verify_on};

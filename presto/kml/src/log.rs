@@ -11,8 +11,8 @@ use crate::error::KmlError;
 use crate::fs::FileSystem;
 use crate::header::{Closed, HEADER, Header, Status};
 use crate::journal::{Class, Config};
-use crate::recovery::Place;
 use crate::record::Recno;
+use crate::recovery::Place;
 use crate::segment::{Fit, Segment, Spare};
 
 /// What the mutex guards.

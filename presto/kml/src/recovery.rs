@@ -94,12 +94,10 @@ pub(crate) fn scan(fs: &dyn FileSystem, dir: &Path, access: Access) -> Result<Sc
                 scan.end += length;
                 scan.next = scan.next.next();
             }
-            slot @ (Slot::Seal | Slot::Empty) => {
-                match scan.next_segment(files.next(), slot)? {
-                    Some(next) => current = next,
-                    None => break,
-                }
-            }
+            slot @ (Slot::Seal | Slot::Empty) => match scan.next_segment(files.next(), slot)? {
+                Some(next) => current = next,
+                None => break,
+            },
             Slot::Bad(reason) => {
                 scan.stop_at(&current.path.clone(), scan.end, reason)?;
                 break;

@@ -249,7 +249,12 @@ pub(crate) struct Spare {
 }
 
 impl Spare {
-    pub(crate) fn create(fs: &dyn FileSystem, dir: &Path, serial: u64, bytes: u64) -> Result<Spare, KmlError> {
+    pub(crate) fn create(
+        fs: &dyn FileSystem,
+        dir: &Path,
+        serial: u64,
+        bytes: u64,
+    ) -> Result<Spare, KmlError> {
         let path = dir.join(format!("{serial}{SPARE_SUFFIX}"));
         let map = fs.create(&path, bytes).map_err(KmlError::io("cannot make", &path))?;
         Ok(Spare { path, map })

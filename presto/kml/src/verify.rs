@@ -68,7 +68,11 @@ impl fmt::Display for VerifyReport {
         writeln!(f, "done        {}", self.done)?;
         writeln!(f, "failed      {}", self.failed)?;
         writeln!(f, "durable     to {} at least", self.durable)?;
-        writeln!(f, "left clean  {}", if self.clean { "yes" } else { "no: in use, or its writer was killed" })?;
+        writeln!(
+            f,
+            "left clean  {}",
+            if self.clean { "yes" } else { "no: in use, or its writer was killed" }
+        )?;
         if !self.unresolved.is_empty() {
             write!(f, "unresolved ")?;
             for recno in &self.unresolved {

@@ -2,6 +2,8 @@
 //!
 //! A failing run prints its script; `PROPTEST_CASES` makes more of them, `PROPTEST_RNG_SEED` repeats one.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
 mod common;
 #[path = "common/disk.rs"]
 mod disk;
@@ -334,7 +336,13 @@ fn tour() -> Vec<Op> {
         script.extend([Op::Append(Class::User), Op::Begin, Op::Append(Class::Replay), Op::Begin]);
         script.extend((0..25).map(|_| Op::Append(Class::User)));
         script.extend([Op::Sync, Op::Finish(0), Op::Append(Class::User), Op::Fail(0), Op::Sync]);
-        script.extend([Op::Truncate(30 * turn), Op::Begin, Op::Append(Class::User), Op::Finish(0), Op::Clean]);
+        script.extend([
+            Op::Truncate(30 * turn),
+            Op::Begin,
+            Op::Append(Class::User),
+            Op::Finish(0),
+            Op::Clean,
+        ]);
     }
     script
 }

@@ -1,5 +1,7 @@
 //! The journal on a real file system, in one process.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Several threads, and several processes: the test binary runs itself as the other one.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
