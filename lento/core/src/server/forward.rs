@@ -52,7 +52,11 @@ impl Server {
         let acknowledged = super::ReplicatorRow::get(ctx.store, node)?.ack.position;
         let Some(session) = self.sessions.get_mut(node) else { return Ok(false) };
         let Some(hello) = &session.hello else { return Ok(false) };
-        if session.sent >= limit || session.sent.0 > acknowledged.0.max(hello.position.0) + WINDOW {
+        if session.sent < ctx.meta.log_floor {
+            session.state = SessionState::WantsSnapshot;
+            return Ok(false);
+        }
+        if session.sent >= limit || session.sent.0 > acknowledged.0.max(session.began.0) + WINDOW {
             return Ok(false);
         }
         let mut records = Vec::new();
@@ -108,6 +112,7 @@ impl Server {
             let Some(session) = self.sessions.get_mut(&node) else { continue };
             session.state = SessionState::Welcomed;
             session.sent = read;
+            session.began = read;
             ctx.out.push(Output::Send(node.clone(), Message::SnapshotBegin { position: read, objects }));
             for chunk in &chunks {
                 ctx.out.push(Output::Send(node.clone(), Message::SnapshotChunk(chunk.clone())));

@@ -35,7 +35,8 @@ pub struct Session {
     pub(super) kept: Option<OpId>,
     /// Positions up to here were sent.
     pub(super) sent: Position,
-    /// Received by it, durable or not.
+    /// Position it followed the log from when it was welcomed.
+    pub(super) began: Position,
     pub(super) barriers: Vec<PeerBarrier>,
 }
 
@@ -57,6 +58,15 @@ impl Session {
     /// It follows the log.
     pub fn is_welcomed(&self) -> bool {
         self.state == SessionState::Welcomed
+    }
+
+    /// The position it began to follow the log from.
+    pub(super) fn follows_from(&self) -> Option<Position> {
+        match self.state {
+            SessionState::Welcomed => Some(self.began),
+            SessionState::Fencing => self.hello.as_ref().map(|hello| hello.position),
+            SessionState::Connected | SessionState::WantsSnapshot => None,
+        }
     }
 
     /// It waits for the whole tree.
@@ -237,6 +247,7 @@ impl Server {
             let begins = hello.position == Position(0) && ctx.meta.log_floor == Position(0);
             if follows || begins {
                 session.sent = hello.position;
+                session.began = hello.position;
                 session.state = SessionState::Welcomed;
             } else {
                 session.state = SessionState::WantsSnapshot;
