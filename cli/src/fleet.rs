@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use intermezzo_proto::v1::StatusReply;
 
-use crate::admin::{self, Admin, AdminError};
+use crate::admin::{self, Admin, AdminError, Scope};
 use crate::pki::{self, PkiError};
 pub use layout::{Config, Daemon, Layout, Node};
 use process::Recorded;
@@ -246,6 +246,44 @@ impl Fleet {
     pub fn status(&self, node: &Node) -> Result<StatusReply, AdminError> {
         let socket = self.layout.admin_socket(node);
         admin::block_on(async { Admin::connect(&socket).await?.status().await })
+    }
+
+    /// Waits until what was written on a node so far is where `scope` says. An agent that is not there yet is asked again.
+    ///
+    /// # Errors
+    /// Not in time (the last thing it waited for is named), or the agent refuses.
+    pub fn wait(&self, node: &Node, scope: Scope, timeout: Duration) -> Result<(), FleetError> {
+        let socket = self.layout.admin_socket(node);
+        let begin = Instant::now();
+        let mut waiting = String::from("no answer yet");
+        loop {
+            let once = admin::block_on(async {
+                let asked = async {
+                    let mut answers = Admin::connect(&socket).await?.wait(&self.config.volume, scope).await?;
+                    while let Some(answer) = answers.next().await? {
+                        if answer.done {
+                            return Ok(true);
+                        }
+                        waiting = format!("{} records pending, {}", answer.pending, answer.waiting);
+                    }
+                    Ok(false)
+                };
+                tokio::time::timeout(timeout.saturating_sub(begin.elapsed()), asked)
+                    .await
+                    .unwrap_or(Ok(false))
+            });
+            match once {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.is_unreachable() => waiting = error.to_string(),
+                Err(error) => return Err(error.into()),
+            }
+            if begin.elapsed() >= timeout {
+                let waiting = format!("node {}: {waiting}", node.name);
+                return Err(FleetError::NotReady { seconds: timeout.as_secs(), waiting });
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Waits until every node has its volume mounted and the server all Replicators connected.

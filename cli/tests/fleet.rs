@@ -1,5 +1,7 @@
 //! Fleets on disk: made, resumed, not contradicted. Nothing is started here; `tests/` does that with real daemons.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A test from end to end.
+
 use std::path::PathBuf;
 
 use intermezzo::fleet::{Daemon, Fleet, FleetError, Request};

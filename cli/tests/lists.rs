@@ -1,5 +1,7 @@
 //! `intermezzo cml list` and `conflicts list` against a stand-in agent.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A test from end to end.
+
 mod common;
 
 use common::{Agent, Script, ask};
@@ -24,7 +26,11 @@ fn cml() {
         },
     ];
     let agent = Agent::start(Script { cml, ..Script::default() });
-    insta::assert_snapshot!(ask(&agent.socket(), &["cml", "list", "--volume", "demo"]).out, @"");
+    insta::assert_snapshot!(ask(&agent.socket(), &["cml", "list", "--volume", "demo"]).out, @r#"
+    NODE  RECNO  OPERATION  STATE    SIZE     PATH
+    -     7      close      Sent     4.0 KiB  a/b
+    -     9      unlink     Waiting  0 B      a/c
+    "#);
     let json = ask(&agent.socket(), &["cml", "list", "--volume", "demo", "-o", "json"]).out;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json[1]["operation"], "unlink");
@@ -44,5 +50,8 @@ fn conflicts() {
     let elsewhere = ConflictRecord { content: String::new(), ..record.clone() };
     let agent = Agent::start(Script { conflicts: vec![elsewhere, record], ..Script::default() });
     let words = ["conflicts", "list", "--volume", "demo", "-o", "wide"];
-    insta::assert_snapshot!(ask(&agent.socket(), &words).out, @"");
+    insta::assert_snapshot!(ask(&agent.socket(), &words).out, @r#"
+    POSITION  KIND        FROM  TIME                            SIZE  PATH       CONTENT
+    41        StoreStore  b     2027-01-15T08:00:00.000000005Z  12 B  notes.txt  /cache/conflicts/41
+    "#);
 }

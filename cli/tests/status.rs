@@ -1,5 +1,7 @@
 //! `intermezzo status` against a stand-in agent.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A test from end to end.
+
 mod common;
 
 use common::{Agent, Script, ask};
@@ -44,8 +46,20 @@ fn server() -> Script {
 #[test]
 fn tables_show_volumes_and_replicators() {
     let agent = Agent::start(server());
-    insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @"");
-    insta::assert_snapshot!(ask(&agent.socket(), &["status", "-o", "wide"]).out, @"");
+    insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @r#"
+    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG         CONFLICTS
+    team/home  a     Server      1/2        1.120     0        -           1
+    team/home  └ b   Replicator  yes        1.120     -        0           -
+    team/home  └ c   Replicator  no         1.100     -        20 (2.0 s)  -
+    team/home on a waits: c is not connected
+    "#);
+    insta::assert_snapshot!(ask(&agent.socket(), &["status", "-o", "wide"]).out, @r#"
+    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG         CONFLICTS  APPLIED  DIRTY  KML     MOUNTED AT
+    team/home  a     Server      1/2        1.120     0        -           1          1.120    0      1..130  /mnt/team/home
+    team/home  └ b   Replicator  yes        1.120     -        0           -
+    team/home  └ c   Replicator  no         1.100     -        20 (2.0 s)  -
+    team/home on a waits: c is not connected
+    "#);
 }
 
 #[test]

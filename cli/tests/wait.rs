@@ -1,5 +1,7 @@
 //! `intermezzo wait` against a stand-in agent.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A test from end to end.
+
 mod common;
 
 use common::{Agent, Script, ask};

@@ -1,1 +1,9 @@
-//! intermezzo-tests
+//! What the proofs share: an independent walk of a tree, fleets that clean up after themselves, sources to copy.
+//!
+//! Nothing here knows how replication works: equality is judged from outside, through the mounts.
+
+pub mod fleet;
+pub mod run;
+pub mod sources;
+pub mod walk;
+pub mod workload;

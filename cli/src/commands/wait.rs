@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::agents::{self, Agent};
@@ -36,8 +37,8 @@ enum Outcome {
     Late(Vec<String>),
 }
 
-/// What one agent says while it waits; `None`: reached.
-type Said = (String, Option<String>);
+/// What one agent says: what it still waits for, or `None` when it is reached.
+type Said = (String, Result<Option<String>, AdminError>);
 
 async fn wait(
     agents: Vec<Agent>,
@@ -46,7 +47,7 @@ async fn wait(
     timeout: Option<Duration>,
     progress: &Progress,
 ) -> Result<Outcome, AdminError> {
-    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel::<Said>();
+    let (said, mut heard) = unbounded_channel::<Said>();
     let mut tasks = JoinSet::new();
     let mut behind = BTreeMap::new();
     for agent in agents {
@@ -65,42 +66,36 @@ async fn wait(
     while !behind.is_empty() {
         tokio::select! {
             () = &mut deadline => return Ok(Outcome::Late(lines(&behind))),
-            Some((name, waiting)) = heard.recv() => {
-                match waiting {
+            said = heard.recv() => {
+                let Some((name, waiting)) = said else { break };
+                match waiting? {
                     Some(waiting) => drop(behind.insert(name, waiting)),
                     None => drop(behind.remove(&name)),
                 }
                 progress.note(&lines(&behind).join("; "));
             }
-            Some(ended) = tasks.join_next() => {
-                if let Ok(Err(error)) = ended {
-                    return Err(error);
-                }
-            }
-            else => break,
         }
     }
     Ok(if behind.is_empty() { Outcome::Reached } else { Outcome::Late(lines(&behind)) })
 }
 
-async fn one(
-    agent: Agent,
-    name: String,
-    volume: String,
-    scope: Scope,
-    said: tokio::sync::mpsc::UnboundedSender<Said>,
-) -> Result<(), AdminError> {
-    let mut answers = Admin::connect(&agent.socket).await?.wait(&volume, scope).await?;
-    while let Some(answer) = answers.next().await? {
-        let waiting =
-            (!answer.done).then(|| format!("{} records pending, {}", answer.pending, answer.waiting));
-        let done = waiting.is_none();
-        // Who does not listen any more has had enough.
-        if said.send((name.clone(), waiting)).is_err() || done {
-            break;
+async fn one(agent: Agent, name: String, volume: String, scope: Scope, said: UnboundedSender<Said>) {
+    let listen = async {
+        let mut answers = Admin::connect(&agent.socket).await?.wait(&volume, scope).await?;
+        while let Some(answer) = answers.next().await? {
+            let waiting =
+                (!answer.done).then(|| format!("{} records pending, {}", answer.pending, answer.waiting));
+            let done = waiting.is_none();
+            // Who does not listen any more has had enough.
+            if said.send((name.clone(), Ok(waiting))).is_err() || done {
+                break;
+            }
         }
+        Ok(())
+    };
+    if let Err(error) = listen.await {
+        let _ = said.send((name.clone(), Err(error)));
     }
-    Ok(())
 }
 
 fn lines(behind: &BTreeMap<String, String>) -> Vec<String> {

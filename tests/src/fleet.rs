@@ -1,0 +1,114 @@
+//! A fleet for a proof: under a temporary directory, gone at the end whatever happens.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use intermezzo::fleet::{Fleet, Request, mounts};
+use intermezzo::output::say;
+
+/// Whether to leave everything in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Leave it running.
+    Everything,
+    /// Take it away.
+    Nothing,
+}
+
+/// A running fleet that is taken down when this goes.
+#[derive(Debug)]
+pub struct Temporary {
+    /// The fleet.
+    pub fleet: Fleet,
+    keep: Keep,
+}
+
+impl Temporary {
+    /// Starts a fleet in a new directory below `base`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn up(base: &Path, name: &str, nodes: usize, keep: Keep) -> Result<Temporary> {
+        fs::create_dir_all(base)?;
+        let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(base)?.keep();
+        let request = Request { nodes: Some(nodes), volume: None, lower: Vec::new() };
+        let fleet = Fleet::make(&dir, &request)?;
+        end_with_signal(&fleet, keep);
+        let mut this = Temporary { fleet, keep };
+        let up = this.fleet.up(Duration::from_secs(60), &mut |_| ());
+        up.with_context(|| format!("the fleet in {} does not come up", this.fleet.layout.dir.display()))?;
+        Ok(this)
+    }
+
+    /// Where a node's volume is mounted.
+    ///
+    /// # Errors
+    /// No such node.
+    pub fn mount(&self, node: &str) -> Result<PathBuf> {
+        Ok(self.fleet.mountpoint(self.fleet.node(node)?))
+    }
+
+    /// Leaves everything in place after all: somebody will want to look.
+    pub fn keep(&mut self) {
+        self.keep = Keep::Everything;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let dir = self.fleet.layout.dir.clone();
+        if self.keep == Keep::Everything {
+            say(format_args!("Left in place: {}; `intermezzo dev down --dir {0}` ends it.", dir.display()));
+            return;
+        }
+        remove(&self.fleet);
+    }
+}
+
+fn remove(fleet: &Fleet) {
+    let dir = &fleet.layout.dir;
+    if let Err(error) = fleet.down(&mut |_| ()) {
+        say(format_args!("{}: {error}; left in place", dir.display()));
+        return;
+    }
+    // Only what this program made, and never through a mount.
+    if mounts::below(dir).is_empty() {
+        for path in immutable(dir) {
+            let _ = std::process::Command::new("chattr").arg("-i").arg(path).status();
+        }
+        #[allow(clippy::disallowed_methods)] // A temporary directory of this process.
+        if let Err(error) = fs::remove_dir_all(dir) {
+            say(format_args!("{}: {error}", dir.display()));
+        }
+    }
+}
+
+/// Directories under mount points are immutable, so that nothing is written below a missing mount.
+fn immutable(dir: &Path) -> Vec<PathBuf> {
+    let nodes = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path().join("mounts"));
+    let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    nodes.flat_map(below).flat_map(below).collect()
+}
+
+/// Ctrl-C and SIGTERM take the fleet down as well.
+fn end_with_signal(fleet: &Fleet, keep: Keep) {
+    let fleet = fleet.clone();
+    std::thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = term.recv() => {}
+            }
+        });
+        if keep == Keep::Nothing {
+            say("Interrupted: taking the fleet down.");
+            remove(&fleet);
+        }
+        std::process::exit(130);
+    });
+}

@@ -1,0 +1,70 @@
+//! Runs ordinary programs with a deadline: a file system that hangs must fail a test, not stop it.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With status 0: what it did is acknowledged.
+    Well,
+    /// With another status; what it said.
+    Badly(String),
+    /// Not in time. It was killed, and may still hang in the kernel.
+    Stuck,
+}
+
+/// Runs a program.
+///
+/// # Errors
+/// It cannot be started.
+pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S], dir: &Path, deadline: Duration) -> Result<Ended> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .current_dir(dir)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    let begin = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if begin.elapsed() > deadline {
+            let _ = child.kill();
+            return Ok(Ended::Stuck);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(5));
+    };
+    if status.success() {
+        return Ok(Ended::Well);
+    }
+    let mut said = String::new();
+    if let Some(mut err) = child.stderr.take() {
+        let _ = err.read_to_string(&mut said);
+    }
+    Ok(Ended::Badly(said.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// Runs a program that must do well, and says how long it took.
+///
+/// # Errors
+/// It does not.
+pub fn timed<S: AsRef<OsStr>>(program: &str, arguments: &[S], dir: &Path) -> Result<Duration> {
+    let begin = Instant::now();
+    let status = Command::new(program).args(arguments).current_dir(dir).stdin(Stdio::null()).status()?;
+    if !status.success() {
+        bail!("{program} failed: {status}");
+    }
+    Ok(begin.elapsed())
+}
