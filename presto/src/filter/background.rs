@@ -5,7 +5,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::Recno;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
@@ -79,7 +78,7 @@ impl Round {
         if now.duration_since(self.looked) >= LONG_OPEN {
             self.looked = now;
             for id in open {
-                if let Err(errno) = volume.close_if_changed(Caller::default(), id) {
+                if let Err(errno) = volume.look_at(id) {
                     tracing::debug!(target: "filter", volume = volume.name, object = %id, %errno, "long-open file");
                 }
             }

@@ -39,13 +39,81 @@ enum Doubt {
     Certain,
 }
 
+/// Whether to wait when the journal is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// As the volume's policy says.
+    Policy,
+    /// Not at all: it will be tried again.
+    None,
+}
+
 impl Volume {
+    /// The same from the background thread, which must not be held up by a full journal.
+    pub(crate) fn look_at(&self, id: FileId) -> Result<bool, Errno> {
+        self.record_close_within(Caller::default(), id, Doubt::Young, Patience::None)
+    }
+
     /// Journals a close if the content may have changed since the last record. Says whether privilege bits were lost.
     pub(crate) fn close_if_changed(&self, caller: Caller, id: FileId) -> Result<bool, Errno> {
         self.record_close(caller, id, Doubt::Young)
     }
 
+    /// Closes for the files that were open for writing when presto was killed: what their writers had left is complete
+    /// as far as anybody will ever know. Recovery calls it once, after it has resolved the intents.
+    pub fn close_interrupted(&self) -> Result<usize, Errno> {
+        let mut closed = 0;
+        let interrupted = self.interrupted.lock().clone();
+        for id in interrupted {
+            let told = self.close_one_interrupted(id)?;
+            closed += usize::from(told);
+            self.interrupted.lock().retain(|other| *other != id);
+            self.writers.settled(id);
+        }
+        Ok(closed)
+    }
+
+    fn close_one_interrupted(&self, id: FileId) -> Result<bool, Errno> {
+        let file = match self.object(id) {
+            Ok(file) => file,
+            Err(Errno::STALE | Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(errno),
+        };
+        let mut told = Told::default();
+        let held = self.locks.lock(&[id]);
+        let stat = Stat::of(&file)?;
+        if !stat.is_file() || self.is_removed(id, &stat) {
+            return Ok(false);
+        }
+        start_writeback(reopen(&file, OFlags::RDONLY)?)?;
+        let mut intent = Volume::intent(Opcode::Close, Caller::default());
+        intent.object = id;
+        intent.before = stat.attributes;
+        let outcome = Outcome { object: id, after: stat.attributes, ..Outcome::default() };
+        let recorded = self.journaled(&mut told, &intent, || Ok(((), outcome)));
+        drop(held);
+        self.tell(&told);
+        match recorded {
+            Ok(((), recno)) => {
+                self.limbo.note_close(id, recno);
+                Ok(true)
+            }
+            Err(Stop::Errno(errno)) => Err(errno),
+            Err(Stop::Full | Stop::Again) => Err(Errno::NOSPC),
+        }
+    }
+
     fn record_close(&self, caller: Caller, id: FileId, doubt: Doubt) -> Result<bool, Errno> {
+        self.record_close_within(caller, id, doubt, Patience::Policy)
+    }
+
+    fn record_close_within(
+        &self,
+        caller: Caller,
+        id: FileId,
+        doubt: Doubt,
+        patience: Patience,
+    ) -> Result<bool, Errno> {
         let mut told = Told::default();
         let mut since = None;
         let result = loop {
@@ -57,6 +125,7 @@ impl Volume {
                 Ok(lost) => break Ok(lost),
                 Err(Stop::Errno(errno)) => break Err(errno),
                 Err(Stop::Again) => {}
+                Err(Stop::Full) if patience == Patience::None => break Err(Errno::NOSPC),
                 Err(Stop::Full) => {
                     if let Err(errno) = self.wait_for_space(since.get_or_insert_with(Instant::now)) {
                         break Err(errno);
@@ -156,14 +225,14 @@ impl Volume {
                 // Nobody can store any more: this look is the last.
                 let unseen = matches!(self.lower.shape(), Shape::Tmpfs) && writer.mappable && writer.probe.is_some();
                 let doubt = if unseen { Doubt::Certain } else { Doubt::Differs };
-                match self.record_close(Caller::default(), id, doubt) {
+                match self.record_close_within(Caller::default(), id, doubt, Patience::None) {
                     Ok(_) => self.finish(id),
                     Err(Errno::STALE | Errno::NOENT) => self.finish(id), // Removed with its last mapping.
                     Err(_) => self.writers.probe_later(id, Instant::now()),
                 }
             }
             Ok(true) => {
-                if let Err(errno) = self.record_close(Caller::default(), id, Doubt::Young) {
+                if let Err(errno) = self.look_at(id) {
                     tracing::debug!(target: "filter", volume = self.name, object = %id, %errno, "mapped file");
                 }
                 self.writers.probe_later(id, Instant::now());
@@ -179,6 +248,9 @@ impl Volume {
     fn is_mapped(&self, id: FileId) -> Result<bool, Errno> {
         // Under the lock nobody opens or truncates it through us, so the lease is never in anybody's way.
         let _held = self.locks.lock(&[id]);
+        if self.writers.get(id).is_none_or(|writer| writer.open > 0) {
+            return Ok(true);
+        }
         let file = self.object(id)?;
         let fd = reopen(file.as_fd(), OFlags::RDONLY)?;
         is_written(&fd)

@@ -8,6 +8,7 @@ mod background;
 mod close;
 mod dirs;
 mod files;
+mod ledger;
 mod limbo;
 mod locks;
 mod make;
@@ -27,8 +28,10 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use intermezzo_kml as kml;
+use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Record;
 use intermezzo_kml::record::Time;
+use parking_lot::Mutex;
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
@@ -85,9 +88,9 @@ pub enum OpenError {
         /// Reason.
         source: kml::KmlError,
     },
-    /// Its limbo.
-    #[error("volume {volume}: limbo of {path}: {errno}")]
-    Limbo {
+    /// What an earlier run left in the cache directory.
+    #[error("volume {volume}: limbo or writers of {path}: {errno}")]
+    Left {
         /// Volume.
         volume: String,
         /// Cache directory.
@@ -147,6 +150,7 @@ pub struct Volume {
     /// Each user's update holds it shared; who takes it exclusively has drained them (revoking a permit).
     pub gate: RwLock<()>,
     when_full: RwLock<WhenFull>,
+    interrupted: Mutex<Vec<FileId>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -166,11 +170,9 @@ impl Volume {
     ) -> Result<(Volume, Vec<Record>), OpenError> {
         let volume = || name.to_owned();
         let lower = Lower::open(cache).map_err(|source| OpenError::Lower { volume: volume(), source })?;
-        let limbo = Limbo::open(&lower).map_err(|errno| OpenError::Limbo {
-            volume: volume(),
-            path: cache.display().to_string(),
-            errno,
-        })?;
+        let left = |errno| OpenError::Left { volume: volume(), path: cache.display().to_string(), errno };
+        let limbo = Limbo::open(&lower).map_err(left)?;
+        let (writers, interrupted) = Writers::open(&lower).map_err(left)?;
         let (journal, unresolved) = kml::Journal::open(Arc::new(kml::fs::Os), &cache.join("kml"), options.journal)
             .map_err(|source| OpenError::Journal { volume: volume(), source })?;
         let opened = Volume {
@@ -179,7 +181,8 @@ impl Volume {
             journal,
             locks: Locks::default(),
             touched: Touched::default(),
-            writers: Writers::default(),
+            writers,
+            interrupted: Mutex::new(interrupted),
             files: Files::default(),
             streams: Streams::default(),
             limbo,

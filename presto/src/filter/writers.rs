@@ -13,6 +13,10 @@ use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Time;
 use intermezzo_kml::record::Version;
 use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::ledger::Ledger;
+use crate::lower::Lower;
 
 /// Kernels stamp files with a clock that ticks every few milliseconds: a version younger than this may be shared by two
 /// contents.
@@ -56,6 +60,8 @@ pub struct Writer {
     pub read_at: Time,
     /// It had file capabilities at open.
     pub capability: bool,
+    /// Stamps of this file system tell any two contents apart.
+    fine_stamps: bool,
     /// After the last close: when to look again whether it is still mapped, and how long the wait was.
     pub probe: Option<(Instant, Duration)>,
 }
@@ -69,7 +75,7 @@ impl Writer {
             return true;
         }
         // Two empty contents are equal whatever happened between them.
-        now.size > 0 && is_racy(recorded, self.read_at)
+        !self.fine_stamps && now.size > 0 && is_racy(recorded, self.read_at)
     }
 }
 
@@ -83,20 +89,38 @@ fn nanoseconds(time: Time) -> i128 {
 }
 
 /// All such files of a volume.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Writers {
     files: Mutex<BTreeMap<FileId, Writer>>,
     orphans: Mutex<BTreeSet<FileId>>,
+    ledger: Ledger,
+    fine_stamps: bool,
 }
 
 impl Writers {
+    /// None yet; and the files that an earlier run, which was killed, had open for writing.
+    pub(crate) fn open(lower: &Lower) -> Result<(Writers, Vec<FileId>), Errno> {
+        let (ledger, interrupted) = Ledger::open(lower)?;
+        let fine_stamps = lower.has_fine_stamps();
+        Ok((Writers { files: Mutex::default(), orphans: Mutex::default(), ledger, fine_stamps }, interrupted))
+    }
+
+    /// A file that an earlier run had open needs no more attention.
+    pub(crate) fn settled(&self, id: FileId) {
+        if !self.files.lock().contains_key(&id) {
+            self.ledger.remove(id);
+        }
+    }
+
     /// A descriptor for writing was opened. `attributes` were read at `read_at`, under the object's lock.
     pub fn opened(&self, id: FileId, access: Access, attributes: Attributes, read_at: Time, capability: bool) {
         if !access.writes() {
             return;
         }
         let mut files = self.files.lock();
+        self.ledger.add(id);
         let writer = files.entry(id).or_insert(Writer {
+            fine_stamps: self.fine_stamps,
             open: 0,
             mappable: false,
             recorded: attributes,
@@ -170,6 +194,7 @@ impl Writers {
         let mut files = self.files.lock();
         if files.get(&id).is_some_and(|writer| writer.open == 0) {
             files.remove(&id);
+            self.ledger.remove(id);
         }
     }
 

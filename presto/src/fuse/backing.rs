@@ -58,6 +58,9 @@ impl Backings {
             // their set-user-id bit.
             match dropping_privileges(register) {
                 Ok(backing) => way = Way::Kernel(Arc::new(backing)),
+                Err(error) if is_passing(&error) => {
+                    tracing::debug!(target: "fuse", volume, %error, "no passthrough for this file");
+                }
                 Err(error) => {
                     self.turn_off();
                     tracing::warn!(target: "fuse", volume, %error,
@@ -79,4 +82,9 @@ impl Backings {
             open.remove(&id);
         }
     }
+}
+
+/// Not the file system's inability (ELOOP, EPERM, EOPNOTSUPP, ENOTTY) but a shortage.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::EINTR))
 }

@@ -82,7 +82,7 @@ pub struct MountOptions {
 
 impl Default for MountOptions {
     fn default() -> MountOptions {
-        MountOptions { suid: false, dev: false, read_only: false, passthrough: true, threads: 4 }
+        MountOptions { suid: false, dev: false, read_only: false, passthrough: true, threads: 8 }
     }
 }
 
@@ -99,6 +99,7 @@ pub struct Mount {
 impl Mount {
     /// Mounts the volume and starts to serve it.
     pub fn start(volume: Arc<Volume>, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
+        allow_many_files();
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
             .map_err(|errno| MountError::Device { volume: volume.name.clone(), errno })?;
@@ -214,6 +215,17 @@ impl Drop for Mount {
         {
             tracing::warn!(target: "fuse", volume = self.volume.name, mountpoint = ?self.mountpoint, %errno,
                 "not unmounted");
+        }
+    }
+}
+
+/// Each file that users have open takes one of our descriptors.
+fn allow_many_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(errno) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+            tracing::warn!(target: "fuse", %errno, "limit of open files stays low");
         }
     }
 }

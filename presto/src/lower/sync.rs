@@ -15,7 +15,7 @@ const F_SETSIG: i32 = 10;
 
 /// Opens the file of another descriptor (O_PATH included) anew with these flags.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(magic(fd), flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
+    rustix::fs::open(magic(&fd), flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
 }
 
 /// Starts writing the file's dirty pages. After that the next store into a mapping faults and stamps the file anew.

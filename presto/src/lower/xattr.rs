@@ -16,19 +16,19 @@ pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 pub const CAPABILITY: &[u8] = b"security.capability";
 
 /// Where the kernel follows an O_PATH descriptor to its file, and no further.
-pub(crate) fn magic(fd: impl AsFd) -> String {
+pub(crate) fn magic(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
 /// Value of an attribute. ENODATA: there is none.
 pub fn get(fd: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
-    let path = magic(fd);
+    let path = magic(&fd);
     grow(|buffer| rustix::fs::getxattr(&path, name, buffer))
 }
 
 /// Names of all attributes.
 pub fn list(fd: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let path = magic(fd);
+    let path = magic(&fd);
     let names = grow(|buffer| rustix::fs::listxattr(&path, buffer))?;
     Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
@@ -51,12 +51,12 @@ pub fn all(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
 
 /// Sets an attribute.
 pub fn set(fd: impl AsFd, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
-    rustix::fs::setxattr(magic(fd), name, value, flags)
+    rustix::fs::setxattr(magic(&fd), name, value, flags)
 }
 
 /// Removes an attribute. ENODATA: there is none.
 pub fn remove(fd: impl AsFd, name: &[u8]) -> Result<(), Errno> {
-    rustix::fs::removexattr(magic(fd), name)
+    rustix::fs::removexattr(magic(&fd), name)
 }
 
 /// Reads something whose size may change between asking and reading.

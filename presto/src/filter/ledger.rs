@@ -1,0 +1,90 @@
+//! Files open for writing, on record: after presto was killed, these are the ones whose content may have changed with no
+//! close in the journal. A small file in the cache; page cache survives a kill, and a power cut is the scrub's business.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use intermezzo_kml::record::FileId;
+use parking_lot::Mutex;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::lower::Lower;
+
+/// Inode number and generation.
+const SLOT: u64 = 16;
+
+/// The record.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    file: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    slots: BTreeMap<FileId, u64>,
+    free: Vec<u64>,
+    used: u64,
+}
+
+impl Ledger {
+    /// Opens the record; the files an earlier run left in it.
+    pub(crate) fn open(lower: &Lower) -> Result<(Ledger, Vec<FileId>), Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(lower.path.join("writers"), flags, Mode::from_raw_mode(0o600))?;
+        let mut state = State::default();
+        let mut slot = [0u8; 16];
+        while rustix::io::pread(&file, &mut slot[..], state.used * SLOT)? == slot.len() {
+            let id = decode(slot);
+            if id.is_none() {
+                state.free.push(state.used);
+            } else {
+                state.slots.insert(id, state.used);
+            }
+            state.used += 1;
+        }
+        let left = state.slots.keys().copied().collect();
+        Ok((Ledger { file, state: Mutex::new(state) }, left))
+    }
+
+    /// It is open for writing from now on.
+    pub(crate) fn add(&self, id: FileId) {
+        let mut state = self.state.lock();
+        if state.slots.contains_key(&id) {
+            return;
+        }
+        let at = state.free.pop().unwrap_or(state.used);
+        state.used = state.used.max(at + 1);
+        state.slots.insert(id, at);
+        self.write(at, id);
+    }
+
+    /// Everything that was written to it is journaled.
+    pub(crate) fn remove(&self, id: FileId) {
+        let mut state = self.state.lock();
+        if let Some(at) = state.slots.remove(&id) {
+            state.free.push(at);
+            self.write(at, FileId::NONE);
+        }
+    }
+
+    fn write(&self, at: u64, id: FileId) {
+        let mut slot = [0u8; 16];
+        let (ino, generation) = slot.split_at_mut(8);
+        ino.copy_from_slice(&id.ino.to_le_bytes());
+        generation.copy_from_slice(&id.generation.to_le_bytes());
+        if let Err(errno) = rustix::io::pwrite(&self.file, &slot, at * SLOT) {
+            tracing::warn!(target: "filter", object = %id, %errno, "record of open files not written");
+        }
+    }
+}
+
+fn decode(slot: [u8; 16]) -> FileId {
+    let number = u128::from_le_bytes(slot);
+    FileId {
+        ino: u64::try_from(number & u128::from(u64::MAX)).unwrap_or(0),
+        generation: u64::try_from(number >> 64).unwrap_or(0),
+    }
+}
