@@ -23,7 +23,7 @@ pub enum Access {
 
 /// A file system. Tests have one that crashes at any write.
 pub trait FileSystem: fmt::Debug + Send + Sync {
-    /// Makes the directory if it is not there.
+    /// Makes the directory, durably, if it is not there.
     fn make_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the lock file for as long as the guard lives; `WouldBlock` if another has it.
     fn lock(&self, file: &Path) -> io::Result<Box<dyn Any + Send + Sync>>;
@@ -72,7 +72,13 @@ const BLOCK: usize = 1 << 20;
 
 impl FileSystem for Os {
     fn make_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        if dir.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(dir)?;
+        dir.parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .map_or(Ok(()), |parent| self.sync_dir(parent))
     }
 
     fn lock(&self, file: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {

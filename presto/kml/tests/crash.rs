@@ -425,8 +425,12 @@ fn a_flipped_bit_is_an_error_or_takes_the_tail_but_never_lies() {
     let mut errors = 0;
     let mut cuts = 0;
     for (path, size) in world.disk.files() {
-        // Each byte that means something in the first page, those of a record or two, and some of all the rest.
-        let each = |byte: &usize| byte % 512 < 64 || (6000..7000).contains(byte) || byte % 29 == 0;
+        // Each byte that means something in the first page, those of a record or so, and some of all the rest.
+        let each = |byte: &usize| match byte {
+            0..1100 => byte % 512 < 64,
+            6000..6600 => true,
+            _ => byte.is_multiple_of(61),
+        };
         for byte in (0..size).filter(each) {
             let disk = world.disk.copy();
             disk.flip(&path, byte, (byte % 8) as u8);
@@ -440,7 +444,7 @@ fn a_flipped_bit_is_an_error_or_takes_the_tail_but_never_lies() {
             }
         }
     }
-    assert!(errors > 1000 && cuts > 200, "{errors} errors, {cuts} cuts");
+    assert!(errors > 500 && cuts > 100, "{errors} errors, {cuts} cuts");
 }
 
 fn check_flipped(disk: &Disk, expected: &[Entry], durable: usize) -> Result<usize, (PathBuf, u64)> {
