@@ -1,5 +1,7 @@
 //! A volume on a temporary directory, mounted for one test, taken away whatever happens.
 
+#![allow(dead_code)] // Each test file uses its part.
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
