@@ -307,8 +307,6 @@ fn crash() -> impl Strategy<Value = Crash> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
-
     #[test]
     fn any_history_of_crashes_leaves_what_was_promised(
         rounds in prop::collection::vec(
