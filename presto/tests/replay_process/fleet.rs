@@ -1,0 +1,158 @@
+//! One presto process, its socket and its mount; whatever happens, both are gone at the end.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use intermezzo_channel::v1;
+use intermezzo_channel::v1::Packet;
+use intermezzo_channel::v1::packet::Body;
+use presto::channel::transport::{Connection, TransportError};
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
+
+pub const NAME: &str = "test/kill";
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Fleet {
+    pub mnt: PathBuf,
+    pub cache: PathBuf,
+    state: PathBuf,
+    socket: PathBuf,
+    presto: Option<Child>,
+    _dir: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// `None` where mounting is not possible (no root, no /dev/fuse).
+    pub fn new() -> Option<Fleet> {
+        if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/fuse").exists() {
+            eprintln!("skipped: needs root and /dev/fuse");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        Some(Fleet {
+            mnt: at("mnt"),
+            cache: at("cache"),
+            state: at("state"),
+            socket: at("sock"),
+            presto: None,
+            _dir: dir,
+        })
+    }
+
+    pub fn start(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.state.with_extension("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_presto"))
+            .args(["--log", "info", "--state"])
+            .arg(&self.state)
+            .arg("--socket")
+            .arg(&self.socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.presto = Some(child);
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.state.with_extension("log")).unwrap_or_default()
+    }
+
+    /// A Lento: connected and attached, as soon as presto listens.
+    pub fn lento(&self) -> (Lento, v1::Attached) {
+        let since = Instant::now();
+        loop {
+            if let Ok(connection) = Connection::connect(&self.socket) {
+                let mut lento = Lento { connection, scratch: Vec::new(), id: 1 };
+                if let Ok(Body::Attached(attached)) =
+                    lento.ask("", Body::Attach(v1::Attach { protocol: 1, lento_version: "test".into() }))
+                {
+                    return (lento, attached);
+                }
+            }
+            assert!(since.elapsed() < PATIENCE, "presto does not listen:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn set_volume(&self, lento: &mut Lento) -> v1::VolumeInfo {
+        let set = v1::SetVolume {
+            uid: 0xab,
+            cache: self.cache.display().to_string(),
+            mountpoint: self.mnt.display().to_string(),
+            log_max_bytes: 256 << 20,
+            ..Default::default()
+        };
+        match lento.ask(NAME, Body::SetVolume(set)).unwrap() {
+            Body::VolumeInfo(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if let Some(child) = &self.presto {
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+    }
+
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.presto.take().unwrap().wait().unwrap();
+    }
+
+    /// Whether it ended well within the time.
+    pub fn terminate(&mut self, limit: Duration) -> bool {
+        self.signal(Signal::TERM);
+        let since = Instant::now();
+        let mut child = self.presto.take().unwrap();
+        while since.elapsed() < limit {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        false
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- presto's log\n{}", self.log());
+        }
+        if let Some(mut child) = self.presto.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for _ in 0..32 {
+            if rustix::mount::unmount(&self.mnt, UnmountFlags::DETACH).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+pub struct Lento {
+    connection: Connection,
+    scratch: Vec<u8>,
+    id: u64,
+}
+
+impl Lento {
+    pub fn ask(&mut self, volume: &str, body: Body) -> Result<Body, TransportError> {
+        self.id += 2;
+        self.connection.send(&Packet { id: self.id, volume: volume.to_owned(), body: Some(body) }, &[])?;
+        loop {
+            let incoming = self.connection.receive_within(&mut self.scratch, PATIENCE)?.expect("an answer in time");
+            if incoming.packet.id == self.id {
+                return Ok(incoming.packet.body.unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The real program: socket, FUSE mount, kill -9 in the middle of everything.
+
+mod fleet;
+mod model;
+mod work;
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fleet::Fleet;
+use intermezzo_channel::v1;
+use intermezzo_channel::v1::packet::Body;
+use model::Model;
+use work::Random;
+
+fn is_mounted(fleet: &Fleet) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.contains(&format!(" {} ", fleet.mnt.display()))
+}
+
+#[test]
+fn a_volume_is_mounted_over_the_channel_and_again_at_the_next_start_without_lento() {
+    let Some(mut fleet) = Fleet::new() else { return };
+    fleet.start();
+    let (mut lento, attached) = fleet.lento();
+    assert!(attached.volumes.is_empty());
+    let info = fleet.set_volume(&mut lento);
+    assert_eq!((info.fault.as_str(), info.unclean), ("", false));
+    std::fs::write(fleet.mnt.join("f"), "hello").unwrap();
+    assert_eq!(std::fs::read(fleet.cache.join("tree/f")).unwrap(), b"hello");
+    drop(lento);
+    assert!(fleet.terminate(Duration::from_secs(20)), "{}", fleet.log());
+    assert!(!is_mounted(&fleet));
+    let under = std::fs::metadata(&fleet.mnt).unwrap().permissions().mode();
+    assert_eq!(under & 0o7777, 0, "nobody writes under a missing mount");
+    fleet.start();
+    let (mut lento, attached) = fleet.lento();
+    assert_eq!(attached.volumes.len(), 1);
+    assert_eq!(attached.volumes[0].fault, "");
+    assert_eq!(std::fs::read(fleet.mnt.join("f")).unwrap(), b"hello");
+    let cleared = lento.ask(fleet::NAME, Body::ClearVolume(v1::ClearVolume {})).unwrap();
+    assert!(matches!(cleared, Body::Done(_)), "{cleared:?}");
+    assert!(!is_mounted(&fleet));
+    assert_eq!(fleet.set_volume(&mut lento).fault, "", "and once more in the same process");
+}
+
+#[test]
+fn a_replay_is_seen_through_the_mount() {
+    let Some(mut fleet) = Fleet::new() else { return };
+    fleet.start();
+    let (mut lento, _) = fleet.lento();
+    let info = fleet.set_volume(&mut lento);
+    let path = fleet.mnt.join("f");
+    assert!(std::fs::read(&path).is_err()); // The kernel remembers that it is not there.
+    let root = info.root.map(|root| v1::Ref { by: Some(v1::r#ref::By::File(root)) });
+    let content = |text: &'static str| {
+        Some(v1::Content { from: Some(v1::content::From::Inline(text.into())), size: text.len() as u64 })
+    };
+    let attributes = Some(v1::Attributes { mode: 0o100_644, ..Default::default() });
+    let make = v1::Make { dir: root, name: "f".into(), attributes, content: content("one"), ..Default::default() };
+    let mut replay = |op| {
+        let item = v1::ReplayItem { op: Some(op), ..Default::default() };
+        let batch = v1::Replay { items: vec![item], untouched_since: u64::MAX };
+        match lento.ask(fleet::NAME, Body::Replay(batch)).unwrap() {
+            Body::Replayed(replayed) => replayed.outcomes[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let seen = |text: &str| {
+        let since = std::time::Instant::now();
+        while std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
+            assert!(since.elapsed() < fleet::PATIENCE, "{text} not seen");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let made = replay(v1::replay_item::Op::Make(make));
+    seen("one");
+    let file = made.file.map(|file| v1::Ref { by: Some(v1::r#ref::By::File(file)) });
+    let reader = std::fs::File::open(&path).unwrap();
+    replay(v1::replay_item::Op::Install(v1::Install {
+        file,
+        content: content("two, and longer"),
+        attributes,
+        dir: root,
+        name: "f".into(),
+        ..Default::default()
+    }));
+    seen("two, and longer");
+    assert_eq!(std::io::read_to_string(reader).unwrap(), "one", "who had it open keeps it");
+}
+
+/// After kill -9 at a random point: replaying the journal from its beginning gives the tree, exactly.
+#[test]
+fn journal_and_tree_agree_exactly_after_every_kill() {
+    let Some(mut fleet) = Fleet::new() else { return };
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let seed = std::env::var("PRESTO_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(clock.subsec_nanos().into());
+    let rounds = std::env::var("PRESTO_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(10);
+    println!("PRESTO_SEED={seed}");
+    let mut random = Random::new(seed);
+    let mut replays = 0;
+    for round in 0..rounds {
+        fleet.start();
+        let (mut lento, attached) = fleet.lento();
+        if round == 0 {
+            fleet.set_volume(&mut lento);
+        } else {
+            assert_eq!(attached.volumes[0].fault, "", "round {round}");
+            let model = Model::replay(&fleet.cache.join("kml"));
+            let differences = model.differences(&fleet.cache);
+            assert!(differences.is_empty(), "round {round}, {} records:\n{}", model.records, differences.join("\n"));
+        }
+        let (mnt, cache) = (fleet.mnt.clone(), fleet.cache.clone());
+        let seeds: Vec<u64> = (0..4).map(|_| random.below(1 << 30)).collect();
+        let work = Duration::from_micros(20_000 + random.below(150_000));
+        let killed = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for seed in &seeds[1..] {
+                scope.spawn(|| work::users(&mnt, *seed, &killed));
+            }
+            let replayer = scope.spawn(|| work::lento(lento, &cache, seeds[0]));
+            std::thread::sleep(work);
+            fleet.kill();
+            killed.store(true, Ordering::Relaxed);
+            replays += replayer.join().unwrap();
+        });
+    }
+    let model = Model::replay(&fleet.cache.join("kml"));
+    println!("{} records, {} failed, {replays} replays answered", model.records, model.failed);
+    assert!(model.records > 100 && replays > 0, "the work was real");
+}
