@@ -1,0 +1,65 @@
+# What a developer types. `make help` lists it. Tests of mounts take root and /dev/fuse.
+
+CARGO   ?= cargo
+# Profile of demo, kills and bench: `make demo PROFILE=dev` builds faster and runs slower.
+PROFILE ?= release
+ROUNDS  ?= 30
+KEEP    ?= 0
+export ROUNDS KEEP
+
+NEXTEST_VERSION := 0.9.143
+DENY_VERSION    := 0.20.2
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
+
+.PHONY: help demo test test-fast test-kill bench bins format clippy architecture deny unit mounts install-tools clean-fleets
+
+help:
+	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
+	@echo "make test            everything, from format to kills and demo (root)"
+	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
+	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
+	@echo "make bench           figures beside the targets (root; release build)"
+	@echo "make install-tools   cargo-nextest and cargo-deny, if they are absent"
+
+demo: bins
+	$(BIN_DIR)/demo
+
+test: format clippy architecture deny unit
+	$(MAKE) test-kill demo
+
+# Mount tests skip themselves by name here; `make unit` runs them.
+test-fast: format clippy architecture
+	$(CARGO) nextest run --workspace --profile fast
+
+test-kill: bins
+	$(BIN_DIR)/kill --rounds $(ROUNDS)
+
+bench:
+	$(MAKE) bins PROFILE=release
+	$(TARGET_DIR)/release/bench
+
+bins:
+	$(CARGO) build --locked --profile $(PROFILE) $(PROGRAMS) --bins
+
+format:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+architecture:
+	$(CARGO) test --locked --quiet -p intermezzo-tests --test architecture
+
+deny:
+	$(CARGO) deny --locked --all-features --log-level error check bans licenses sources
+
+unit:
+	$(CARGO) nextest run --locked --workspace
+	$(CARGO) test --locked --workspace --doc --quiet
+
+install-tools:
+	@command -v cargo-nextest >/dev/null || $(CARGO) install cargo-nextest@$(NEXTEST_VERSION) --locked
+	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny@$(DENY_VERSION) --locked
