@@ -52,8 +52,7 @@ enum Op {
 }
 
 /// A few names in a few directories, so that operations meet.
-const PATHS: [&str; 12] =
-    ["a", "b", "d", "e", "d/a", "d/b", "d/d", "e/a", "e/d", "d/d/a", "d/d/b", "e/d/a"];
+const PATHS: [&str; 12] = ["a", "b", "d", "e", "d/a", "d/b", "d/d", "e/a", "e/d", "d/d/a", "d/d/b", "e/d/a"];
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let path = 0..PATHS.len();
@@ -154,7 +153,9 @@ impl Subject {
                     Some(entry) if entry.stat.is_dir() => return Err(Errno::ISDIR),
                     Some(entry) if !entry.stat.is_file() => return Err(Errno::LOOP),
                     Some(entry) => volume.open_file(ME, entry.id, Access::Write, false)?,
-                    None => volume.create(ME, dir, &name, NewMode { mode: 0o666, umask: 0o22 }, Access::Write)?.1,
+                    None => {
+                        volume.create(ME, dir, &name, NewMode { mode: 0o666, umask: 0o22 }, Access::Write)?.1
+                    }
                 };
                 assert_eq!(volume.write(handle.number, 0, data)?, data.len());
                 volume.flush(ME, handle.number)?;
@@ -236,7 +237,8 @@ fn run_plain(root: &Path, op: &Op) -> Result<(), Errno> {
             if fs::symlink_metadata(at(path)).is_ok_and(|meta| meta.is_symlink()) {
                 return Err(Errno::LOOP);
             }
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(at(path)).map_err(io)?;
+            let file =
+                OpenOptions::new().write(true).create(true).truncate(false).open(at(path)).map_err(io)?;
             file.write_all_at(data, 0).map_err(io)
         }
         Op::Truncate(path, size) => {
@@ -286,7 +288,8 @@ impl Told {
                 if record.opcode == Opcode::Symlink {
                     object.target.clone_from(&intent.value);
                 } else if outcome.flags.contains(Flags::XATTRS) {
-                    object.xattrs = intermezzo_kml::xattr::decode(&intent.value).unwrap().into_iter().collect();
+                    object.xattrs =
+                        intermezzo_kml::xattr::decode(&intent.value).unwrap().into_iter().collect();
                 }
                 self.objects.insert(outcome.object, object);
                 self.enter(intent.parent, &intent.name, outcome.object);

@@ -26,7 +26,8 @@ const SERVE: &str = "PRESTO_TEST_SERVE";
 fn serve() {
     let Ok(dir) = std::env::var(SERVE) else { return };
     let dir = Path::new(&dir);
-    let (volume, _) = Volume::open("test/kill", &dir.join("cache"), common::options(), Arc::new(Alone)).unwrap();
+    let (volume, _) =
+        Volume::open("test/killed-filter", &dir.join("cache"), common::options(), Arc::new(Alone)).unwrap();
     volume.limbo.set_settled(intermezzo_kml::record::Recno(u64::MAX));
     let _mount = Mount::start(Arc::new(volume), &dir.join("mnt"), &MountOptions::default()).unwrap();
     std::thread::sleep(Duration::from_secs(60));
@@ -42,7 +43,7 @@ impl Drop for Server<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = rustix::mount::unmount(self.dir.join("mnt"), UnmountFlags::FORCE | UnmountFlags::DETACH);
+        rustix::mount::unmount(self.dir.join("mnt"), UnmountFlags::FORCE | UnmountFlags::DETACH).unwrap();
     }
 }
 
@@ -97,7 +98,8 @@ fn killed_under_load_the_journal_tells_the_tree() {
 
 /// Each entry that the journal says is there, and no other; unresolved intents may have happened or not.
 fn check(cache: &Path) {
-    let (volume, unresolved) = Volume::open("test/kill", cache, common::options(), Arc::new(Alone)).unwrap();
+    let (volume, unresolved) =
+        Volume::open("test/killed-filter", cache, common::options(), Arc::new(Alone)).unwrap();
     for record in &unresolved {
         assert_eq!(record.state, State::Prepared);
         let intent = &record.intent;

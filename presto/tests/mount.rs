@@ -31,7 +31,8 @@ fn start() -> Option<Mounted> {
 /// Both ways of data: through the kernel and through presto.
 fn both(test: impl Fn(&Mounted)) {
     for passthrough in [true, false] {
-        let Some(mounted) = mounted(&MountOptions { passthrough, suid: true, dev: true, ..MountOptions::default() })
+        let Some(mounted) =
+            mounted(&MountOptions { passthrough, suid: true, dev: true, ..MountOptions::default() })
         else {
             return;
         };
@@ -91,7 +92,9 @@ fn rename_flags_work() {
     both(|m| {
         fs::write(m.path("a"), b"a").unwrap();
         fs::write(m.path("b"), b"b").unwrap();
-        let rename = |flags| rustix::fs::renameat_with(rustix::fs::CWD, m.path("a"), rustix::fs::CWD, m.path("b"), flags);
+        let rename = |flags| {
+            rustix::fs::renameat_with(rustix::fs::CWD, m.path("a"), rustix::fs::CWD, m.path("b"), flags)
+        };
         assert_eq!(rename(RenameFlags::NOREPLACE), Err(rustix::io::Errno::EXIST));
         rename(RenameFlags::EXCHANGE).unwrap();
         assert_eq!(fs::read(m.path("a")).unwrap(), b"b");
@@ -102,10 +105,7 @@ fn rename_flags_work() {
             m.records().iter().filter(|r| r.opcode == Opcode::Rename).map(|r| r.outcome.flags).collect();
         assert_eq!(
             renames,
-            [
-                Flags::EXCHANGE,
-                Flags::WHITEOUT | Flags::REPLACED_LAST_LINK | Flags::REPLACED_LIMBO
-            ]
+            [Flags::EXCHANGE, Flags::WHITEOUT | Flags::REPLACED_LAST_LINK | Flags::REPLACED_LIMBO]
         );
     });
 }
@@ -141,9 +141,12 @@ fn extended_attributes_and_acls_travel() {
         let size = rustix::fs::getxattr(m.path("d"), c"user.a", &mut buffer).unwrap();
         assert_eq!(&buffer[..size], b"value");
         rustix::fs::removexattr(m.path("d"), c"user.a").unwrap();
-        assert!(rustix::fs::setxattr(m.path("d"), c"trusted.intermezzo.x", b"", XattrFlags::empty()).is_err());
+        assert!(
+            rustix::fs::setxattr(m.path("d"), c"trusted.intermezzo.x", b"", XattrFlags::empty()).is_err()
+        );
         // user::rwx, user:7:rwx, group::r-x, mask::rwx, other::---
-        let acl = acl(&[(1, 7, u32::MAX), (2, 7, 7), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 0, u32::MAX)]);
+        let acl =
+            acl(&[(1, 7, u32::MAX), (2, 7, 7), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 0, u32::MAX)]);
         rustix::fs::setxattr(m.path("d"), c"system.posix_acl_default", &acl, XattrFlags::empty()).unwrap();
         fs::write(m.path("d/f"), b"").unwrap();
         fs::create_dir(m.path("d/sub")).unwrap();
@@ -226,7 +229,8 @@ fn a_directory_of_5000_entries_is_complete() {
             File::create(m.path(&format!("d/file-with-a-longer-name-{number}"))).unwrap();
         }
         for _ in 0..2 {
-            let mut names: Vec<_> = fs::read_dir(m.path("d")).unwrap().map(|e| e.unwrap().file_name()).collect();
+            let mut names: Vec<_> =
+                fs::read_dir(m.path("d")).unwrap().map(|e| e.unwrap().file_name()).collect();
             assert_eq!(names.len(), 5000);
             names.sort();
             names.dedup();
@@ -432,7 +436,8 @@ fn replaced_files_show_after_a_notice() {
 fn names_of_any_bytes_and_255_of_them() {
     use std::os::unix::ffi::OsStringExt;
     let Some(m) = start() else { return };
-    let name = std::ffi::OsString::from_vec((0..255u32).map(|n| u8::try_from(n % 200 + 48).unwrap()).collect());
+    let name =
+        std::ffi::OsString::from_vec((0..255u32).map(|n| u8::try_from(n % 200 + 48).unwrap()).collect());
     fs::write(m.mnt.join(&name), b"x").unwrap();
     assert_eq!(fs::read_dir(&m.mnt).unwrap().next().unwrap().unwrap().file_name(), name);
     let _ = CString::new(name.into_vec()).unwrap();

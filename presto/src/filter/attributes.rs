@@ -92,7 +92,8 @@ impl Volume {
                 self.change(&file, changes)?;
                 return Ok(self.as_seen(id, Stat::of(&file)?));
             }
-            let capable = intent.mask.intersects(Mask::UID | Mask::GID | Mask::SIZE) && has_capability(&file, &before);
+            let capable =
+                intent.mask.intersects(Mask::UID | Mask::GID | Mask::SIZE) && has_capability(&file, &before);
             let ((after, refused), _) = self.journaled(told, &intent, || {
                 let result = self.change(&file, changes);
                 let after = Stat::of(&file)?;
@@ -137,7 +138,10 @@ impl Volume {
             rustix::fs::chmod(xattr::magic(&file), Mode::from_raw_mode(mode & 0o7777))?;
         }
         if changes.atime.is_some() || changes.mtime.is_some() {
-            let times = Timestamps { last_access: timespec(changes.atime), last_modification: timespec(changes.mtime) };
+            let times = Timestamps {
+                last_access: timespec(changes.atime),
+                last_modification: timespec(changes.mtime),
+            };
             rustix::fs::utimensat(&file, c"", &times, AtFlags::EMPTY_PATH)?;
         }
         Ok(())

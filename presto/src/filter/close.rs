@@ -223,7 +223,8 @@ impl Volume {
         match mapped {
             Ok(false) => {
                 // Nobody can store any more: this look is the last.
-                let unseen = matches!(self.lower.shape(), Shape::Tmpfs) && writer.mappable && writer.probe.is_some();
+                let unseen =
+                    matches!(self.lower.shape(), Shape::Tmpfs) && writer.mappable && writer.probe.is_some();
                 let doubt = if unseen { Doubt::Certain } else { Doubt::Differs };
                 match self.record_close_within(Caller::default(), id, doubt, Patience::None) {
                     Ok(_) => self.finish(id),

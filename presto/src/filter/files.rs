@@ -136,8 +136,7 @@ impl Files {
         writers.opened(entry.id, access, entry.stat.attributes, read_at, capability);
         let file = {
             let mut open = self.open.lock();
-            let slot =
-                open.entry(entry.id).or_insert_with(|| (Arc::new(OpenFile { id: entry.id, fd }), 0));
+            let slot = open.entry(entry.id).or_insert_with(|| (Arc::new(OpenFile { id: entry.id, fd }), 0));
             slot.1 = slot.1.saturating_add(1);
             Arc::clone(&slot.0)
         };
@@ -193,7 +192,13 @@ impl Files {
 
 impl Volume {
     /// Opens a regular file.
-    pub fn open_file(&self, caller: Caller, id: FileId, access: Access, truncate: bool) -> Result<Arc<Handle>, Errno> {
+    pub fn open_file(
+        &self,
+        caller: Caller,
+        id: FileId,
+        access: Access,
+        truncate: bool,
+    ) -> Result<Arc<Handle>, Errno> {
         if self.marks.on_demand.is_on() {
             self.fetch_if_missing(id)?;
         }
@@ -306,7 +311,11 @@ impl Volume {
             self.close_if_changed(caller, handle.file.id)?;
         }
         let fd = handle.data()?;
-        if only_data { rustix::fs::fdatasync(&*fd)? } else { rustix::fs::fsync(&*fd)? }
+        if only_data {
+            rustix::fs::fdatasync(&*fd)?
+        } else {
+            rustix::fs::fsync(&*fd)?
+        }
         self.sync_journal()
     }
 
@@ -356,7 +365,13 @@ impl Volume {
         let (mut from_offset, mut to_offset) = (from_offset, to_offset);
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
         dropping_privileges(|| {
-            rustix::fs::copy_file_range(&*source, Some(&mut from_offset), &*target, Some(&mut to_offset), length)
+            rustix::fs::copy_file_range(
+                &*source,
+                Some(&mut from_offset),
+                &*target,
+                Some(&mut to_offset),
+                length,
+            )
         })
     }
 

@@ -87,7 +87,13 @@ impl Limbo {
     }
 
     /// Moves the entry, which is this file's last name, into limbo: in one step it is gone from the tree and kept.
-    pub fn keep_by_rename(&self, lower: &Lower, dir: impl AsFd, name: &[u8], id: FileId) -> Result<(), Errno> {
+    pub fn keep_by_rename(
+        &self,
+        lower: &Lower,
+        dir: impl AsFd,
+        name: &[u8],
+        id: FileId,
+    ) -> Result<(), Errno> {
         rustix::fs::renameat(dir, name, lower.limbo(), entry_name(id))?;
         self.state.lock().kept.insert(id);
         Ok(())

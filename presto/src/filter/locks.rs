@@ -31,7 +31,8 @@ impl Locks {
     /// Takes the locks of all these objects (`NONE` is skipped). A thread that already holds some must not call it.
     #[must_use]
     pub fn lock(&self, objects: &[FileId]) -> Held<'_> {
-        let mut wanted: Vec<usize> = objects.iter().filter(|id| !id.is_none()).map(|id| stripe(*id)).collect();
+        let mut wanted: Vec<usize> =
+            objects.iter().filter(|id| !id.is_none()).map(|id| stripe(*id)).collect();
         wanted.sort_unstable();
         wanted.dedup();
         Held { _stripes: wanted.iter().filter_map(|at| self.stripes.get(*at)).map(Mutex::lock).collect() }

@@ -30,6 +30,7 @@ use crate::lower::Stat;
 use crate::lower::as_owner;
 use crate::lower::inherited;
 use crate::lower::xattr;
+use crate::lower::xattr::Xattrs;
 
 /// A new file's mode, as asked for, and the mask its user has set.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +106,13 @@ impl Volume {
     }
 
     /// Makes a symbolic link.
-    pub fn symlink(&self, caller: Caller, parent: FileId, name: &[u8], target: &[u8]) -> Result<Entry, Errno> {
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: FileId,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Entry, Errno> {
         self.make(caller, parent, name, NewMode { mode: 0o777, umask: 0 }, Kind::Symlink(target))
     }
 
@@ -186,13 +193,7 @@ impl Volume {
 
     /// Puts into the intent the extended attributes that the file will be born with. They are computed, not read: the
     /// intent is written before the file exists.
-    fn foresee(
-        &self,
-        intent: &mut Intent,
-        dir: &Dir,
-        kind: FileType,
-        mode: u32,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    fn foresee(&self, intent: &mut Intent, dir: &Dir, kind: FileType, mode: u32) -> Result<Xattrs, Errno> {
         let Some(default) = self.lower.default_acl(dir)? else { return Ok(Vec::new()) };
         let born = inherited(&default, kind, mode);
         if !born.is_empty() {

@@ -155,7 +155,10 @@ pub struct Volume {
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Volume").field("name", &self.name).field("cache", &self.lower.path).finish_non_exhaustive()
+        f.debug_struct("Volume")
+            .field("name", &self.name)
+            .field("cache", &self.lower.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,8 +176,9 @@ impl Volume {
         let left = |errno| OpenError::Left { volume: volume(), path: cache.display().to_string(), errno };
         let limbo = Limbo::open(&lower).map_err(left)?;
         let (writers, interrupted) = Writers::open(&lower).map_err(left)?;
-        let (journal, unresolved) = kml::Journal::open(Arc::new(kml::fs::Os), &cache.join("kml"), options.journal)
-            .map_err(|source| OpenError::Journal { volume: volume(), source })?;
+        let (journal, unresolved) =
+            kml::Journal::open(Arc::new(kml::fs::Os), &cache.join("kml"), options.journal)
+                .map_err(|source| OpenError::Journal { volume: volume(), source })?;
         let opened = Volume {
             name: volume(),
             lower,
@@ -205,7 +209,9 @@ impl Volume {
 #[must_use]
 pub fn now() -> Time {
     match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => Time { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() },
+        Ok(since) => {
+            Time { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
+        }
         Err(_) => Time::default(),
     }
 }

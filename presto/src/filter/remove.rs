@@ -47,7 +47,16 @@ impl Volume {
                 } else {
                     self.lower.stat(object).map(|stat| stat.attributes).unwrap_or_default()
                 };
-                Ok(((), Outcome { object, after, parent_mtime: mtime(&dir), flags: intent.flags, ..Outcome::default() }))
+                Ok((
+                    (),
+                    Outcome {
+                        object,
+                        after,
+                        parent_mtime: mtime(&dir),
+                        flags: intent.flags,
+                        ..Outcome::default()
+                    },
+                ))
             })?;
             Ok(())
         })
@@ -74,7 +83,10 @@ impl Volume {
             intent.flags = Flags::LAST_LINK;
             self.journaled(told, &intent, || {
                 rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)?;
-                Ok(((), Outcome { object, parent_mtime: mtime(&dir), flags: intent.flags, ..Outcome::default() }))
+                Ok((
+                    (),
+                    Outcome { object, parent_mtime: mtime(&dir), flags: intent.flags, ..Outcome::default() },
+                ))
             })?;
             self.lower.forget_dir(object);
             Ok(())

@@ -24,7 +24,13 @@ pub struct Place<'a> {
 
 impl Volume {
     /// Moves `from` to `to`.
-    pub fn rename(&self, caller: Caller, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<(), Errno> {
+    pub fn rename(
+        &self,
+        caller: Caller,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
         self.update(|told| {
             let source = self.lower.dir(from.dir)?;
             let target = self.lower.dir(to.dir)?;

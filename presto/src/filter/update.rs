@@ -47,7 +47,10 @@ pub(crate) struct Told(Recno);
 impl Volume {
     /// Runs one user's update. The closure takes the locks it needs and gives them back before it returns; it is run
     /// again when there was no room or an entry had changed.
-    pub(crate) fn update<T>(&self, mut attempt: impl FnMut(&mut Told) -> Result<T, Stop>) -> Result<T, Errno> {
+    pub(crate) fn update<T>(
+        &self,
+        mut attempt: impl FnMut(&mut Told) -> Result<T, Stop>,
+    ) -> Result<T, Errno> {
         if self.marks.read_only.is_on() {
             return Err(Errno::ROFS);
         }

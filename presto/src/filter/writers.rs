@@ -113,7 +113,14 @@ impl Writers {
     }
 
     /// A descriptor for writing was opened. `attributes` were read at `read_at`, under the object's lock.
-    pub fn opened(&self, id: FileId, access: Access, attributes: Attributes, read_at: Time, capability: bool) {
+    pub fn opened(
+        &self,
+        id: FileId,
+        access: Access,
+        attributes: Attributes,
+        read_at: Time,
+        capability: bool,
+    ) {
         if !access.writes() {
             return;
         }

@@ -141,7 +141,9 @@ impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let offered = config.capabilities();
         let refused = |missing: InitFlags| {
-            std::io::Error::other(format!("this kernel's FUSE lacks {missing:?}; Linux 5.10 or newer is needed"))
+            std::io::Error::other(format!(
+                "this kernel's FUSE lacks {missing:?}; Linux 5.10 or newer is needed"
+            ))
         };
         config.add_capabilities(NEEDED).map_err(refused)?;
         for flag in WANTED {
@@ -165,7 +167,8 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded(&self.volume, || {
-            let found = self.file(parent).and_then(|dir| self.volume.lookup(dir, name.as_bytes()).map_err(errno));
+            let found =
+                self.file(parent).and_then(|dir| self.volume.lookup(dir, name.as_bytes()).map_err(errno));
             match found {
                 // A name that is free is remembered as well.
                 Ok(None) => reply.entry(&self.ttl, &nothing(), Generation(0)),
@@ -209,9 +212,8 @@ impl Filesystem for Adapter {
         guarded(&self.volume, || {
             let changes =
                 Changes { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-            let result = self
-                .file(ino)
-                .and_then(|id| self.volume.setattr(caller(req), id, &changes).map_err(errno));
+            let result =
+                self.file(ino).and_then(|id| self.volume.setattr(caller(req), id, &changes).map_err(errno));
             match result {
                 Ok(stat) => reply.attr(&self.ttl, &attr(ino.0, &stat)),
                 Err(error) => reply.error(error),
@@ -381,11 +383,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded(&self.volume, || {
-            match self.volume.read(fh.0, offset, usize::try_from(size).unwrap_or(0)) {
-                Ok(data) => reply.data(&data),
-                Err(error) => reply.error(errno(error)),
-            }
+        guarded(&self.volume, || match self.volume.read(fh.0, offset, usize::try_from(size).unwrap_or(0)) {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(errno(error)),
         });
     }
 
@@ -514,7 +514,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         guarded(&self.volume, || answer(self.volume.releasedir(fh.0).map_err(errno), reply));
     }
 
@@ -561,7 +568,8 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         guarded(&self.volume, || {
-            let value = self.file(ino).and_then(|id| self.volume.getxattr(id, name.as_bytes()).map_err(errno));
+            let value =
+                self.file(ino).and_then(|id| self.volume.getxattr(id, name.as_bytes()).map_err(errno));
             sized(value, size, reply);
         });
     }
@@ -597,7 +605,15 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         guarded(&self.volume, || {
             let what = match whence {
                 libc::SEEK_DATA => Seek::Data,

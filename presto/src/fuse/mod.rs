@@ -98,21 +98,26 @@ pub struct Mount {
 
 impl Mount {
     /// Mounts the volume and starts to serve it.
-    pub fn start(volume: Arc<Volume>, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
+    pub fn start(
+        volume: Arc<Volume>,
+        mountpoint: &Path,
+        options: &MountOptions,
+    ) -> Result<Mount, MountError> {
         allow_many_files();
+        let name = volume.name.clone();
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
-            .map_err(|errno| MountError::Device { volume: volume.name.clone(), errno })?;
-        mount(&device, &volume.name, mountpoint, options).map_err(|errno| MountError::Mount {
-            volume: volume.name.clone(),
-            mountpoint: mountpoint.to_owned(),
-            errno,
-        })?;
-        Mount::serve(Arc::clone(&volume), device, mountpoint, options).map_err(|source| {
+        let device = match rustix::fs::open("/dev/fuse", flags, Mode::empty()) {
+            Ok(device) => device,
+            Err(errno) => return Err(MountError::Device { volume: name, errno }),
+        };
+        if let Err(errno) = mount(&device, &name, mountpoint, options) {
+            return Err(MountError::Mount { volume: name, mountpoint: mountpoint.to_owned(), errno });
+        }
+        Mount::serve(volume, device, mountpoint, options).map_err(|source| {
             if let Err(errno) = detach(mountpoint) {
-                tracing::warn!(target: "fuse", volume = volume.name, ?mountpoint, %errno, "not unmounted");
+                tracing::warn!(target: "fuse", volume = name, ?mountpoint, %errno, "not unmounted");
             }
-            MountError::Session { volume: volume.name.clone(), source }
+            MountError::Session { volume: name, source }
         })
     }
 
@@ -125,8 +130,13 @@ impl Mount {
         let nodes = Arc::new(Nodes::new(volume.lower.root()));
         let kernel = Arc::new(Kernel::default());
         let own = rustix::io::fcntl_dupfd_cloexec(&device, 3)?;
-        let adapter =
-            Adapter::new(Arc::clone(&volume), Arc::clone(&nodes), Arc::clone(&kernel), own, options.passthrough);
+        let adapter = Adapter::new(
+            Arc::clone(&volume),
+            Arc::clone(&nodes),
+            Arc::clone(&kernel),
+            own,
+            options.passthrough,
+        );
         let mut config = fuser::Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(options.threads.max(2));

@@ -7,6 +7,7 @@
 use rustix::fs::FileType;
 
 use super::xattr;
+use super::xattr::Xattrs;
 
 const VERSION: [u8; 4] = [2, 0, 0, 0];
 const USER_OBJ: u16 = 0x01;
@@ -18,7 +19,7 @@ const OTHER: u16 = 0x20;
 
 /// Extended attributes of a file of this type and mode, made in a directory with this default ACL.
 #[must_use]
-pub fn inherited(default: &[u8], kind: FileType, mode: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub fn inherited(default: &[u8], kind: FileType, mode: u32) -> Xattrs {
     let mut born = Vec::new();
     if kind == FileType::Symlink {
         return born;

@@ -116,7 +116,8 @@ impl Drop for Back {
 /// `full` without the file capabilities other than these.
 fn keeping(full: [Sets; 2], wanted: &[u32]) -> [Sets; 2] {
     // CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, LINUX_IMMUTABLE, MKNOD: the kernel's CAP_FS_SET.
-    const FILE: u32 = 1 | 1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH | 1 << 3 | 1 << FSETID | 1 << 9 | 1 << MKNOD;
+    const FILE: u32 =
+        1 | 1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH | 1 << 3 | 1 << FSETID | 1 << 9 | 1 << MKNOD;
     let mut sets = full;
     if let Some(low) = sets.first_mut() {
         let kept = wanted.iter().fold(0, |bits, capability| bits | 1 << capability);

@@ -51,7 +51,9 @@ pub enum LowerError {
         errno: Errno,
     },
     /// The file system gives no file handles of a known kind.
-    #[error("cache {path}: its file system is none of ext4, xfs, btrfs, tmpfs; put the cache on one of these")]
+    #[error(
+        "cache {path}: its file system is none of ext4, xfs, btrfs, tmpfs; put the cache on one of these"
+    )]
     Unsupported {
         /// Cache directory.
         path: PathBuf,

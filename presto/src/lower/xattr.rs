@@ -15,6 +15,9 @@ pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// File capabilities; the kernel removes them when content or owner change.
 pub const CAPABILITY: &[u8] = b"security.capability";
 
+/// Names and values of extended attributes.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Where the kernel follows an O_PATH descriptor to its file, and no further.
 pub(crate) fn magic(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
@@ -34,7 +37,7 @@ pub fn list(fd: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
 }
 
 /// Names and values of all attributes, hidden ones not included.
-pub fn all(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub fn all(fd: impl AsFd) -> Result<Xattrs, Errno> {
     let mut all = Vec::new();
     for name in list(&fd)? {
         if name.starts_with(HIDDEN) {
