@@ -139,6 +139,7 @@ impl Client {
                     ctx.out.push(Output::ReleaseLimbo(vec![file]));
                 }
                 let touched: BTreeSet<Facet> = absorbed.operation.iter().flat_map(crate::facet::touched).collect();
+                self.replaying.disturbed(&touched);
                 if let Some(crate::types::OpKind::Create { seen, .. }) = absorbed.operation.as_mut().map(|op| &mut op.kind) {
                     *seen = self.work.applied(ctx.meta.position);
                 }

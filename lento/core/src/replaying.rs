@@ -4,6 +4,7 @@
 //! only when its record is read from the KML; answers only say where to look.
 
 use crate::context::Context;
+use crate::facet::Facet;
 use crate::io::Output;
 use crate::io::Ref;
 use crate::io::ReplayItem;
@@ -178,6 +179,13 @@ impl Replaying {
         if wait {
             self.failures = (self.failures + 1).min(8);
             self.not_before = Millis(now.0 + (5 << self.failures));
+        }
+    }
+
+    /// A user changed something: plans over the same facets no longer say what is on disk.
+    pub fn disturbed(&mut self, facets: &BTreeSet<Facet>) {
+        if facets.iter().any(|facet| self.overlay.covers(facet)) {
+            self.stale = true;
         }
     }
 

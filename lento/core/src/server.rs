@@ -192,11 +192,10 @@ impl Server {
         let mut needed = self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0 - 1)));
         for node in &self.replist {
             let row = ReplicatorRow::get(ctx.store, node)?;
-            // One that has not begun needs no log: it gets the tree. One that is just beginning does.
-            let follows = self.sessions.get(node).and_then(Session::follows_from);
-            let acknowledged = Some(row.ack.position).filter(|position| position.0 > 0);
-            if let Some(from) = follows.map(|from| from.max(row.ack.position)).or(acknowledged) {
-                needed = needed.min(from);
+            // One that has not begun needs no log: it gets the tree.
+            if row.follows {
+                let snapshot = self.sessions.get(node).and_then(Session::follows_from).unwrap_or_default();
+                needed = needed.min(snapshot.max(row.ack.position));
             }
         }
         for _ in 0..2048 {

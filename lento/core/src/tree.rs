@@ -3,6 +3,7 @@
 //! *Local* is what the lower tree holds as of the last KML record read; *base* is the server's truth at this node's
 //! position. The overlay lies over local while replays are under way. `apply.rs` says what an operation does to a tree.
 
+use crate::facet::Facet;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
@@ -107,6 +108,14 @@ impl Overlay {
         self.objects.clear();
         self.entries.clear();
         self.names.clear();
+    }
+
+    /// Whether something is planned for this facet.
+    pub fn covers(&self, facet: &Facet) -> bool {
+        match facet {
+            Facet::Entry(dir, name) => self.entries.contains_key(&(*dir, name.clone())),
+            Facet::Object(object) => self.objects.contains_key(object) || self.names.contains_key(object),
+        }
     }
 
     /// Number of planned rows: a bound for memory.

@@ -46,6 +46,8 @@ pub struct Work {
     queued: BTreeSet<Facet>,
     /// Facets that can go on when something else happens (a verdict, a confirmation).
     blocked: BTreeSet<Facet>,
+    /// Facets whose replays are under way; looked at again when everything is confirmed.
+    planned: BTreeSet<Facet>,
     /// Facets that wait for their directory to exist here.
     for_dir: BTreeMap<ObjectId, BTreeSet<Facet>>,
     /// Facets that wait for a content, and what to ask for.
@@ -122,6 +124,14 @@ impl Work {
         }
     }
 
+    fn all_confirmed(&mut self) {
+        for facet in std::mem::take(&mut self.planned) {
+            if self.dirty.contains_key(&facet) {
+                self.queue(facet);
+            }
+        }
+    }
+
     fn dir_made(&mut self, dir: ObjectId) {
         for facet in self.for_dir.remove(&dir).into_iter().flatten() {
             self.queue(facet);
@@ -148,19 +158,6 @@ impl Work {
     /// Whether an object was found open for writing a moment ago.
     pub(super) fn is_busy(&self, object: ObjectId) -> bool {
         self.busy.contains_key(&object)
-    }
-
-    /// An object has another id now: nothing is to be done under the old one.
-    pub fn renamed(&mut self, object: ObjectId) {
-        let gone: Vec<Facet> = self
-            .dirty
-            .keys()
-            .filter(|facet| matches!(facet, Facet::Entry(id, _) | Facet::Object(id) if *id == object))
-            .cloned()
-            .collect();
-        for facet in gone {
-            self.queue(facet);
-        }
     }
 
     /// When busy files are looked at again.
@@ -248,6 +245,9 @@ impl Client {
             self.work.unblock();
         }
         if self.replaying.may_plan(ctx) {
+            if self.replaying.is_idle(ctx) {
+                self.work.all_confirmed();
+            }
             while self.replaying.has_room() {
                 let Some(facet) = self.work.todo.pop_front() else { break };
                 self.work.queued.remove(&facet);
@@ -265,7 +265,9 @@ impl Client {
         match self.repair(ctx, &facet)? {
             // Clean now, or clean as soon as what is under way is confirmed.
             Repair::Planned | Repair::Equal => {
-                if !differs(ctx.store, &facet)? && self.work.clean(&facet) {
+                if differs(ctx.store, &facet)? {
+                    self.work.planned.insert(facet.clone());
+                } else if self.work.clean(&facet) {
                     ctx.store.delete(Table::Dirty, &facet.key())?;
                 }
                 if let Facet::Entry(dir, name) = &facet

@@ -2,6 +2,7 @@
 //! here, facet by facet. What base had and the snapshot has not was deleted; what is pending stays and gets its verdict.
 
 use super::Client;
+use crate::cml::Cml;
 use crate::context::Context;
 use crate::facet::Facet;
 use crate::message::SnapshotObject;
@@ -15,6 +16,7 @@ use crate::tree::Which;
 use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::Position;
+use crate::types::Recno;
 use std::collections::BTreeSet;
 
 impl Client {
@@ -63,6 +65,11 @@ impl Client {
                 }
                 Ok(())
             })?;
+        }
+        // What the server had received has its verdict, and the snapshot shows what came of it.
+        let received = self.received();
+        for (recno, _) in Cml::rows(ctx.store, Recno(0), usize::MAX)?.iter().take_while(|(recno, _)| *recno <= received) {
+            self.cml.settle(ctx.store, *recno, None)?;
         }
         self.look_at(ctx, facets)
     }

@@ -39,7 +39,7 @@ impl Client {
             self.read_again = None;
         }
         loop {
-            let sent = self.cml.sent().max(welcome_received(&self.stream));
+            let sent = self.cml.sent().max(self.received());
             if Cml::first(ctx.store)?.is_some_and(|first| sent.0.saturating_sub(first.0) >= WINDOW) {
                 return Ok(());
             }
@@ -92,11 +92,12 @@ impl Client {
         }
         Ok(())
     }
-}
 
-fn welcome_received(stream: &Stream) -> Recno {
-    match stream {
-        Stream::Up(welcome) => welcome.received,
-        Stream::Down | Stream::Greeting => Recno(0),
+    /// Last record of ours that the server had received when it welcomed us.
+    pub(super) fn received(&self) -> Recno {
+        match &self.stream {
+            Stream::Up(welcome) => welcome.received,
+            Stream::Down | Stream::Greeting => Recno(0),
+        }
     }
 }

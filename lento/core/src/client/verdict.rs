@@ -83,6 +83,10 @@ impl Client {
                 if object != target { self.unify(ctx, object, target) } else { Ok(()) }
             }
             (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => self.settle(ctx, recno, row, hash),
+            (LogWhat::Verdict(Verdict::Accepted(_)), None) if record.origin.0.replica == ctx.meta.replica => {
+                let tag = record.origin.0;
+                Err(StoreError(format!("the server accepted record {tag}, which is not pending here any more")))
+            }
             // Somebody else's, or a position without effect.
             (LogWhat::Verdict(_), None) => Ok(()),
         }
@@ -151,7 +155,7 @@ impl Client {
         for (dir, name) in base.view().names(target)? {
             touched.insert(Facet::Entry(dir, name));
         }
-        self.work.renamed(object);
+        self.work.requeue_all();
         self.look_at(ctx, touched)
     }
 }

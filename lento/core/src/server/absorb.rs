@@ -7,6 +7,7 @@ use super::session::judged;
 use super::verdict_code;
 use crate::cml::Slot;
 use crate::context::Context;
+use crate::facet;
 use crate::io::Event;
 use crate::io::KeepContent;
 use crate::io::Output;
@@ -77,7 +78,11 @@ impl Server {
                 }
                 id
             }
-            KmlOrigin::User => OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 }),
+            KmlOrigin::User => {
+                let touched = absorbed.operation.as_ref().map(facet::touched).unwrap_or_default();
+                self.replaying.disturbed(&touched);
+                OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 })
+            }
         };
         if let Some((file, object)) = absorbed.orphan {
             return self.orphan(ctx, record, file, object);

@@ -22,6 +22,7 @@ use crate::types::LogRecord;
 use crate::types::LogWhat;
 use crate::types::ObjectId;
 use crate::types::Position;
+use crate::types::Recno;
 use crate::types::Verdict;
 use std::collections::VecDeque;
 
@@ -51,8 +52,9 @@ impl Server {
     fn forward_one(&mut self, ctx: &mut Context<'_>, node: &NodeName, limit: Position) -> Result<bool, StoreError> {
         let acknowledged = super::ReplicatorRow::get(ctx.store, node)?.ack.position;
         let Some(session) = self.sessions.get_mut(node) else { return Ok(false) };
-        let Some(hello) = &session.hello else { return Ok(false) };
+        let Some(hello) = &mut session.hello else { return Ok(false) };
         if session.sent < ctx.meta.log_floor {
+            hello.has = (Recno(0), Recno(0));
             session.state = SessionState::WantsSnapshot;
             return Ok(false);
         }

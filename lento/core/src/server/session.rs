@@ -90,6 +90,8 @@ pub struct ReplicatorRow {
     pub replica: u64,
     /// How far it is.
     pub ack: AckRow,
+    /// It has been welcomed: the log is kept for it from where it is.
+    pub follows: bool,
 }
 
 /// [`Ack`] in the store.
@@ -234,8 +236,11 @@ impl Server {
             .map(|(node, _)| node.clone())
             .collect();
         for node in fencing {
+            let mut row = ReplicatorRow::get(ctx.store, &node)?;
+            row.follows = true;
+            row.put(ctx.store, &node)?;
             let Some(session) = self.sessions.get_mut(&node) else { continue };
-            let Some(hello) = &session.hello else { continue };
+            let Some(hello) = &mut session.hello else { continue };
             let position = Position(ctx.meta.last_read().0);
             let received = judged::last(ctx.store, hello.replica, hello.incarnation)?;
             let welcome = Welcome { epoch: ctx.meta.epoch, position, received };
@@ -250,6 +255,8 @@ impl Server {
                 session.began = hello.position;
                 session.state = SessionState::Welcomed;
             } else {
+                // The verdicts it missed are not in the snapshot, nor what its objects were unified with.
+                hello.has = (Recno(0), Recno(0));
                 session.state = SessionState::WantsSnapshot;
             }
         }
