@@ -195,7 +195,14 @@ impl Client {
         if *node != self.server || self.stream == Stream::Down {
             return Ok(());
         }
+        let welcomed = matches!(self.stream, Stream::Up(_));
         match message {
+            // Left over from an earlier stream: where it begins is not where we are.
+            Message::Records { .. } | Message::SnapshotBegin { .. } | Message::SnapshotChunk(_) | Message::SnapshotEnd
+                if !welcomed =>
+            {
+                Ok(())
+            }
             Message::Welcome(welcome) => {
                 if ctx.meta.epoch != welcome.epoch {
                     ctx.meta.epoch = welcome.epoch;

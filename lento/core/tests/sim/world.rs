@@ -201,6 +201,19 @@ impl World {
         node.volume = None;
         node.store.crash();
         node.disk.power_cut();
+        // What no disk and no conflict store holds any more had not been synced: nobody was promised anything.
+        let on_disks: BTreeSet<Hash> = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.disk.inodes.values().map(|i| Hash::of(&i.bytes)).chain(node.kept.iter().copied()))
+            .collect();
+        let gone: Vec<Hash> = self
+            .written
+            .iter()
+            .filter(|(hash, who)| who.starts_with(&format!("n{index}:")) && !on_disks.contains(*hash))
+            .map(|(hash, _)| *hash)
+            .collect();
+        self.superseded.extend(gone);
         self.start(index, true);
     }
 
