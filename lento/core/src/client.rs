@@ -31,6 +31,9 @@ use crate::store::StoreError;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Hash;
+use crate::types::Name;
+use crate::types::ObjectId;
+use crate::types::OpKind;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
@@ -140,8 +143,8 @@ impl Client {
                 }
                 let touched: BTreeSet<Facet> = absorbed.operation.iter().flat_map(crate::facet::touched).collect();
                 self.replaying.disturbed(&touched);
-                if let Some(crate::types::OpKind::Create { seen, .. }) = absorbed.operation.as_mut().map(|op| &mut op.kind) {
-                    *seen = self.work.applied(ctx.meta.position);
+                if let Some(OpKind::Create { dir, name, seen, .. }) = absorbed.operation.as_mut().map(|op| &mut op.kind) {
+                    *seen = seen_at(ctx, *dir, name)?;
                 }
                 self.cml.process(ctx.store, record.recno, absorbed, ctx.out)?;
                 // A treatment may have left no record behind, so that base is right again.
@@ -373,4 +376,15 @@ impl Client {
         list.extend(self.work.waiting(store)?);
         Ok(list)
     }
+}
+
+/// Up to where the maker of a name had seen the server's objects: all of base, unless base has something there that
+/// never was in the lower tree.
+fn seen_at(ctx: &Context<'_>, dir: ObjectId, name: &Name) -> Result<Position, StoreError> {
+    let there = View::new(ctx.store, Which::Base).entry(dir, name)?;
+    let new = match there {
+        Some(object) => View::new(ctx.store, Which::Local).object(object)?.is_none(),
+        None => false,
+    };
+    Ok(if new { Position(0) } else { ctx.meta.position })
 }

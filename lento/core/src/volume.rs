@@ -408,6 +408,28 @@ impl Volume {
         Ok(list)
     }
 
+    /// Both trees, entry by entry, where they differ: for a test that failed.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn differences(store: &dyn Store) -> Result<String, Fault> {
+        let mut text = String::new();
+        for (table, which) in [(Table::LocalEntry, "here"), (Table::BaseEntry, "base")] {
+            table::each_with_prefix(store, table, &[], |key, value| {
+                if let Some((dir, name)) = table::tag_from_key(key) {
+                    let object: ObjectId = table::decode(table, value)?;
+                    text += &format!("{which} {dir}/{} = {object}\n", String::from_utf8_lossy(name));
+                }
+                Ok(())
+            })?;
+        }
+        table::each_with_prefix(store, Table::Dirty, &[], |key, _| {
+            text += &format!("dirty {:?}\n", Facet::from_key(key));
+            Ok(())
+        })?;
+        Ok(text)
+    }
+
     /// For people and metrics.
     ///
     /// # Errors

@@ -126,18 +126,18 @@ impl Client {
     /// Our object and the server's are one: everything here takes the server's name.
     fn unify(&mut self, ctx: &mut Context<'_>, object: ObjectId, target: ObjectId) -> Result<(), StoreError> {
         let mut tree = Tree::new(ctx.store, Which::Local);
-        let Some(state) = tree.view().object(object)? else { return Ok(()) };
-        for (dir, name) in tree.view().names(object)? {
-            tree.set_entry(dir, &name, Some(target))?;
+        if let Some(state) = tree.view().object(object)? {
+            for (dir, name) in tree.view().names(object)? {
+                tree.set_entry(dir, &name, Some(target))?;
+            }
+            for (name, child) in tree.view().children(object, usize::MAX)? {
+                tree.set_entry(object, &name, None)?;
+                tree.set_entry(target, &name, Some(child))?;
+            }
+            tree.set_object(object, None)?;
+            tree.set_object(target, Some(&state))?;
+            handle::put(ctx.store, state.file, target)?;
         }
-        let children = tree.view().children(object, usize::MAX)?;
-        for (name, child) in children {
-            tree.set_entry(object, &name, None)?;
-            tree.set_entry(target, &name, Some(child))?;
-        }
-        tree.set_object(object, None)?;
-        tree.set_object(target, Some(&state))?;
-        handle::put(ctx.store, state.file, target)?;
         let mut touched = std::collections::BTreeSet::from([Facet::Object(target)]);
         for (recno, row) in Cml::rows(ctx.store, Recno(0), usize::MAX)? {
             let mut op = row.op.clone();

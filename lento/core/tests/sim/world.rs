@@ -525,6 +525,7 @@ impl World {
                 }
                 if let Some(volume) = &node.volume {
                     text += &format!("  {:?}\n", volume.status(&node.store));
+                    text += &Volume::differences(&node.store).unwrap_or_default();
                 }
                 return Err(text);
             }
