@@ -65,12 +65,16 @@ pub struct Client {
     covered: Recno,
     truncated: Recno,
     barriers: BTreeMap<u64, Barrier>,
+    /// Newest record when presto came up.
+    journal_end: Option<Recno>,
 }
 
 /// Where the stream to the server stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stream {
     Down,
+    /// It is up; the hello waits until the KML of earlier lives of this node is read.
+    Reading,
     /// Hello said.
     Greeting,
     /// Welcomed; submits after base has reached the welcome's position.
@@ -110,11 +114,13 @@ impl Client {
             covered: Recno(0),
             truncated: Recno(0),
             barriers: BTreeMap::new(),
+            journal_end: None,
         })
     }
 
     /// Everything that may go on, goes on. Called after each input.
     pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        self.greet(ctx)?;
         self.submit(ctx)?;
         self.materialise(ctx)?;
         self.acknowledge(ctx)?;
@@ -162,13 +168,23 @@ impl Client {
         if !matches!(self.stream, Stream::Up(_)) {
             self.cml.freeze(last);
         }
+        self.journal_end = Some(last);
         self.replaying.presto_up(last);
         self.work.requeue_all();
         self.syncing.forget();
     }
 
-    /// The stream is up: say who we are. Nothing is submitted until the server's log up to its answer is applied.
-    pub fn connected(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+    /// The stream is up.
+    pub fn connected(&mut self) {
+        self.stream = Stream::Reading;
+    }
+
+    /// Says who we are, once every record that an earlier life may have sent is known here. Nothing is submitted until
+    /// the server's log up to its answer is applied.
+    fn greet(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if self.stream != Stream::Reading || self.journal_end.is_none_or(|end| ctx.meta.last_read() < end) {
+            return Ok(());
+        }
         let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno);
         self.stream = Stream::Greeting;
         self.cml.freeze(ctx.meta.last_read());
@@ -370,6 +386,7 @@ impl Client {
         let mut list = Vec::new();
         match &self.stream {
             Stream::Down => list.push(format!("not connected to {}", self.server)),
+            Stream::Reading => list.push("the journal is being read".into()),
             Stream::Greeting => list.push(format!("{} has not answered yet", self.server)),
             Stream::Up(_) => {}
         }

@@ -311,7 +311,7 @@ impl Volume {
             Input::Fetched { ticket, results } => client.fetched(&mut ctx, ticket, results),
             Input::Kept { .. } | Input::Staged { .. } | Input::Replist(_) => {}
             Input::Synced { ticket, recno } => client.synced(&mut ctx, ticket, recno.is_some()),
-            Input::Connected(_) => client.connected(&mut ctx)?,
+            Input::Connected(_) => client.connected(),
             Input::Disconnected(_) => client.disconnected(),
             Input::Message(node, message) => client.message(&mut ctx, &node, message)?,
             Input::Barrier { id, upto, all } => client.barrier(id, upto, all),

@@ -23,8 +23,10 @@ use crate::store::StoreError;
 use crate::tree::Tree;
 use crate::tree::View;
 use crate::types::ConflictKind;
+use crate::types::Attributes;
 use crate::types::Content;
 use crate::types::INLINE_MAX;
+use crate::types::Mask;
 use crate::types::ObjectId;
 use crate::types::OpKind;
 use crate::types::Operation;
@@ -92,7 +94,16 @@ impl Server {
                 let item = self.item(ctx, &op, content)?;
                 self.plan(ctx, &op, item)?;
             }
-            Decision::Unify(target) => self.replaying.push(noop(&op, target, verdict_code::UNIFIED)),
+            Decision::Unify(target) => {
+                let mut item = noop(&op, target, verdict_code::UNIFIED);
+                if target != op.object {
+                    // True only while nobody moves or removes the target: a change of nothing carries that precondition.
+                    let file = self.replaying.reference(ctx, target)?;
+                    let (mask, attributes) = (Mask::default(), Attributes::default());
+                    item.op = ReplayOp::SetAttr { file, mask, attributes };
+                }
+                self.replaying.push(item);
+            }
             Decision::Refuse(kind) => {
                 if content_of(&op).is_some_and(|content| content.size > 0) && !kept {
                     return self.keep(ctx, node, &op);
