@@ -53,6 +53,8 @@ pub struct Server {
     replaying: Replaying,
     /// Records of clients that were planned and are not confirmed, in the order of planning.
     in_flight: VecDeque<InFlight>,
+    /// Their ids: a record may arrive twice.
+    flying: BTreeSet<OpId>,
     /// Contents that clients staged: name in presto's stage and size.
     staged: BTreeMap<Hash, (String, u64)>,
     contents: Contents,
@@ -170,6 +172,7 @@ impl Server {
 
     /// Gives unconfirmed records back to the queues they came from; those that did happen are skipped by their number.
     fn requeue(&mut self) {
+        self.flying.clear();
         for flight in self.in_flight.drain(..).rev() {
             if let Some(session) = self.sessions.get_mut(&flight.node)
                 && session.generation == flight.generation

@@ -68,6 +68,7 @@ impl Server {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
             KmlOrigin::Replay { record: id, object, hash, verdict } => {
                 judged::note(ctx.store, id)?;
+                self.flying.remove(&id);
                 let flight = match self.in_flight.iter().position(|flight| flight.op.id == id) {
                     Some(at) => self.in_flight.remove(at),
                     None => None,

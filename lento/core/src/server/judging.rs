@@ -71,7 +71,8 @@ impl Server {
         }
         let Some(op) = session.inbox.front() else { return Ok(Step::Held) };
         let id = op.id;
-        if Recno(id.0.number) <= judged::last(ctx.store, id.0.replica, id.0.incarnation)? {
+        let judged = judged::last(ctx.store, id.0.replica, id.0.incarnation)?;
+        if Recno(id.0.number) <= judged || self.flying.contains(&id) {
             session.inbox.pop_front();
             return Ok(Step::Taken);
         }
@@ -116,6 +117,7 @@ impl Server {
         session.inbox.pop_front();
         session.kept = None;
         let generation = session.generation;
+        self.flying.insert(id);
         self.in_flight.push_back(InFlight { node: node.clone(), generation, op });
         Ok(Step::Taken)
     }

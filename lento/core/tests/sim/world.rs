@@ -236,7 +236,11 @@ impl World {
                 other => self.nodes[index].jobs.push_back(other),
             }
         }
-        self.nodes[index].disk.writers.clear();
+        // Descriptors die with presto; when it comes back it journals what they had written.
+        let open: Vec<FileId> = self.nodes[index].disk.writers.iter().copied().collect();
+        for file in open {
+            self.close(index, file);
+        }
         self.give(index, Input::PrestoDown);
         let last = self.nodes[index].disk.last();
         self.give(index, Input::PrestoUp { first: Recno(1), last });
