@@ -12,7 +12,7 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 /// Where an agent's socket is unless somebody says otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/intermezzo/admin.sock";
+pub const DEFAULT_SOCKET: &str = "/run/intermezzo/lento.sock";
 
 /// How long an agent may take for an answer that needs no waiting.
 pub const ANSWER: Duration = Duration::from_secs(10);

@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Dev(Dev),
     /// Show volumes, replicators and how far they are (root, or whoever may use the agent's socket)
     #[command(
-        after_help = "Examples:\n  intermezzo status --dir /tmp/fleet\n  intermezzo status -o json --admin-socket /run/intermezzo/admin.sock"
+        after_help = "Examples:\n  intermezzo status --dir /tmp/fleet\n  intermezzo status -o json --admin-socket /run/intermezzo/lento.sock"
     )]
     Status(StatusArgs),
     /// Wait until what was written so far is safe: durable at the server, or with --all at every replicator
@@ -116,12 +116,12 @@ pub(crate) struct PrintArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     /// Directory of a local fleet: all its agents
-    #[arg(long, value_name = "DIR", conflicts_with = "admin_socket")]
+    #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Only this node of the fleet
     #[arg(long, value_name = "NODE", requires = "dir")]
     pub node: Option<String>,
-    /// Socket of one agent
+    /// Socket of one agent, where no fleet is named
     #[arg(long, value_name = "PATH", env = "INTERMEZZO_ADMIN_SOCKET", default_value = crate::admin::DEFAULT_SOCKET)]
     pub admin_socket: PathBuf,
 }

@@ -77,8 +77,9 @@ impl Agent {
             runtime.block_on(async {
                 let listener = tokio::net::UnixListener::bind(&socket).unwrap();
                 ready.send(()).unwrap();
-                let server = tonic::transport::Server::builder().add_service(AdminServer::new(script));
-                server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+                let incoming = UnixListenerStream::new(listener);
+                let server = tonic::transport::Server::builder();
+                server.serve_with_incoming(AdminServer::new(script), incoming).await.unwrap();
             });
         });
         is_ready.recv().unwrap();
