@@ -60,31 +60,64 @@ impl Mounted for NoMount {
     }
 }
 
+/// Takes away what an earlier presto left mounted at this place, and aborts its connection. A look at the path would
+/// not tell: the kernel answers from its caches. Nobody may be serving it: the caller holds the table's lock, or knows
+/// the one who does to be dying.
+pub(super) fn clear(at: &Path) -> Result<(), String> {
+    for _ in 0..STACK {
+        if !is_ours(at) {
+            return Ok(());
+        }
+        tracing::info!(target: "volumes", path = %at.display(), "a dead mount is taken away");
+        // FORCE ends requests that nobody will answer; one of them may even keep the dead presto from ending.
+        let _ = rustix::mount::unmount(at, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
+        if is_ours(at) {
+            rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .map_err(|errno| format!("mount point {}: a dead mount stays: {errno}", at.display()))?;
+        }
+    }
+    Err(format!("mount point {}: too many dead mounts on it", at.display()))
+}
+
+fn is_ours(at: &Path) -> bool {
+    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return false };
+    let wanted = escape(at);
+    mounts.split(|byte| *byte == b'\n').any(|line| {
+        let mut words = line.split(|byte| *byte == b' ');
+        let here = words.nth(4) == Some(wanted.as_slice());
+        here && words.skip_while(|word| *word != b"-").nth(1) == Some(b"fuse.intermezzo")
+    })
+}
+
+/// As mountinfo writes paths.
+fn escape(path: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut out = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b' ' | b'\t' | b'\n' | b'\\') {
+            out.extend(format!("\\{byte:03o}").bytes());
+        } else {
+            out.push(*byte);
+        }
+    }
+    out
+}
+
 /// Makes the directory under the mount with mode 0000, so that nobody writes "under" a missing mount, and takes away
 /// what an earlier presto left mounted there.
 pub(super) fn prepare(at: &Path) -> Result<(), String> {
     let text = |what: &str, error: &dyn std::fmt::Display| format!("mount point {}: {what}: {error}", at.display());
-    for _ in 0..STACK {
-        match rustix::fs::stat(at) {
-            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => {
-                return Ok(());
+    clear(at)?;
+    match rustix::fs::stat(at) {
+        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => Ok(()),
+        Ok(_) => Err(text("not usable", &Errno::NOTDIR)),
+        Err(Errno::NOENT) => {
+            if let Some(parent) = at.parent() {
+                std::fs::create_dir_all(parent).map_err(|error| text("cannot make its parent", &error))?;
             }
-            Ok(_) => return Err(text("not usable", &Errno::NOTDIR)),
-            Err(Errno::NOENT) => {
-                if let Some(parent) = at.parent() {
-                    std::fs::create_dir_all(parent).map_err(|error| text("cannot make its parent", &error))?;
-                }
-                let made = std::fs::DirBuilder::new().mode(0).create(at);
-                return made.map_err(|error| text("cannot make it", &error));
-            }
-            // A mount whose server has died.
-            Err(Errno::NOTCONN | Errno::CONNABORTED) => {
-                tracing::info!(target: "volumes", path = %at.display(), "a dead mount is taken away");
-                rustix::mount::unmount(at, UnmountFlags::DETACH)
-                    .map_err(|errno| text("a dead mount cannot be taken away", &errno))?;
-            }
-            Err(errno) => return Err(text("cannot look at it", &errno)),
+            let made = std::fs::DirBuilder::new().mode(0).create(at);
+            made.map_err(|error| text("cannot make it", &error))
         }
+        Err(errno) => Err(text("cannot look at it", &errno)),
     }
-    Err(text("too many dead mounts on it", &Errno::BUSY))
 }

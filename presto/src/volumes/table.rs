@@ -13,6 +13,9 @@ use super::Spec;
 
 const FILE: &str = "volumes.json";
 const VERSION: u32 = 1;
+/// How often, and how long in all, a dying presto is waited for: 20 s.
+const TRIES: u32 = 200;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Why the mount table cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,16 +72,18 @@ impl Table {
             Mode::from_raw_mode(0o600),
         )
         .map_err(|errno| io(&lock_path)(errno.into()))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| TableError::InUse { path: dir.to_owned() })?;
+        let lock = File::from(lock);
         let path = dir.join(FILE);
+        take(&lock, &path).map_err(|()| TableError::InUse { path: dir.to_owned() })?;
+        // Whoever finds it locked can look whether we are still alive.
+        lock.set_len(0).and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes())).map_err(io(&lock_path))?;
         let specs = match std::fs::read(&path) {
             Ok(text) => parse(&text).map_err(|reason| TableError::Damaged { path, reason })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(io(&path)(source)),
         };
         let by_name = specs.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
-        Ok((Table { dir: dir.to_owned(), specs: Mutex::new(by_name), _lock: lock.into() }, specs))
+        Ok((Table { dir: dir.to_owned(), specs: Mutex::new(by_name), _lock: lock }, specs))
     }
 
     /// Remembers a volume; durable when this returns.
@@ -113,6 +118,38 @@ impl Table {
             File::open(&self.dir)?.sync_all()
         };
         write().map_err(|source| TableError::Io { path: path.clone(), source })
+    }
+}
+
+/// Takes the lock. A presto that was killed may hold it still: it cannot end while one of its threads waits in the
+/// kernel for a user's request, which in turn waits for presto. Aborting its mounts ends both.
+fn take(lock: &File, table: &Path) -> Result<(), ()> {
+    for _ in 0..TRIES {
+        if rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(());
+        }
+        if !is_dying(lock) {
+            return Err(());
+        }
+        let specs = std::fs::read(table).ok().and_then(|text| parse(&text).ok()).unwrap_or_default();
+        for spec in specs {
+            if let Err(error) = super::mount::clear(&spec.mountpoint) {
+                tracing::warn!(target: "volumes", volume = spec.name, error);
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(())
+}
+
+/// Whether the process that wrote the lock file was killed and has not ended.
+fn is_dying(lock: &File) -> bool {
+    let mut pid = [0; 16];
+    let Ok(length) = std::os::unix::fs::FileExt::read_at(lock, &mut pid, 0) else { return false };
+    let Some(pid) = pid.get(..length).and_then(|pid| std::str::from_utf8(pid).ok()) else { return false };
+    match std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(status) => status.lines().any(|line| line.starts_with("State:") && line.contains(['Z', 'X'])),
+        Err(_) => true,
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Fleet {
     state: PathBuf,
     socket: PathBuf,
     presto: Option<Child>,
+    dying: Vec<Child>,
     _dir: tempfile::TempDir,
 }
 
@@ -38,6 +39,7 @@ impl Fleet {
             state: at("state"),
             socket: at("sock"),
             presto: None,
+            dying: Vec::new(),
             _dir: dir,
         })
     }
@@ -101,7 +103,17 @@ impl Fleet {
 
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
-        self.presto.take().unwrap().wait().unwrap();
+        let mut child = self.presto.take().unwrap();
+        // With a kernel invalidation under way it cannot end before its connection is aborted. Its successor does that
+        // too, but here the users must be gone before anything is compared.
+        for _ in 0..40 {
+            if child.try_wait().unwrap().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = rustix::mount::unmount(&self.mnt, UnmountFlags::FORCE);
+        child.wait().unwrap();
     }
 
     /// Whether it ended well within the time.
@@ -128,12 +140,16 @@ impl Drop for Fleet {
         }
         if let Some(mut child) = self.presto.take() {
             let _ = child.kill();
-            let _ = child.wait();
+            self.dying.push(child);
         }
         for _ in 0..32 {
+            let _ = rustix::mount::unmount(&self.mnt, UnmountFlags::FORCE);
             if rustix::mount::unmount(&self.mnt, UnmountFlags::DETACH).is_err() {
                 break;
             }
+        }
+        for mut child in self.dying.drain(..) {
+            let _ = child.wait();
         }
     }
 }
