@@ -99,11 +99,11 @@ impl Volumes {
         }))
     }
 
-    fn set(&self, spec: Spec) -> Reply {
+    fn set(&self, spec: &Spec) -> Reply {
         let name = spec.name.clone();
         let served = match self.get(&name) {
             None => self.begin(spec.clone()),
-            Some(served) => match served.change(&spec) {
+            Some(served) => match served.change(spec) {
                 Ok(true) => served,
                 // It is stuck: another try.
                 Ok(false) => {
@@ -118,7 +118,7 @@ impl Volumes {
             self.served.write().remove(&name);
             return Reply::failure(Errno::INVAL, served.info().fault);
         }
-        if let Err(error) = self.table.put(&spec) {
+        if let Err(error) = self.table.put(spec) {
             return Reply::failure(Errno::IO, format!("volume {name}: {error}"));
         }
         Reply::of(Body::VolumeInfo(served.info()))
@@ -140,7 +140,7 @@ impl Service for Volumes {
         match body {
             Body::Attach(attach) => self.attach(&attach),
             Body::SetVolume(set) => match Spec::from_wire(volume, &set) {
-                Ok(spec) => self.set(spec),
+                Ok(spec) => self.set(&spec),
                 Err(reason) => Reply::failure(Errno::INVAL, format!("volume {volume}: {reason}")),
             },
             Body::ClearVolume(_) => self.clear(volume),

@@ -131,24 +131,24 @@ impl TryFrom<v1::ReplayItem> for Item {
 fn op(op: Wire) -> Result<Op, Malformed> {
     Ok(match op {
         Wire::Make(make) => Op::Make {
-            at: entry(make.dir, make.name)?,
+            at: entry(make.dir, &make.name)?,
             give: give(make.attributes)?,
             symlink: symlink(&make.symlink)?,
             content: make.content.map(content).transpose()?,
             xattrs: xattrs(make.xattrs)?,
         },
-        Wire::Link(link) => Op::Link { file: by(link.file)?, at: entry(link.dir, link.name)? },
+        Wire::Link(link) => Op::Link { file: by(link.file)?, at: entry(link.dir, &link.name)? },
         Wire::Unlink(unlink) => Op::Unlink {
             busy: busy(unlink.busy()),
-            at: entry(unlink.dir, unlink.name)?,
+            at: entry(unlink.dir, &unlink.name)?,
             expect: by(unlink.expect)?,
             version: version(unlink.expect_version)?,
         },
         Wire::Rename(rename) => Op::Rename {
             busy: busy(rename.busy()),
-            from: entry(rename.from, rename.from_name)?,
+            from: entry(rename.from, &rename.from_name)?,
             expect: by(rename.expect)?,
-            to: entry(rename.to, rename.to_name)?,
+            to: entry(rename.to, &rename.to_name)?,
             replaced: rename.replaced.map(|replaced| by(Some(replaced))).transpose()?,
             exchange: rename.exchange,
             version: version(rename.replaced_version)?,
@@ -165,7 +165,7 @@ fn op(op: Wire) -> Result<Op, Malformed> {
             content: content(install.content.ok_or(Malformed("an install without content"))?)?,
             give: give(install.attributes)?,
             xattrs: xattrs(install.xattrs)?,
-            at: entry(install.dir, install.name)?,
+            at: entry(install.dir, &install.name)?,
         },
         Wire::SetXattr(set) => {
             Op::SetXattr { file: by(set.file)?, name: xattr_name(&set.name)?, value: xattr_value(&set.value)? }
@@ -183,8 +183,8 @@ fn by(reference: Option<v1::Ref>) -> Result<By, Malformed> {
     }
 }
 
-fn entry(dir: Option<v1::Ref>, name: Bytes) -> Result<Entry, Malformed> {
-    if entry_name(&name) {
+fn entry(dir: Option<v1::Ref>, name: &Bytes) -> Result<Entry, Malformed> {
+    if entry_name(name) {
         Ok(Entry { dir: by(dir)?, name: name.to_vec() })
     } else {
         Err(Malformed("not an entry name"))

@@ -115,7 +115,7 @@ pub(super) fn prepare(at: &Path) -> Result<(), String> {
             if let Some(parent) = at.parent() {
                 std::fs::create_dir_all(parent).map_err(|error| text("cannot make its parent", &error))?;
             }
-            let made = std::fs::DirBuilder::new().mode(0).create(at);
+            let made = std::fs::DirBuilder::new().mode(0o000).create(at);
             made.map_err(|error| text("cannot make it", &error))
         }
         Err(errno) => Err(text("cannot look at it", &errno)),
