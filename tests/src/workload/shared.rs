@@ -74,13 +74,13 @@ impl Appender {
     /// # Errors
     /// Which are lost.
     pub fn check(&self, kept: &BTreeSet<String>) -> Result<()> {
-        let lost: Vec<&str> =
-            self.acknowledged.iter().filter(|line| !kept.contains(*line)).map(String::as_str).collect();
-        if lost.is_empty() {
-            Ok(())
-        } else {
-            bail!("lost lines appended on node {}: {}", self.mount.node, lost.join(", "))
+        let mut lost = self.acknowledged.iter().filter(|line| !kept.contains(*line));
+        let some: Vec<&str> = lost.by_ref().take(10).map(String::as_str).collect();
+        if some.is_empty() {
+            return Ok(());
         }
+        let (node, more) = (&self.mount.node, lost.count());
+        bail!("lost lines appended on node {node}: {} and {more} more", some.join(", "))
     }
 
     /// How many lines were acknowledged.
