@@ -1,16 +1,28 @@
-//! Rows of a volume's store for people: the CML and the conflicts.
-//!
-//! How they are encoded is the core's knowledge; until it gives readers for them, there is nothing to list.
+//! Rows of a volume's store for people: the CML and the conflicts. They are read beside the volume's task.
 
+use crate::store::VolumeStore;
 use crate::volume::VolumeHandle;
 use intermezzo_proto::v1;
+use lento_core::Volume;
+use std::sync::Arc;
+
+/// Most rows that are shown.
+const ROWS: usize = 100_000;
 
 /// Own records without a verdict.
 ///
 /// # Errors
 /// Text for people.
 pub fn cml(volume: &VolumeHandle) -> Result<Vec<v1::CmlRecord>, String> {
-    ready(volume).map(|()| Vec::new())
+    let rows = store(volume)?.read(|tables| Volume::cml(tables, ROWS)).map_err(|error| error.to_string())?;
+    let record = |entry: lento_core::volume::CmlEntry| v1::CmlRecord {
+        recno: entry.recno.0,
+        operation: entry.operation.to_owned(),
+        path: entry.path,
+        state: "Waiting".to_owned(),
+        size: entry.size,
+    };
+    Ok(rows.into_iter().map(record).collect())
 }
 
 /// Conflicts kept.
@@ -18,10 +30,27 @@ pub fn cml(volume: &VolumeHandle) -> Result<Vec<v1::CmlRecord>, String> {
 /// # Errors
 /// Text for people.
 pub fn conflicts(volume: &VolumeHandle) -> Result<Vec<v1::ConflictRecord>, String> {
-    ready(volume).map(|()| Vec::new())
+    let store = store(volume)?;
+    let rows =
+        store.read(|tables| Volume::conflicts(tables, ROWS)).map_err(|error| error.to_string())?;
+    let mut records = Vec::with_capacity(rows.len());
+    for (position, row) in rows {
+        let content = store.conflicts().join(row.record.to_string());
+        let kept = std::fs::metadata(&content).ok();
+        records.push(v1::ConflictRecord {
+            position: position.0,
+            kind: format!("{:?}", row.kind),
+            path: row.path,
+            // Which node a replica is on is the manifests' knowledge; the replica's id is in every log.
+            node: format!("{:016x}", row.record.0.replica),
+            time: Some(v1::Time { sec: row.time.sec, nsec: row.time.nsec }),
+            size: kept.as_ref().map_or(0, std::fs::Metadata::len),
+            content: kept.map(|_| content.display().to_string()).unwrap_or_default(),
+        });
+    }
+    Ok(records)
 }
 
-fn ready(volume: &VolumeHandle) -> Result<(), String> {
-    let missing = || format!("volume {} is not ready", volume.name);
-    volume.store().map(drop).ok_or_else(missing)
+fn store(volume: &VolumeHandle) -> Result<Arc<VolumeStore>, String> {
+    volume.store().ok_or_else(|| format!("volume {} is not ready", volume.name))
 }

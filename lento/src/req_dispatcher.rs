@@ -92,9 +92,19 @@ struct Live {
 pub struct Downcalls {
     live: Arc<Mutex<Option<Live>>>,
     state: watch::Receiver<ChannelState>,
+    pin: Option<u64>,
 }
 
 impl Downcalls {
+    /// The same, but only as long as the present connection lasts: what was asked of a Presto that has gone must not
+    /// reach the next one.
+    #[must_use]
+    pub fn pinned(&self) -> Downcalls {
+        // No connection has the number 0.
+        let pin = Some(self.state.borrow().generation().unwrap_or(0));
+        Downcalls { pin, ..self.clone() }
+    }
+
     /// Whether Presto is there, and when that changes.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ChannelState> {
@@ -141,7 +151,8 @@ impl Downcalls {
 
     fn register(&self) -> Result<(u64, u64, Arc<SeqPacket>, oneshot::Receiver<Answer>), CallError> {
         let mut live = self.live.lock();
-        let live = live.as_mut().ok_or(CallError::Gone)?;
+        let pinned = |live: &&mut Live| self.pin.is_none_or(|pin| pin == live.generation);
+        let live = live.as_mut().filter(pinned).ok_or(CallError::Gone)?;
         let id = live.next_id;
         live.next_id = id.wrapping_add(2);
         let (sender, receiver) = oneshot::channel();
@@ -177,7 +188,7 @@ impl ReqDispatcher {
     #[must_use]
     pub fn new(path: PathBuf, handler: ReqHandler, stop: CancellationToken) -> (ReqDispatcher, Downcalls) {
         let (state, receiver) = watch::channel(ChannelState::Down);
-        let downcalls = Downcalls { live: Arc::default(), state: receiver };
+        let downcalls = Downcalls { live: Arc::default(), state: receiver, pin: None };
         (ReqDispatcher { path, handler, downcalls: downcalls.clone(), state, stop }, downcalls)
     }
 

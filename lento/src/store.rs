@@ -85,6 +85,12 @@ impl VolumeStore {
         Ok(store)
     }
 
+    /// Where the conflicts of this volume are kept: beside its store.
+    #[must_use]
+    pub fn conflicts(&self) -> PathBuf {
+        self.path.with_extension("conflicts")
+    }
+
     /// How it was left.
     #[must_use]
     pub fn last_time(&self) -> LastTime {

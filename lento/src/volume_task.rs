@@ -18,7 +18,9 @@ use crate::store::VolumeStore;
 use crate::volume::Mail;
 use crate::volume::Report;
 use crate::volume::VolumeHandle;
+use intermezzo_channel::v1;
 use intermezzo_channel::v1::VolumeInfo;
+use intermezzo_channel::v1::packet::Body;
 use lento_core::io::Input;
 use lento_core::io::NodeName;
 use lento_core::message::Message;
@@ -42,6 +44,8 @@ use tracing::info;
 const JOURNAL_POLL: Duration = Duration::from_secs(1);
 /// Most letters in one transaction.
 const MAIL_BATCH: usize = 256;
+/// How long presto may take to sync when the volume stops.
+const LAST_SYNC_DEADLINE: Duration = Duration::from_secs(2);
 /// How long after a refusal the server is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -397,7 +401,16 @@ impl VolumeTask {
         self.life = None;
         self.handle.admission().write().store = None;
         if let Some(store) = self.store.take() {
-            let result = tokio::task::spawn_blocking(move || store.mark_clean()).await;
+            // Clean means: nothing in the store is ahead of what is durable in log and tree.
+            let synced = self.around.downcalls.call(
+                &self.handle.name,
+                Body::Sync(v1::Sync {}),
+                "Sync",
+                LAST_SYNC_DEADLINE,
+            );
+            let clean = self.served.is_some() && synced.await.is_ok();
+            let close = move || if clean { store.mark_clean() } else { store.make_durable(0) };
+            let result = tokio::task::spawn_blocking(close).await;
             match result {
                 Ok(Ok(())) => info!(target: "volume", volume = &*self.handle.name, "stopped"),
                 Ok(Err(error)) => error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean"),

@@ -175,8 +175,8 @@ mod tests {
     #[test]
     fn holes_are_hashed_as_zeros_and_not_sent() {
         let dir = tempfile::tempdir().unwrap();
-        let file = File::options().read(true).write(true).create(true).truncate(true);
-        let file = file.clone().open(dir.path().join("f")).unwrap();
+        let path = dir.path().join("f");
+        let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
         file.set_len(3 << 20).unwrap();
         file.write_all_at(&[7; 8192], 1 << 20).unwrap();
         let (whole, pieces) = collect(&file);

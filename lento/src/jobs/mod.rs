@@ -143,7 +143,8 @@ impl Jobs {
 
     /// `Output::Replay`: batches run one after the other.
     pub fn replay(&self, ticket: Ticket, items: Vec<ReplayItem>, untouched_since: Recno) {
-        let _ = self.replays.send(replay::Batch { ticket, items, untouched_since });
+        let presto = self.shared.downcalls.pinned();
+        let _ = self.replays.send(replay::Batch { ticket, items, untouched_since, presto });
     }
 
     /// `Output::ReadContent`.

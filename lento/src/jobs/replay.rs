@@ -3,6 +3,7 @@
 use super::Shared;
 use crate::channel::convert;
 use crate::req_dispatcher::CallError;
+use crate::req_dispatcher::Downcalls;
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use lento_core::io::Input;
@@ -36,6 +37,7 @@ pub(super) struct Batch {
     pub ticket: Ticket,
     pub items: Vec<ReplayItem>,
     pub untouched_since: Recno,
+    pub presto: Downcalls,
 }
 
 pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Batch>) {
@@ -61,7 +63,8 @@ async fn replay(shared: &Shared, made: &mut Made, batch: Batch) -> Result<Vec<Re
         let packet = made.packet(&mut items, limit);
         let (sent, objects) = (packet.items.len(), packet.objects);
         let body = v1::Replay { items: packet.items, untouched_since: batch.untouched_since.0 };
-        let answer = match shared.call(Body::Replay(body), "Replay", DEADLINE).await {
+        let call = batch.presto.call(&shared.volume.name, Body::Replay(body), "Replay", DEADLINE);
+        let answer = match call.await {
             Ok((Body::Replayed(answer), _)) => answer,
             Ok(_) => return Err(CallError::Confused("Replay")),
             // Only an item that is too long by itself gets here: nothing was touched, and people must know.

@@ -3,7 +3,6 @@
 use super::LastTime;
 use super::TransactionError;
 use super::VolumeStore;
-use lento_core::store::Store;
 use lento_core::store::StoreError;
 use lento_core::store::Table;
 use std::path::Path;

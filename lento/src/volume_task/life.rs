@@ -43,6 +43,8 @@ pub struct Life {
     jobs: Jobs,
     journal: Option<Journal>,
     more: bool,
+    /// The core does not know yet that Presto is there.
+    fresh: bool,
     open: BTreeMap<Ticket, Waiting>,
     greeted: bool,
 }
@@ -67,7 +69,7 @@ impl Life {
         writing: Arc<tokio::sync::Mutex<()>>,
         jobs: Jobs,
     ) -> Life {
-        Life { number, core, store, writing, jobs, journal: None, more: false, open: BTreeMap::new(), greeted: false }
+        Life { number, core, store, writing, jobs, journal: None, more: false, fresh: false, open: BTreeMap::new(), greeted: false }
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -95,7 +97,7 @@ impl Life {
     /// Presto is there: the journal may be read.
     pub(super) fn attach(&mut self, journal: Journal) {
         self.journal = Some(journal);
-        self.more = true;
+        self.fresh = true;
     }
 
     /// Presto went away: what it was asked has failed, then that it is gone.
@@ -128,9 +130,13 @@ impl Life {
     pub(super) fn step(&mut self, inputs: Vec<Input>) -> Result<(), String> {
         let now = clock::now();
         let (core, journal) = (&mut self.core, &mut self.journal);
+        // Presto is announced before its records are; and a core that wants quiet gets none for the moment.
+        let quiet = std::mem::take(&mut self.fresh) || core.wants_quiet();
         let read = self.store.write(|tables| {
             let mut read = 0;
-            if let Some(journal) = journal {
+            if let Some(journal) = journal
+                && !quiet
+            {
                 let records = journal.pass_to_cml(core.next_recno()).map_err(Stopped::Journal)?;
                 read = records.len();
                 if read > 0 {
@@ -144,7 +150,8 @@ impl Life {
         });
         match read {
             Ok(read) => {
-                self.more = read >= BATCH;
+                let again = quiet && !self.core.wants_quiet();
+                self.more = self.journal.is_some() && (again || read >= BATCH);
                 Ok(())
             }
             Err(TransactionError::Inner(Stopped::Fault(fault))) => Err(fault.to_string()),

@@ -211,7 +211,7 @@ impl VolumeTask {
             server: self.desired.server.clone(),
             store: store.clone(),
             writing: Arc::clone(&writing),
-            conflicts: self.around.state.join(format!("{}.conflicts", self.handle.name)),
+            conflicts: store.conflicts(),
             contents: self.around.contents.clone(),
             ended: CancellationToken::new(),
         };

@@ -1,0 +1,157 @@
+//! The channel, against a presto driven by hand.
+
+mod common;
+
+use common::HandPresto;
+use common::soon;
+use intermezzo_channel::v1;
+use intermezzo_channel::v1::Packet;
+use intermezzo_channel::v1::packet::Body;
+use lento::req_dispatcher::CallError;
+use lento::req_dispatcher::Downcalls;
+use lento::req_dispatcher::ReqDispatcher;
+use lento::req_handler::ReqHandler;
+use lento::volume::VolumeHandle;
+use lento::volume::Volumes;
+use std::io::Read;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const LONG: Duration = Duration::from_secs(15);
+
+struct Setup {
+    presto: HandPresto,
+    downcalls: Downcalls,
+    volumes: Volumes,
+    _stop: tokio_util::sync::DropGuard,
+    dir: tempfile::TempDir,
+}
+
+fn setup() -> Setup {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("presto.sock");
+    let presto = HandPresto::listen(&path);
+    let (stop, volumes) = (CancellationToken::new(), Volumes::default());
+    let (dispatcher, downcalls) = ReqDispatcher::new(path, ReqHandler::new(volumes.clone()), stop.clone());
+    tokio::spawn(dispatcher.run());
+    Setup { presto, downcalls, volumes, _stop: stop.drop_guard(), dir }
+}
+
+fn stat(downcalls: &Downcalls) -> impl Future<Output = Result<(Body, Vec<std::os::fd::OwnedFd>), CallError>> + use<> {
+    let downcalls = downcalls.clone();
+    async move { downcalls.call("ns/v", Body::Stat(v1::Stat {}), "Stat", LONG).await }
+}
+
+async fn up(downcalls: &Downcalls) {
+    soon(downcalls.state().wait_for(|state| state.generation().is_some())).await.unwrap();
+}
+
+fn stats(last_recno: u64) -> Body {
+    Body::Stats(v1::Stats { last_recno, ..Default::default() })
+}
+
+#[tokio::test]
+async fn answers_find_those_who_wait_in_any_order() {
+    let setup = setup();
+    let mut presto = setup.presto.attach().await;
+    up(&setup.downcalls).await;
+    let (one, two) = (tokio::spawn(stat(&setup.downcalls)), tokio::spawn(stat(&setup.downcalls)));
+    let (first, second) = (presto.receive().await, presto.receive().await);
+    assert_eq!(first.volume, "ns/v");
+    assert!(first.id % 2 == 1 && second.id % 2 == 1 && first.id != second.id);
+    presto.answer(&second, stats(second.id), &[]).await;
+    presto.answer(&first, stats(first.id), &[]).await;
+    let mut got = Vec::new();
+    for call in [one, two] {
+        let (Body::Stats(stats), _) = soon(call).await.unwrap().unwrap() else { panic!() };
+        got.push(stats.last_recno);
+    }
+    got.sort_unstable();
+    let mut ids = [first.id, second.id];
+    ids.sort_unstable();
+    assert_eq!(got, ids);
+}
+
+#[tokio::test]
+async fn descriptors_come_with_their_answer() {
+    let setup = setup();
+    let mut presto = setup.presto.attach().await;
+    up(&setup.downcalls).await;
+    let path = setup.dir.path().join("content");
+    std::fs::write(&path, b"by descriptor").unwrap();
+    let downcalls = setup.downcalls.clone();
+    let call = tokio::spawn(async move {
+        let ids = [(1, 1), (2, 1)].map(|(ino, generation)| lento_core::types::FileId { ino, generation });
+        lento::fetch_service::resolve(&downcalls, "ns/v", &ids, LONG).await
+    });
+    let packet = presto.receive().await;
+    let resolved = Body::Resolved(v1::Resolved { found: vec![false, true] });
+    presto.answer(&packet, resolved, &[std::fs::File::open(&path).unwrap()]).await;
+    let files = soon(call).await.unwrap().unwrap();
+    assert!(files[0].is_none());
+    let mut text = String::new();
+    files[1].as_deref().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "by descriptor");
+}
+
+#[tokio::test]
+async fn a_failure_a_deadline_and_a_lost_presto_are_told_apart() {
+    let setup = setup();
+    assert!(matches!(soon(stat(&setup.downcalls)).await, Err(CallError::Gone)));
+    let mut presto = setup.presto.attach().await;
+    up(&setup.downcalls).await;
+
+    let call = tokio::spawn(stat(&setup.downcalls));
+    let packet = presto.receive().await;
+    let failure = v1::Failure { errno: 28, message: "ns/v: full".to_owned() };
+    presto.answer(&packet, Body::Failure(failure), &[]).await;
+    assert!(matches!(soon(call).await.unwrap(), Err(CallError::Refused { errno: 28, .. })));
+
+    let short = Duration::from_millis(50);
+    let late = setup.downcalls.call("ns/v", Body::Sync(v1::Sync {}), "Sync", short);
+    assert!(matches!(soon(late).await, Err(CallError::Late { .. })));
+    let packet = presto.receive().await;
+    presto.answer(&packet, Body::Synced(v1::Synced { recno: 1 }), &[]).await;
+
+    let call = tokio::spawn(stat(&setup.downcalls));
+    presto.receive().await;
+    drop(presto);
+    assert!(matches!(soon(call).await.unwrap(), Err(CallError::Gone)));
+
+    let _again = setup.presto.attach().await;
+    soon(setup.downcalls.state().wait_for(|state| state.generation() == Some(2))).await.unwrap();
+}
+
+#[tokio::test]
+async fn upcalls_are_answered_and_a_journal_rings_the_volume() {
+    let setup = setup();
+    let (volume, _mailbox) = VolumeHandle::new("ns/v");
+    setup.volumes.insert(volume.clone());
+    let mut presto = setup.presto.attach().await;
+    let upcall = |id, body| Packet { id, volume: "ns/v".to_owned(), body: Some(body) };
+
+    presto.send(&upcall(0, Body::Journal(v1::Journal { from: 1, to: 2 }))).await;
+    soon(volume.bell().notified()).await;
+
+    presto.send(&upcall(2, Body::GetPermit(v1::GetPermit::default()))).await;
+    let answer = presto.receive().await;
+    assert!(answer.id == 2 && matches!(answer.body, Some(Body::PermitGranted(_))), "{answer:?}");
+    presto.send(&upcall(4, Body::GetData(v1::GetData::default()))).await;
+    let answer = presto.receive().await;
+    assert!(answer.id == 4 && matches!(answer.body, Some(Body::Done(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_packet_that_the_socket_cannot_carry_is_told_and_nothing_breaks() {
+    let setup = setup();
+    let mut presto = setup.presto.attach().await;
+    up(&setup.downcalls).await;
+    let names = vec!["x".repeat(setup.downcalls.limit() + 1)];
+    let long = Body::DropStage(v1::DropStage { names });
+    let result = soon(setup.downcalls.call("ns/v", long, "DropStage", LONG)).await;
+    assert!(matches!(result, Err(CallError::TooLong(_))), "{result:?}");
+    let call = tokio::spawn(stat(&setup.downcalls));
+    let packet = presto.receive().await;
+    presto.answer(&packet, stats(3), &[]).await;
+    assert!(soon(call).await.unwrap().is_ok());
+}

@@ -1,0 +1,299 @@
+//! Streams between two agents over loopback: who is let in, what is passed on, and contents in both directions.
+
+mod common;
+
+use common::Authority;
+use common::HandChannel;
+use common::HandPresto;
+use common::install_crypto;
+use common::soon;
+use intermezzo_channel::v1 as channel;
+use intermezzo_channel::v1::packet::Body;
+use lento::dialer::Peers;
+use lento::jobs::Jobs;
+use lento::jobs::Shared;
+use lento::link::Link;
+use lento::replication::ReplicationService;
+use lento::replication::listen;
+use lento::req_dispatcher::Downcalls;
+use lento::req_dispatcher::ReqDispatcher;
+use lento::req_handler::ReqHandler;
+use lento::store::VolumeStore;
+use lento::volume::Mail;
+use lento::volume::VolumeHandle;
+use lento::volume::Volumes;
+use lento_core::io::FetchItem;
+use lento_core::io::FetchResult;
+use lento_core::io::Input;
+use lento_core::io::ReadResult;
+use lento_core::message::Hello;
+use lento_core::message::Message;
+use lento_core::message::Welcome;
+use lento_core::types::Epoch;
+use lento_core::types::FileId;
+use lento_core::types::Hash;
+use lento_core::types::ObjectId;
+use lento_core::types::Position;
+use lento_core::types::Recno;
+use lento_core::types::Ticket;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
+
+const VOLUME: &str = "ns/v";
+
+/// One agent's rooms around a volume whose mailbox the test holds.
+struct Node {
+    volume: VolumeHandle,
+    mailbox: mpsc::Receiver<Mail>,
+    volumes: Volumes,
+    presto: HandPresto,
+    downcalls: Downcalls,
+    contents: Arc<Semaphore>,
+    dir: tempfile::TempDir,
+    stop: CancellationToken,
+    _end: DropGuard,
+}
+
+fn node() -> Node {
+    install_crypto();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("presto.sock");
+    let presto = HandPresto::listen(&socket);
+    let (volumes, stop) = (Volumes::default(), CancellationToken::new());
+    let (volume, mailbox) = VolumeHandle::new(VOLUME);
+    volumes.insert(volume.clone());
+    let (dispatcher, downcalls) = ReqDispatcher::new(socket, ReqHandler::new(volumes.clone()), stop.clone());
+    tokio::spawn(dispatcher.run());
+    let _end = stop.clone().drop_guard();
+    let contents = Arc::new(Semaphore::new(4));
+    Node { volume, mailbox, volumes, presto, downcalls, contents, dir, stop, _end }
+}
+
+impl Node {
+    /// Serves the volume to these nodes.
+    fn serve(&self, authority: &Authority, name: &str, replication_list: &[&str]) -> SocketAddr {
+        let mut admission = self.volume.admission().write();
+        admission.serving = true;
+        admission.replication_list = replication_list.iter().map(|&node| node.to_owned()).collect();
+        let service = ReplicationService {
+            volumes: self.volumes.clone(),
+            downcalls: self.downcalls.clone(),
+            contents: self.contents.clone(),
+        };
+        let any = "127.0.0.1:0".parse().unwrap();
+        listen(service, any, &authority.identity(name), self.stop.clone()).unwrap()
+    }
+
+    async fn mail(&mut self) -> Mail {
+        soon(self.mailbox.recv()).await.unwrap()
+    }
+
+    async fn nothing_comes(&mut self) {
+        let waited = tokio::time::timeout(Duration::from_millis(400), self.mailbox.recv()).await;
+        assert!(waited.is_err(), "{waited:?}");
+    }
+
+    async fn connected(&mut self, from: &str) -> Link {
+        match self.mail().await {
+            Mail::Connected(node, link) if node == from => link,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn message(&mut self, from: &str) -> Message {
+        match self.mail().await {
+            Mail::Message(node, _, message) if node == from => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn jobs(&self, peers: &Peers) -> Jobs {
+        Jobs::start(Shared {
+            volume: self.volume.clone(),
+            life: 1,
+            downcalls: self.downcalls.clone(),
+            peers: peers.clone(),
+            server: "a".to_owned(),
+            store: Arc::new(VolumeStore::open(&self.dir.path().join("store"), "boot").unwrap()),
+            writing: Arc::default(),
+            conflicts: self.dir.path().join("conflicts"),
+            contents: self.contents.clone(),
+            ended: CancellationToken::new(),
+        })
+    }
+}
+
+fn peers(authority: &Authority, name: &str, server: &str, address: SocketAddr) -> Peers {
+    Peers::new(authority.identity(name), [(server.to_owned(), address.to_string())].into())
+}
+
+fn hello() -> Message {
+    Message::Hello(Hello {
+        replica: 7,
+        incarnation: 1,
+        epoch: Epoch(0),
+        position: Position(0),
+        has: (Recno(0), Recno(0)),
+    })
+}
+
+#[tokio::test]
+async fn messages_go_both_ways_and_an_end_is_told() {
+    let authority = Authority::new();
+    let (mut server, mut client) = (node(), node());
+    let address = server.serve(&authority, "a", &["b"]);
+    let peers = peers(&authority, "b", "a", address);
+    peers.follow("a", client.volume.clone());
+    let to_server = client.connected("a").await;
+    to_server.say(&client.volume.name, hello());
+    let to_client = server.connected("b").await;
+    assert_eq!(server.message("b").await, hello());
+    let welcome =
+        Message::Welcome(Welcome { epoch: Epoch(1), position: Position(5), received: Recno(0) });
+    to_client.say(&server.volume.name, welcome.clone());
+    assert_eq!(client.message("a").await, welcome);
+
+    to_client.hang_up("the volume does not like that");
+    assert!(matches!(client.mail().await, Mail::Disconnected(node, id) if node == "a" && id == to_server.id()));
+    assert!(matches!(server.mail().await, Mail::Disconnected(node, id) if node == "b" && id == to_client.id()));
+    let again = client.connected("a").await;
+    assert_ne!(again.id(), to_server.id());
+    again.say(&client.volume.name, hello());
+    server.connected("b").await;
+    server.message("b").await;
+    again.goodbye(&client.volume.name);
+    assert!(matches!(server.mail().await, Mail::Disconnected(node, _) if node == "b"));
+}
+
+#[tokio::test]
+async fn a_node_outside_the_replication_list_is_refused_with_the_reason() {
+    let authority = Authority::new();
+    let (mut server, mut client) = (node(), node());
+    let address = server.serve(&authority, "a", &["c"]);
+    let peers = peers(&authority, "b", "a", address);
+    peers.follow("a", client.volume.clone());
+    client.connected("a").await.say(&client.volume.name, hello());
+    match client.message("a").await {
+        Message::Refused { reason, retry: true } => {
+            assert!(reason.contains("node b is not on the replication list"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    server.nothing_comes().await;
+}
+
+#[tokio::test]
+async fn another_authority_and_another_name_get_no_connection() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let mut server = node();
+    let address = server.serve(&authority, "a", &["b"]);
+    for peers in [peers(&stranger, "b", "a", address), peers(&authority, "b", "other", address)] {
+        let mut client = node();
+        peers.follow("a", client.volume.clone());
+        peers.follow("other", client.volume.clone());
+        client.nothing_comes().await;
+    }
+    server.nothing_comes().await;
+}
+
+#[test]
+fn a_certificate_of_another_node_is_not_taken_for_ones_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let [cert, key, ca] = Authority::new().files(dir.path(), "a");
+    assert!(lento::tls::NodeIdentity::load("a", &cert, &key, &ca).is_ok());
+    let error = lento::tls::NodeIdentity::load("b", &cert, &key, &ca).unwrap_err().to_string();
+    assert!(error.contains("\"a\"") && error.contains("\"b\""), "{error}");
+    let error = lento::tls::NodeIdentity::load("a", &ca, &key, &ca).unwrap_err().to_string();
+    assert!(error.contains("names no node"), "{error}");
+}
+
+/// Answers one downcall of a kind.
+async fn answer_resolve(presto: &mut HandChannel, file: File) {
+    let packet = presto.receive().await;
+    assert!(matches!(packet.body, Some(Body::Resolve(_))), "{packet:?}");
+    presto.answer(&packet, Body::Resolved(channel::Resolved { found: vec![true] }), &[file]).await;
+}
+
+async fn answer_open_stage(presto: &mut HandChannel, dir: &std::path::Path) -> std::path::PathBuf {
+    let packet = presto.receive().await;
+    let Some(Body::OpenStage(open)) = &packet.body else { panic!("{packet:?}") };
+    assert!(open.name.bytes().all(|byte| b"0123456789abcdef-".contains(&byte)) && open.name.len() <= 80);
+    let path = dir.join(&open.name);
+    let file = File::create(&path).unwrap();
+    presto.answer(&packet, Body::Done(channel::Done {}), &[file]).await;
+    path
+}
+
+fn large() -> Vec<u8> {
+    let mut bytes = vec![0; 3 << 20];
+    for (index, byte) in bytes.iter_mut().enumerate().skip(1 << 20).take(1 << 20) {
+        *byte = u8::try_from(index % 251).unwrap();
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_large_content_is_staged_at_the_server_while_it_is_read() {
+    let authority = Authority::new();
+    let (mut server, mut client) = (node(), node());
+    let address = server.serve(&authority, "a", &["b"]);
+    let peers = peers(&authority, "b", "a", address);
+    peers.follow("a", client.volume.clone());
+    client.connected("a").await;
+    let mut server_presto = server.presto.attach().await;
+    let mut client_presto = client.presto.attach().await;
+
+    let path = client.dir.path().join("content");
+    std::fs::write(&path, large()).unwrap();
+    let jobs = client.jobs(&peers);
+    jobs.read(Ticket(3), FileId { ino: 9, generation: 1 }, Some("a".to_owned()));
+    answer_resolve(&mut client_presto, File::open(&path).unwrap()).await;
+    let staged = answer_open_stage(&mut server_presto, server.dir.path()).await;
+
+    let Mail::Staged { hash, size, name } = server.mail().await else { panic!() };
+    assert_eq!((hash, size), (Hash::of(&large()), 3 << 20));
+    assert!(staged.ends_with(&name));
+    assert_eq!(std::fs::read(&staged).unwrap(), large());
+    match client.mail().await {
+        Mail::Answer(1, Ticket(3), Input::ContentRead { result: ReadResult::Whole { hash, inline, .. }, .. }) => {
+            assert_eq!((hash, inline), (Hash::of(&large()), None));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_does_not_have_is_superseded_and_without_it_a_fetch_fails() {
+    let authority = Authority::new();
+    let (server, mut client) = (node(), node());
+    let store = Arc::new(VolumeStore::open(&server.dir.path().join("store"), "boot").unwrap());
+    server.volume.admission().write().store = Some(store);
+    let address = server.serve(&authority, "a", &["b"]);
+    let peers = peers(&authority, "b", "a", address);
+    let jobs = client.jobs(&peers);
+    let item = |size| FetchItem { object: ObjectId::ROOT, hash: Hash::of(b"gone"), size };
+    jobs.fetch(Ticket(1), vec![item(4)]);
+    match client.mail().await {
+        Mail::Answer(1, Ticket(1), Input::Fetched { results, .. }) => {
+            assert!(matches!(results.as_slice(), [FetchResult::Failed(_)]), "{results:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    peers.follow("a", client.volume.clone());
+    client.connected("a").await;
+    let mut presto = client.presto.attach().await;
+    jobs.fetch(Ticket(2), vec![item(4), item(1 << 20), item(5)]);
+    answer_open_stage(&mut presto, client.dir.path()).await;
+    match client.mail().await {
+        Mail::Answer(1, Ticket(2), Input::Fetched { results, .. }) => {
+            assert_eq!(results, vec![FetchResult::Superseded; 3]);
+        }
+        other => panic!("{other:?}"),
+    }
+}
