@@ -81,8 +81,7 @@ impl Agent {
             downcalls: downcalls.clone(),
             contents: contents.clone(),
         };
-        let address =
-            listen(service, options.listen, &identity, rooms.clone()).map_err(AgentError::Setup)?;
+        let address = listen(service, options.listen, &identity, rooms.clone()).map_err(AgentError::Setup)?;
         admin::listen(
             admin::AdminService {
                 node: options.node.clone(),
@@ -96,8 +95,7 @@ impl Agent {
         let peers = Peers::new(identity, options.peers.iter().cloned().collect());
         info!(target: "agent", node = options.node, %address, "listening");
 
-        let mut desired =
-            manifests::follow(options.manifests.clone(), options.node.clone(), rooms.clone());
+        let mut desired = manifests::follow(options.manifests.clone(), options.node.clone(), rooms.clone());
         let around = Surroundings {
             node: options.node,
             downcalls,

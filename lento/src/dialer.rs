@@ -105,7 +105,8 @@ impl Peers {
 
     fn endpoint(&self, node: &str) -> Result<Endpoint, String> {
         let address = self.addresses.lock().get(node).cloned();
-        let address = address.ok_or_else(|| format!("no address for node {node}: give --peer {node}=HOST:PORT"))?;
+        let address =
+            address.ok_or_else(|| format!("no address for node {node}: give --peer {node}=HOST:PORT"))?;
         Endpoint::from_shared(format!("https://{address}"))
             .and_then(|endpoint| endpoint.tls_config(self.identity.client(node)))
             .map(|endpoint| {
@@ -210,8 +211,8 @@ impl Dialer {
         told: &BTreeMap<String, VolumeHandle>,
         link: &Link,
     ) -> Result<(), String> {
-        let message = wire::from_server(frame.body)
-            .map_err(|error| format!("volume {}: {error}", frame.volume))?;
+        let message =
+            wire::from_server(frame.body).map_err(|error| format!("volume {}: {error}", frame.volume))?;
         // A volume that has just left may still be spoken to.
         if let Some(volume) = told.get(&frame.volume) {
             volume.send(Mail::Message(self.node.clone(), link.id(), message)).await;

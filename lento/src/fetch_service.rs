@@ -112,7 +112,8 @@ async fn send_one(
         None => superseded(),
         Some((file, expected)) => {
             let (pieces, hash) = (chunks.clone(), item.hash);
-            let read = tokio::task::spawn_blocking(move || read_pieces(number, &file, expected, hash, &pieces));
+            let read =
+                tokio::task::spawn_blocking(move || read_pieces(number, &file, expected, hash, &pieces));
             match read.await.map_err(|error| Status::internal(error.to_string()))? {
                 Ok((size, inline)) => last(inline, End::Complete(size)),
                 Err(SourceError::Changed | SourceError::NotAFile) => superseded(),

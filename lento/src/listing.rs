@@ -31,8 +31,7 @@ pub fn cml(volume: &VolumeHandle) -> Result<Vec<v1::CmlRecord>, String> {
 /// Text for people.
 pub fn conflicts(volume: &VolumeHandle) -> Result<Vec<v1::ConflictRecord>, String> {
     let store = store(volume)?;
-    let rows =
-        store.read(|tables| Volume::conflicts(tables, ROWS)).map_err(|error| error.to_string())?;
+    let rows = store.read(|tables| Volume::conflicts(tables, ROWS)).map_err(|error| error.to_string())?;
     let mut records = Vec::with_capacity(rows.len());
     for (position, row) in rows {
         let content = store.conflicts().join(row.record.to_string());

@@ -19,7 +19,12 @@ pub struct Options {
     #[arg(long, env = "LENTO_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:7430")]
     pub listen: SocketAddr,
     /// Presto's socket
-    #[arg(long, env = "LENTO_PRESTO_SOCKET", value_name = "PATH", default_value = "/run/intermezzo/presto.sock")]
+    #[arg(
+        long,
+        env = "LENTO_PRESTO_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/intermezzo/presto.sock"
+    )]
     pub presto_socket: PathBuf,
     /// Directory for stores and kept conflicts
     #[arg(long, env = "LENTO_STATE", value_name = "DIR", default_value = "/var/lib/intermezzo/state")]
@@ -40,7 +45,12 @@ pub struct Options {
     #[arg(long, env = "LENTO_TLS_CA", value_name = "FILE")]
     pub tls_ca: PathBuf,
     /// Socket for the command line tool
-    #[arg(long, env = "LENTO_ADMIN_SOCKET", value_name = "PATH", default_value = "/run/intermezzo/lento.sock")]
+    #[arg(
+        long,
+        env = "LENTO_ADMIN_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/intermezzo/lento.sock"
+    )]
     pub admin_socket: PathBuf,
     /// Where a node listens, as NODE=HOST:PORT; once for each node
     #[arg(long = "peer", env = "LENTO_PEERS", value_name = "NODE=ADDR", value_delimiter = ',', value_parser = peer)]

@@ -104,10 +104,7 @@ impl Replication for ReplicationService {
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
 
-    async fn fetch(
-        &self,
-        request: Request<v1::FetchRequest>,
-    ) -> Result<Response<Self::FetchStream>, Status> {
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let node = peer_node(&request)?;
         fetch_service::fetch(self, &node, request.into_inner()).map(Response::new)
     }
@@ -205,8 +202,7 @@ impl ClientStream {
     async fn route(&mut self, frame: v1::ClientFrame) -> Result<(), String> {
         let name = frame.volume;
         wire::limit("frame.volume", name.len(), wire::TEXT_MAX).map_err(|error| error.to_string())?;
-        let message =
-            wire::from_client(frame.body).map_err(|error| format!("volume {name}: {error}"))?;
+        let message = wire::from_client(frame.body).map_err(|error| format!("volume {name}: {error}"))?;
         let Some(message) = message else {
             if let Some(volume) = self.joined.remove(&name) {
                 volume.send(Mail::Disconnected(self.node.clone(), self.link.id())).await;

@@ -143,9 +143,7 @@ impl VolumeStore {
         let store = |error: StoreError| TransactionError::Store(error);
         let mut transaction =
             self.database.begin_write().map_err(|error| store(failed(&self.path, error)))?;
-        transaction
-            .set_durability(Durability::None)
-            .map_err(|error| store(failed(&self.path, error)))?;
+        transaction.set_durability(Durability::None).map_err(|error| store(failed(&self.path, error)))?;
         let result = {
             let mut tables = WriteTables::new(&transaction, &self.path);
             run(&mut tables)
@@ -167,10 +165,8 @@ impl VolumeStore {
     /// # Errors
     /// The database's, or what the closure says.
     pub fn read<R, E>(&self, run: impl FnOnce(&dyn Store) -> Result<R, E>) -> Result<R, TransactionError<E>> {
-        let transaction = self
-            .database
-            .begin_read()
-            .map_err(|error| TransactionError::Store(failed(&self.path, error)))?;
+        let transaction =
+            self.database.begin_read().map_err(|error| TransactionError::Store(failed(&self.path, error)))?;
         run(&ReadTables::new(&transaction, &self.path)).map_err(TransactionError::Inner)
     }
 

@@ -56,8 +56,7 @@ impl NodeIdentity {
         };
         let pem = read(cert)?;
         let broken = |reason: String| TlsError::Certificate(format!("{}: {reason}", cert.display()));
-        let (_, first) =
-            x509_parser::pem::parse_x509_pem(&pem).map_err(|error| broken(error.to_string()))?;
+        let (_, first) = x509_parser::pem::parse_x509_pem(&pem).map_err(|error| broken(error.to_string()))?;
         let found = node_of_certificate(&first.contents).map_err(broken)?;
         if found != node {
             let (path, expected) = (cert.to_owned(), node.to_owned());

@@ -104,7 +104,8 @@ impl VolumeHandle {
     #[must_use]
     pub fn new(name: &str) -> (VolumeHandle, mpsc::Receiver<Mail>) {
         let (mail, mailbox) = mpsc::channel(MAILBOX);
-        let handle = VolumeHandle { name: name.into(), mail, bell: Arc::default(), admission: Arc::default() };
+        let handle =
+            VolumeHandle { name: name.into(), mail, bell: Arc::default(), admission: Arc::default() };
         (handle, mailbox)
     }
 

@@ -302,10 +302,8 @@ impl VolumeTask {
         self.desired = desired;
         self.admit();
         if list_changed && self.life.is_some() && self.desired.is_server(&self.around.node) {
-            let gone: Vec<_> = self
-                .links
-                .extract_if(.., |node, _| !self.desired.replication_list.contains(node))
-                .collect();
+            let gone: Vec<_> =
+                self.links.extract_if(.., |node, _| !self.desired.replication_list.contains(node)).collect();
             for (node, link) in gone {
                 let reason = format!("node {node} is no longer on the replication list");
                 link.say(&self.handle.name, Message::Refused { reason, retry: true });
@@ -413,8 +411,12 @@ impl VolumeTask {
             let result = tokio::task::spawn_blocking(close).await;
             match result {
                 Ok(Ok(())) => info!(target: "volume", volume = &*self.handle.name, "stopped"),
-                Ok(Err(error)) => error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean"),
-                Err(error) => error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean"),
+                Ok(Err(error)) => {
+                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean")
+                }
+                Err(error) => {
+                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean")
+                }
             }
         }
         let _ = done.send(());

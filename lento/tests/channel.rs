@@ -37,7 +37,9 @@ fn setup() -> Setup {
     Setup { presto, downcalls, volumes, _stop: stop.drop_guard(), dir }
 }
 
-fn stat(downcalls: &Downcalls) -> impl Future<Output = Result<(Body, Vec<std::os::fd::OwnedFd>), CallError>> + use<> {
+fn stat(
+    downcalls: &Downcalls,
+) -> impl Future<Output = Result<(Body, Vec<std::os::fd::OwnedFd>), CallError>> + use<> {
     let downcalls = downcalls.clone();
     async move { downcalls.call("ns/v", Body::Stat(v1::Stat {}), "Stat", LONG).await }
 }

@@ -90,6 +90,13 @@ impl Node {
         listen(service, any, &authority.identity(name), self.stop.clone()).unwrap()
     }
 
+    /// Attaches a presto, and waits until lento knows.
+    async fn attach(&self) -> HandChannel {
+        let channel = self.presto.attach().await;
+        soon(self.downcalls.state().wait_for(|state| state.generation().is_some())).await.unwrap();
+        channel
+    }
+
     async fn mail(&mut self) -> Mail {
         soon(self.mailbox.recv()).await.unwrap()
     }
@@ -154,14 +161,17 @@ async fn messages_go_both_ways_and_an_end_is_told() {
     to_server.say(&client.volume.name, hello());
     let to_client = server.connected("b").await;
     assert_eq!(server.message("b").await, hello());
-    let welcome =
-        Message::Welcome(Welcome { epoch: Epoch(1), position: Position(5), received: Recno(0) });
+    let welcome = Message::Welcome(Welcome { epoch: Epoch(1), position: Position(5), received: Recno(0) });
     to_client.say(&server.volume.name, welcome.clone());
     assert_eq!(client.message("a").await, welcome);
 
     to_client.hang_up("the volume does not like that");
-    assert!(matches!(client.mail().await, Mail::Disconnected(node, id) if node == "a" && id == to_server.id()));
-    assert!(matches!(server.mail().await, Mail::Disconnected(node, id) if node == "b" && id == to_client.id()));
+    assert!(
+        matches!(client.mail().await, Mail::Disconnected(node, id) if node == "a" && id == to_server.id())
+    );
+    assert!(
+        matches!(server.mail().await, Mail::Disconnected(node, id) if node == "b" && id == to_client.id())
+    );
     let again = client.connected("a").await;
     assert_ne!(again.id(), to_server.id());
     again.say(&client.volume.name, hello());
@@ -246,8 +256,8 @@ async fn a_large_content_is_staged_at_the_server_while_it_is_read() {
     let peers = peers(&authority, "b", "a", address);
     peers.follow("a", client.volume.clone());
     client.connected("a").await;
-    let mut server_presto = server.presto.attach().await;
-    let mut client_presto = client.presto.attach().await;
+    let mut server_presto = server.attach().await;
+    let mut client_presto = client.attach().await;
 
     let path = client.dir.path().join("content");
     std::fs::write(&path, large()).unwrap();
@@ -261,7 +271,11 @@ async fn a_large_content_is_staged_at_the_server_while_it_is_read() {
     assert!(staged.ends_with(&name));
     assert_eq!(std::fs::read(&staged).unwrap(), large());
     match client.mail().await {
-        Mail::Answer(1, Ticket(3), Input::ContentRead { result: ReadResult::Whole { hash, inline, .. }, .. }) => {
+        Mail::Answer(
+            1,
+            Ticket(3),
+            Input::ContentRead { result: ReadResult::Whole { hash, inline, .. }, .. },
+        ) => {
             assert_eq!((hash, inline), (Hash::of(&large()), None));
         }
         other => panic!("{other:?}"),
@@ -287,7 +301,7 @@ async fn what_the_server_does_not_have_is_superseded_and_without_it_a_fetch_fail
     }
     peers.follow("a", client.volume.clone());
     client.connected("a").await;
-    let mut presto = client.presto.attach().await;
+    let mut presto = client.attach().await;
     jobs.fetch(Ticket(2), vec![item(4), item(1 << 20), item(5)]);
     answer_open_stage(&mut presto, client.dir.path()).await;
     match client.mail().await {

@@ -35,8 +35,12 @@ use tokio_util::sync::CancellationToken;
 const VOLUME: &str = "ns/v";
 
 fn kml(dir: &Path) -> intermezzo_kml::Journal {
-    let config =
-        intermezzo_kml::Config { segment_bytes: 1 << 20, max_bytes: 16 << 20, ..Default::default() };
+    let config = intermezzo_kml::Config {
+        segment_bytes: 1 << 20,
+        max_bytes: 16 << 20,
+        reserve_bytes: 2 << 20,
+        ..Default::default()
+    };
     intermezzo_kml::Journal::open(Arc::new(intermezzo_kml::fs::Os), dir, config).unwrap().0
 }
 

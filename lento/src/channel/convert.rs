@@ -161,11 +161,9 @@ fn replay_op(op: ReplayOp) -> Op {
             name: name.into(),
             busy: busy(b),
         }),
-        ReplayOp::SetXattr { file, name, value } => Op::SetXattr(v1::SetXattr {
-            file: Some(reference(file)),
-            name: name.into(),
-            value: value.into(),
-        }),
+        ReplayOp::SetXattr { file, name, value } => {
+            Op::SetXattr(v1::SetXattr { file: Some(reference(file)), name: name.into(), value: value.into() })
+        }
         ReplayOp::DelXattr { file, name } => {
             Op::DelXattr(v1::DelXattr { file: Some(reference(file)), name: name.into() })
         }
@@ -183,9 +181,7 @@ pub fn outcome(outcome: v1::Outcome) -> ReplayOutcome {
         }
         (ResultCode::Stale, _) => ReplayOutcome::Stale { recno: (recno.0 != 0).then_some(recno) },
         (ResultCode::Busy, _) => ReplayOutcome::Busy,
-        (ResultCode::Refused, _) => {
-            ReplayOutcome::Refused { errno: outcome.errno, message: outcome.message }
-        }
+        (ResultCode::Refused, _) => ReplayOutcome::Refused { errno: outcome.errno, message: outcome.message },
         (ResultCode::Unspecified, _) => ReplayOutcome::Refused {
             errno: Errno::PROTO.raw_os_error(),
             message: "presto gave an outcome that this lento does not know".to_owned(),

@@ -108,8 +108,7 @@ async fn read_and_stage(shared: &Shared, file: Arc<File>, node: &str) -> Result<
     if size <= lento_core::types::INLINE_MAX {
         return read_only(file).await;
     }
-    let channel =
-        shared.peers.channel(node).ok_or_else(|| sink(format!("node {node} is not connected")))?;
+    let channel = shared.peers.channel(node).ok_or_else(|| sink(format!("node {node} is not connected")))?;
     let (chunks, queue) = mpsc::channel(8);
     let volume = shared.volume.name.to_string();
     let reading = tokio::task::spawn_blocking(move || read_into(&file, volume, &chunks));

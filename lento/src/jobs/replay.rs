@@ -194,9 +194,9 @@ fn length(item: &ReplayItem) -> usize {
             ReplayOp::Install { name, content: c, xattrs: x, .. } => name.len() + content(c) + xattrs(x),
             ReplayOp::Rename { from_name, to_name, .. } => from_name.len() + to_name.len(),
             ReplayOp::SetXattr { name, value, .. } => name.len() + value.len(),
-            ReplayOp::Link { name, .. }
-            | ReplayOp::Remove { name, .. }
-            | ReplayOp::DelXattr { name, .. } => name.len(),
+            ReplayOp::Link { name, .. } | ReplayOp::Remove { name, .. } | ReplayOp::DelXattr { name, .. } => {
+                name.len()
+            }
             ReplayOp::SetAttr { .. } | ReplayOp::Noop => 0,
         }
 }

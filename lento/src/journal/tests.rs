@@ -93,7 +93,8 @@ fn a_rename_keeps_both_ends_and_what_it_replaced() {
     rename.intent.replaced = id(4);
     rename.outcome.flags = Flags::EXCHANGE | Flags::REPLACED_LIMBO;
     let unpacked = unpack(&rename).unwrap().update;
-    let Update::Rename { to, to_name, replaced, exchange, replaced_limbo, replaced_last, .. } = unpacked else {
+    let Update::Rename { to, to_name, replaced, exchange, replaced_limbo, replaced_last, .. } = unpacked
+    else {
         panic!()
     };
     assert_eq!((to, to_name.as_slice(), replaced), (core_id(3), &b"new"[..], Some(core_id(4))));

@@ -93,9 +93,7 @@ impl<'txn, 'path> WriteTables<'txn, 'path> {
         let open = match slot.as_mut() {
             Some(open) => open,
             None => slot.insert(
-                self.transaction
-                    .open_table(definition(table))
-                    .map_err(|error| failed(self.path, error))?,
+                self.transaction.open_table(definition(table)).map_err(|error| failed(self.path, error))?,
             ),
         };
         run(open).map_err(|error| failed(self.path, error))
@@ -122,10 +120,7 @@ impl Store for WriteTables<'_, '_> {
     fn clear(&mut self, table: Table) -> Result<(), StoreError> {
         // An open table cannot be deleted; the next use makes it anew.
         self.open.of(table)?.borrow_mut().take();
-        self.transaction
-            .delete_table(definition(table))
-            .map(drop)
-            .map_err(|error| failed(self.path, error))
+        self.transaction.delete_table(definition(table)).map(drop).map_err(|error| failed(self.path, error))
     }
 }
 

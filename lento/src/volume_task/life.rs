@@ -69,7 +69,18 @@ impl Life {
         writing: Arc<tokio::sync::Mutex<()>>,
         jobs: Jobs,
     ) -> Life {
-        Life { number, core, store, writing, jobs, journal: None, more: false, fresh: false, open: BTreeMap::new(), greeted: false }
+        Life {
+            number,
+            core,
+            store,
+            writing,
+            jobs,
+            journal: None,
+            more: false,
+            fresh: false,
+            open: BTreeMap::new(),
+            greeted: false,
+        }
     }
 
     pub(super) fn number(&self) -> u64 {

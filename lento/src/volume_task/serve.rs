@@ -94,8 +94,7 @@ impl VolumeTask {
         };
         let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.clone());
         tokio::spawn(async move {
-            let call =
-                downcalls.call(&handle.name, Body::SetVolume(body), "SetVolume", SET_VOLUME_DEADLINE);
+            let call = downcalls.call(&handle.name, Body::SetVolume(body), "SetVolume", SET_VOLUME_DEADLINE);
             let result = match call.await {
                 Ok((Body::VolumeInfo(info), _)) => Ok(Box::new(info)),
                 Ok(_) => Err("presto answered SetVolume with another message".to_owned()),
@@ -129,11 +128,7 @@ impl VolumeTask {
         }
     }
 
-    pub(super) fn presto_serves(
-        &mut self,
-        result: Result<Box<VolumeInfo>, String>,
-        inputs: &mut Vec<Input>,
-    ) {
+    pub(super) fn presto_serves(&mut self, result: Result<Box<VolumeInfo>, String>, inputs: &mut Vec<Input>) {
         let info = match result {
             Ok(info) => *info,
             Err(error) => return self.fail(error),

@@ -145,10 +145,7 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
         }
         Message::Records { records, upto } => records_frames(records, *upto),
         Message::SnapshotBegin { position: at, objects } => {
-            vec![Server::SnapshotBegin(v1::SnapshotBegin {
-                position: position(*at),
-                objects: *objects,
-            })]
+            vec![Server::SnapshotBegin(v1::SnapshotBegin { position: position(*at), objects: *objects })]
         }
         Message::SnapshotChunk(objects) => groups(objects, snapshot_object)
             .into_iter()
@@ -200,8 +197,7 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
         Server::Records(records) => {
             limit("records.records", records.records.len(), BATCH_MAX)?;
             let upto = position_back("records.upto", records.upto)?;
-            let records =
-                records.records.into_iter().map(log_record_back).collect::<Result<Vec<_>, _>>()?;
+            let records = records.records.into_iter().map(log_record_back).collect::<Result<Vec<_>, _>>()?;
             let rising = records.is_sorted_by(|a, b| a.position < b.position);
             if !rising || records.last().is_some_and(|last| last.position > upto) {
                 return Err(WireError::Wrong { field: "records", reason: "positions out of order" });

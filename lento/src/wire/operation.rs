@@ -162,9 +162,7 @@ fn kind_back(kind: Kind) -> Result<OpKind, WireError> {
             name: attribute_name("set_xattr.name", &set.name)?,
             value: attribute_value("set_xattr.value", &set.value)?,
         },
-        Kind::DelXattr(del) => {
-            OpKind::DelXattr { name: attribute_name("del_xattr.name", &del.name)? }
-        }
+        Kind::DelXattr(del) => OpKind::DelXattr { name: attribute_name("del_xattr.name", &del.name)? },
     })
 }
 

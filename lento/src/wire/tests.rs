@@ -79,8 +79,7 @@ fn kinds() -> Vec<OpKind> {
         to_mtime: Time::default(),
     };
     let (dir, dir_mtime) = (object(1), BEFORE_1970);
-    let remove =
-        |last, before| OpKind::Remove { dir, name: b"a".to_vec(), last, before, dir_mtime };
+    let remove = |last, before| OpKind::Remove { dir, name: b"a".to_vec(), last, before, dir_mtime };
     let close = |content| OpKind::Close { before: Hash::empty(), content, mtime: BEFORE_1970 };
     vec![
         create(b"a", None),
@@ -122,10 +121,8 @@ fn records() -> Vec<LogRecord> {
         Verdict::Conflict(ConflictKind::UpdateRemove, None),
         Verdict::Conflict(ConflictKind::Orphan, None),
     ];
-    let whats = operations()
-        .into_iter()
-        .map(LogWhat::Operation)
-        .chain(verdicts.into_iter().map(LogWhat::Verdict));
+    let whats =
+        operations().into_iter().map(LogWhat::Operation).chain(verdicts.into_iter().map(LogWhat::Verdict));
     whats
         .zip(10..)
         .map(|(what, number)| LogRecord { position: Position(number), origin: OpId(tag(number)), what })
@@ -237,10 +234,8 @@ fn only_the_last_part_of_records_claims_the_end() {
 }
 
 fn submit(change: impl FnOnce(&mut v1::Operation)) -> Result<Option<Message>, WireError> {
-    let mut frames = client_frames(
-        "ns/v",
-        &Message::Submit(vec![operation(1, create(b"name", Some(content(b"hello"))))]),
-    );
+    let mut frames =
+        client_frames("ns/v", &Message::Submit(vec![operation(1, create(b"name", Some(content(b"hello"))))]));
     let Some(v1::client_frame::Body::Submit(mut submit)) = frames.remove(0).body else { panic!() };
     change(&mut submit.operations[0]);
     from_client(Some(v1::client_frame::Body::Submit(submit)))
@@ -266,10 +261,8 @@ fn names_that_are_none_are_refused() {
 #[test]
 fn lengths_are_limited() {
     let long = Bytes::from(vec![1; (64 << 10) + 1]);
-    let xattr = |name: &[u8], value: &Bytes| v1::Xattr {
-        name: Bytes::copy_from_slice(name),
-        value: value.clone(),
-    };
+    let xattr =
+        |name: &[u8], value: &Bytes| v1::Xattr { name: Bytes::copy_from_slice(name), value: value.clone() };
     assert!(submit_create(|create| create.xattrs = vec![xattr(b"user.a", &long)]).is_err());
     assert!(submit_create(|create| create.xattrs = vec![xattr(b"", &Bytes::new())]).is_err());
     assert!(submit_create(|create| create.symlink = long.clone()).is_err());
@@ -321,8 +314,7 @@ fn missing_and_unknown_fields_are_errors() {
     assert!(matches!(submit(|operation| operation.kind = Some(size)), Err(WireError::Unknown { .. })));
     let verdict = |kind| {
         let what = v1::log_record::What::Verdict(v1::Verdict { kind, ..Default::default() });
-        let record =
-            v1::LogRecord { position: 1, origin: Some(v1::Tag::default()), what: Some(what) };
+        let record = v1::LogRecord { position: 1, origin: Some(v1::Tag::default()), what: Some(what) };
         let upto = Some(v1::Position { epoch: 0, number: 1 });
         from_server(Some(v1::server_frame::Body::Records(v1::Records { records: vec![record], upto })))
     };

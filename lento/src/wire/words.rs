@@ -170,10 +170,7 @@ pub(super) fn xattrs_back(list: &[v1::Xattr]) -> Result<Vec<(Name, Vec<u8>)>, Wi
     limit("xattrs", list.len(), XATTRS_MAX)?;
     list.iter()
         .map(|xattr| {
-            Ok((
-                attribute_name("xattr.name", &xattr.name)?,
-                attribute_value("xattr.value", &xattr.value)?,
-            ))
+            Ok((attribute_name("xattr.name", &xattr.name)?, attribute_value("xattr.value", &xattr.value)?))
         })
         .collect()
 }
