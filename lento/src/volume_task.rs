@@ -412,10 +412,10 @@ impl VolumeTask {
             match result {
                 Ok(Ok(())) => info!(target: "volume", volume = &*self.handle.name, "stopped"),
                 Ok(Err(error)) => {
-                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean")
+                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean");
                 }
                 Err(error) => {
-                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean")
+                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean");
                 }
             }
         }
