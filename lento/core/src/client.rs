@@ -253,6 +253,7 @@ impl Client {
 
     /// The channel broke.
     pub fn presto_down(&mut self) {
+        self.replaying.presto_down();
         self.syncing.forget();
     }
 

@@ -33,10 +33,15 @@ pub enum Decision {
 
 /// Judges `op`, whose objects are already those of the server (`alias::map`), against the tree as it will be when
 /// everything under way has happened.
-pub fn judge(store: &dyn Store, view: &View<'_>, op: &Operation) -> Result<Decision, StoreError> {
+pub fn judge(
+    store: &dyn Store,
+    under_way: &alias::UnderWay,
+    view: &View<'_>,
+    op: &Operation,
+) -> Result<Decision, StoreError> {
     match &op.kind {
         OpKind::Create { dir, name, attributes, symlink, content, seen, .. } => {
-            let asked = Asked { op, attributes, symlink, content: content.as_ref(), seen: *seen };
+            let asked = Asked { op, attributes, symlink, content: content.as_ref(), seen: *seen, under_way };
             judge_create(store, view, &asked, *dir, name)
         }
         OpKind::Link { dir, name, .. } => judge_link(view, op.object, *dir, name),
@@ -61,6 +66,7 @@ struct Asked<'a> {
     symlink: &'a [u8],
     content: Option<&'a Content>,
     seen: Position,
+    under_way: &'a alias::UnderWay,
 }
 
 fn judge_create(
@@ -92,7 +98,7 @@ fn may_unify_directory(
 ) -> Result<bool, StoreError> {
     let replica = asked.op.id.0.replica;
     let unseen = object.made.0 > asked.seen.0;
-    Ok(unseen && !object.moved && there.0.replica != replica && !alias::is_target(store, replica, there)?)
+    Ok(unseen && !object.moved && there.0.replica != replica && !alias::is_target(store, asked.under_way, replica, there)?)
 }
 
 /// The same content made twice under one name is no conflict.
@@ -222,6 +228,10 @@ pub mod alias {
     use super::StoreError;
     use super::Table;
     use super::table;
+    use std::collections::BTreeMap;
+
+    /// Verdicts `Unified` whose records are planned and not in the KML yet: object of the client -> the server's.
+    pub type UnderWay = BTreeMap<ObjectId, ObjectId>;
 
     /// Notes that the client's `object` is the server's `target`.
     pub fn put(store: &mut dyn Store, object: ObjectId, target: ObjectId) -> Result<(), StoreError> {
@@ -232,8 +242,13 @@ pub mod alias {
     }
 
     /// Whether some object of this replica was unified with `target`.
-    pub fn is_target(store: &dyn Store, replica: u64, target: ObjectId) -> Result<bool, StoreError> {
-        let mut found = false;
+    pub fn is_target(
+        store: &dyn Store,
+        under_way: &UnderWay,
+        replica: u64,
+        target: ObjectId,
+    ) -> Result<bool, StoreError> {
+        let mut found = under_way.iter().any(|(object, to)| object.0.replica == replica && *to == target);
         table::each_with_prefix(store, Table::Alias, &replica.to_be_bytes(), |_, value| {
             found |= table::decode::<ObjectId>(Table::Alias, value)? == target;
             Ok(())
@@ -241,14 +256,17 @@ pub mod alias {
         Ok(found)
     }
 
-    fn resolve(store: &dyn Store, object: ObjectId) -> Result<ObjectId, StoreError> {
+    fn resolve(store: &dyn Store, under_way: &UnderWay, object: ObjectId) -> Result<ObjectId, StoreError> {
+        if let Some(target) = under_way.get(&object) {
+            return Ok(*target);
+        }
         Ok(table::get(store, Table::Alias, &table::object_key(object))?.unwrap_or(object))
     }
 
     /// Renames every object of the record to the server's.
-    pub fn map(store: &dyn Store, op: &mut Operation) -> Result<(), StoreError> {
-        op.object = resolve(store, op.object)?;
-        rename(op, |object| resolve(store, object))
+    pub fn map(store: &dyn Store, under_way: &UnderWay, op: &mut Operation) -> Result<(), StoreError> {
+        op.object = resolve(store, under_way, op.object)?;
+        rename(op, |object| resolve(store, under_way, object))
     }
 
     /// Replaces one object by another in a record.

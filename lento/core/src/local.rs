@@ -133,8 +133,10 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             set_mtime(&mut tree, to, *to_mtime)?;
             change(&mut tree, object, after, |row| row.moved = true)?;
             let last = *replaced_last && !*exchange;
-            if let Some(target) = target.filter(|_| !*exchange) {
-                reading.lost_name(target, last)?;
+            match target {
+                Some(target) if *exchange => set_moved(&mut reading.tree(), target)?,
+                Some(target) => reading.lost_name(target, last)?,
+                None => {}
             }
             let limbo = replaced.filter(|_| *replaced_limbo).zip(target);
             let op = OpKind::Rename {
@@ -292,6 +294,12 @@ fn set_mtime(tree: &mut Tree<'_>, dir: ObjectId, mtime: Time) -> Result<(), Stor
     let Some(mut row) = tree.view().object(dir)? else { return Ok(()) };
     row.attributes.mtime = mtime;
     tree.set_object(dir, Some(&row))
+}
+
+fn set_moved(tree: &mut Tree<'_>, object: ObjectId) -> Result<(), StoreError> {
+    let Some(mut row) = tree.view().object(object)? else { return Ok(()) };
+    row.moved = true;
+    tree.set_object(object, Some(&row))
 }
 
 fn set_version(tree: &mut Tree<'_>, object: ObjectId, after: &After) -> Result<(), StoreError> {

@@ -194,13 +194,19 @@ impl Replaying {
         (self.not_before.0 > 0).then_some(self.not_before)
     }
 
-    /// Presto is back; its newest record is `last`.
-    pub fn presto_up(&mut self, last: Recno) {
-        self.told = self.told.max(last);
+    /// Presto went away; how far it got, the KML will say.
+    pub fn presto_down(&mut self) {
         self.stale = true;
         self.batch = None;
+        self.sent.clear();
         self.items.clear();
         self.bytes = 0;
+    }
+
+    /// Presto is back; its newest record is `last`.
+    pub fn presto_up(&mut self, last: Recno) {
+        self.presto_down();
+        self.told = self.told.max(last);
         self.not_before = Millis(0);
     }
 

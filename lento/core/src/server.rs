@@ -55,8 +55,10 @@ pub struct Server {
     in_flight: VecDeque<InFlight>,
     /// Their ids: a record may arrive twice.
     flying: BTreeSet<OpId>,
+    /// What they will have unified: records behind them name the same objects.
+    aliases: crate::judge::alias::UnderWay,
     /// Contents that clients staged: name in presto's stage and size.
-    staged: BTreeMap<Hash, (String, u64)>,
+    staged: BTreeMap<Hash, Vec<(String, u64)>>,
     contents: Contents,
     /// The first log row of each object that waits for its content.
     unread: BTreeMap<ObjectId, Position>,
@@ -148,8 +150,10 @@ impl Server {
         self.reads.clear();
     }
 
-    /// The channel broke.
+    /// The channel broke: what was asked of presto and not confirmed is planned anew when it is back.
     pub fn presto_down(&mut self) {
+        self.requeue();
+        self.replaying.presto_down();
         self.syncing.forget();
     }
 
@@ -173,6 +177,7 @@ impl Server {
     /// Gives unconfirmed records back to the queues they came from; those that did happen are skipped by their number.
     fn requeue(&mut self) {
         self.flying.clear();
+        self.aliases.clear();
         for flight in self.in_flight.drain(..).rev() {
             if let Some(session) = self.sessions.get_mut(&flight.node)
                 && session.generation == flight.generation
@@ -251,7 +256,7 @@ impl Server {
 
     /// A peer's content is in presto's stage.
     pub fn staged(&mut self, hash: Hash, size: u64, name: String) {
-        self.staged.insert(hash, (name, size));
+        self.staged.entry(hash).or_default().push((name, size));
     }
 
     /// A person waits.

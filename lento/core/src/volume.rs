@@ -182,6 +182,10 @@ impl Volume {
         self.now = now;
         let before = self.meta.clone();
         let mut out = Vec::new();
+        if let Input::Connected(node) | Input::Disconnected(node) = &input {
+            // Said to the stream that is gone; the next one would take it for its own.
+            self.out.retain(|output| !matches!(output, Output::Send(to, _) | Output::Hangup(to, _) if to == node));
+        }
         let input = match input {
             Input::Journal(records) if self.is_syncing() => {
                 self.backlog.extend(records);
@@ -196,6 +200,12 @@ impl Volume {
         }
         if self.meta != before {
             self.meta.save(store)?;
+        }
+        if !self.presto {
+            // Asked of the presto that is gone, with plans that the next one must not carry out.
+            let gone = |output: &Output| matches!(output, Output::Replay { .. } | Output::Sync { .. });
+            self.out.retain(|output| !gone(output));
+            out.retain(|output| !gone(output));
         }
         self.out.extend(out);
         Ok(())

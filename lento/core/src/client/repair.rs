@@ -210,15 +210,16 @@ impl Client {
     }
 
     /// Bytes for an object, or what has to be fetched.
-    fn content(&self, object: ObjectId, state: &Object) -> Result<Option<ReplayContent>, FetchItem> {
+    fn content(&mut self, object: ObjectId, state: &Object) -> Result<Option<ReplayContent>, FetchItem> {
         let Some(content) = state.content.filter(|content| state.attributes.is_file() && content.size > 0) else {
             return Ok(None);
         };
         if let Some(bytes) = self.contents.get(&content.hash) {
             return Ok(Some(ReplayContent::Inline(bytes.clone())));
         }
-        if let Some(name) = self.staged.get(&content.hash) {
-            return Ok(Some(ReplayContent::Staged(name.clone(), content.size)));
+        // It goes into the tree by rename: another object with the same content fetches its own.
+        if let Some(name) = self.staged.remove(&content.hash) {
+            return Ok(Some(ReplayContent::Staged(name, content.size)));
         }
         Err(FetchItem { object, hash: content.hash, size: content.size })
     }

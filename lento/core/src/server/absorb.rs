@@ -174,6 +174,7 @@ impl Server {
         let Some(kind) = verdict_code::conflict(code) else {
             let mine = op.map_or(ObjectId(id.0), |op| op.object);
             alias::put(ctx.store, mine, object)?;
+            self.aliases.remove(&mine);
             return self.log(ctx, position, id, LogWhat::Verdict(Verdict::Unified(object)), None);
         };
         self.conflict(ctx, record, id, kind, hash, op)?;

@@ -25,6 +25,7 @@ use crate::tree::View;
 use crate::types::ConflictKind;
 use crate::types::Attributes;
 use crate::types::Content;
+use crate::types::Hash;
 use crate::types::INLINE_MAX;
 use crate::types::Mask;
 use crate::types::ObjectId;
@@ -79,12 +80,12 @@ impl Server {
         let mut op = op.clone();
         let own = op.object;
         let kept = session.kept == Some(id);
-        alias::map(ctx.store, &mut op)?;
+        alias::map(ctx.store, &self.aliases, &mut op)?;
         let view = View::planned(ctx.store, &self.replaying.overlay);
         if waits_for_content(&view, &op)? {
             return Ok(Step::Held);
         }
-        let mut decision = judge(ctx.store, &view, &op)?;
+        let mut decision = judge(ctx.store, &self.aliases, &view, &op)?;
         if kept && decision == Decision::Accept {
             // Decided once: its loser is kept already, and the client will learn exactly that.
             decision = Decision::Refuse(ConflictKind::StoreStore);
@@ -102,6 +103,7 @@ impl Server {
                     let file = self.replaying.reference(ctx, target)?;
                     let (mask, attributes) = (Mask::default(), Attributes::default());
                     item.op = ReplayOp::SetAttr { file, mask, attributes };
+                    self.aliases.insert(own, target);
                 }
                 self.replaying.push(item);
             }
@@ -125,7 +127,7 @@ impl Server {
     /// The losing content is safe before the verdict is.
     fn keep(&mut self, ctx: &mut Context<'_>, node: &NodeName, op: &Operation) -> Result<Step, StoreError> {
         let Some(content) = content_of(op) else { return Ok(Step::Held) };
-        let content = match (&content.inline, self.staged.get(&content.hash)) {
+        let content = match (&content.inline, self.staged.get(&content.hash).and_then(|names| names.last())) {
             (Some(bytes), _) => KeepContent::Inline(bytes.clone()),
             (None, Some((name, _))) => KeepContent::Staged(name.clone()),
             (None, None) => {
@@ -154,13 +156,23 @@ impl Server {
             }
             return Some(Some(ReplayContent::Inline(bytes.clone())));
         }
-        match self.staged.remove(&content.hash) {
+        match self.take_staged(&content.hash) {
             Some((name, size)) => Some(Some(ReplayContent::Staged(name, size))),
             None => {
                 self.lost_stage(ctx, node, content);
                 None
             }
         }
+    }
+
+    /// A staged file goes into the tree by rename, so each serves one record.
+    fn take_staged(&mut self, hash: &Hash) -> Option<(String, u64)> {
+        let names = self.staged.get_mut(hash)?;
+        let last = names.pop();
+        if names.is_empty() {
+            self.staged.remove(hash);
+        }
+        last
     }
 
     /// This node restarted since the content was staged: the client begins again and stages it once more.
@@ -177,8 +189,18 @@ impl Server {
         if changes_version {
             self.replaying.changed(op.object);
         }
-        if let OpKind::Rename { replaced: Some(replaced), .. } = &op.kind {
-            self.replaying.changed(replaced.object);
+        if let OpKind::Rename { replaced, exchange, .. } = &op.kind {
+            let partner = replaced.filter(|_| *exchange).map(|replaced| replaced.object);
+            for object in [Some(op.object), partner].into_iter().flatten() {
+                let mut tree = Tree::planned(ctx.store, &mut self.replaying.overlay);
+                if let Some(mut state) = tree.view().object(object)? {
+                    state.moved = true;
+                    tree.set_object(object, Some(&state))?;
+                }
+            }
+            if let Some(replaced) = replaced {
+                self.replaying.changed(replaced.object);
+            }
         }
         Ok(())
     }

@@ -137,13 +137,21 @@ impl World {
 
     /// Feeds one input and takes the outputs.
     pub fn give(&mut self, index: usize, input: Input) {
+        self.give_all(index, vec![input]);
+    }
+
+    /// Feeds inputs in one transaction, as the shell does, and takes the outputs.
+    pub fn give_all(&mut self, index: usize, inputs: Vec<Input>) {
         let node = &mut self.nodes[index];
-        let Some(volume) = &mut node.volume else { return };
-        if let Err(fault) = volume.handle(Millis(self.now), input, &mut node.store) {
-            node.faults.push(fault.to_string());
-            node.volume = None;
-            return;
+        for input in inputs {
+            let Some(volume) = &mut node.volume else { return };
+            if let Err(fault) = volume.handle(Millis(self.now), input, &mut node.store) {
+                node.faults.push(fault.to_string());
+                node.volume = None;
+                return;
+            }
         }
+        let Some(volume) = &mut node.volume else { return };
         while let Some(output) = volume.poll_output() {
             node.jobs.push_back(output);
         }
@@ -169,6 +177,11 @@ impl World {
         self.up[client] = false;
         self.links.remove(&(client, SERVER));
         self.links.remove(&(SERVER, client));
+        // The shell runs outputs as soon as they are there: what was said on this stream ends with it.
+        let name = self.nodes[client].name.clone();
+        let said = |peer: &str, job: &Output| matches!(job, Output::Send(to, _) | Output::Hangup(to, _) if to == peer);
+        self.nodes[SERVER].jobs.retain(|job| !said(&name, job));
+        self.nodes[client].jobs.retain(|job| !said("n0", job));
         let name = self.nodes[client].name.clone();
         self.give(SERVER, Input::Disconnected(name));
         self.give(client, Input::Disconnected("n0".into()));
@@ -188,8 +201,17 @@ impl World {
     pub fn kill(&mut self, index: usize) {
         self.note(format!("kill lento n{index}"));
         self.cut_all(index);
-        self.nodes[index].volume = None;
-        self.nodes[index].store.crash();
+        let node = &mut self.nodes[index];
+        node.volume = None;
+        // Presto ends what it was doing before it answers the next lento.
+        let jobs = std::mem::take(&mut node.jobs);
+        if let Some(Output::Replay { items, untouched_since, .. }) =
+            jobs.into_iter().find(|job| matches!(job, Output::Replay { .. }))
+        {
+            let done = self.dice.roll(items.len() as u64 + 1) as usize;
+            node.disk.replay(items.get(..done).unwrap_or(&[]), untouched_since);
+        }
+        node.store.crash();
         self.start(index, false);
     }
 
@@ -221,27 +243,29 @@ impl World {
     pub fn kill_presto(&mut self, index: usize) {
         self.note(format!("kill presto n{index}"));
         let jobs = std::mem::take(&mut self.nodes[index].jobs);
+        let mut inputs = Vec::new();
         for job in jobs {
             match job {
                 Output::Replay { ticket, items, untouched_since } => {
                     let done = self.dice.roll(items.len() as u64 + 1) as usize;
                     let node = &mut self.nodes[index];
                     node.disk.replay(items.get(..done).unwrap_or(&[]), untouched_since);
-                    self.give(index, Input::Replayed { ticket, outcomes: vec![] });
+                    inputs.push(Input::Replayed { ticket, outcomes: vec![] });
                 }
                 Output::ReadContent { ticket, .. } => {
-                    self.give(index, Input::ContentRead { ticket, result: ReadResult::Failed("presto is gone".into()) });
+                    inputs.push(Input::ContentRead { ticket, result: ReadResult::Failed("presto is gone".into()) });
                 }
-                Output::Sync { ticket } => self.give(index, Input::Synced { ticket, recno: None }),
+                Output::Sync { ticket } => inputs.push(Input::Synced { ticket, recno: None }),
                 other => self.nodes[index].jobs.push_back(other),
             }
         }
+        inputs.push(Input::PrestoDown);
+        self.give_all(index, inputs);
         // Descriptors die with presto; when it comes back it journals what they had written.
         let open: Vec<FileId> = self.nodes[index].disk.writers.iter().copied().collect();
         for file in open {
             self.close(index, file);
         }
-        self.give(index, Input::PrestoDown);
         let last = self.nodes[index].disk.last();
         self.give(index, Input::PrestoUp { first: Recno(1), last });
     }
