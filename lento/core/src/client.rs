@@ -67,6 +67,8 @@ pub struct Client {
     barriers: BTreeMap<u64, Barrier>,
     /// Newest record when presto came up.
     journal_end: Option<Recno>,
+    /// First record that no earlier life of this node can have sent, so that its row here is what the server got.
+    exact_from: Option<Recno>,
 }
 
 /// Where the stream to the server stands.
@@ -115,6 +117,7 @@ impl Client {
             truncated: Recno(0),
             barriers: BTreeMap::new(),
             journal_end: None,
+            exact_from: None,
         })
     }
 
@@ -185,7 +188,10 @@ impl Client {
         if self.stream != Stream::Reading || self.journal_end.is_none_or(|end| ctx.meta.last_read() < end) {
             return Ok(());
         }
-        let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno);
+        // A kill loses rows that were treated before they were sent; read again, they are in the way the user made
+        // them. Of those the server tells everything (rule 4).
+        let exact_from = *self.exact_from.get_or_insert(ctx.meta.next_recno);
+        let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno).max(exact_from);
         self.stream = Stream::Greeting;
         self.cml.freeze(ctx.meta.last_read());
         let position = if ctx.meta.partial { Position(0) } else { ctx.meta.position };

@@ -24,6 +24,7 @@ use crate::types::ObjectId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Recno;
+use crate::types::Replaced;
 use crate::types::Ticket;
 use crate::types::Version;
 use serde::Deserialize;
@@ -196,6 +197,28 @@ impl Cml {
             }
             _ => {}
         }
+    }
+
+    /// The server has content `hash` of this object from us, and the records not sent yet stand for something newer:
+    /// the next of them builds on it, whatever it found when the record was read again.
+    pub fn build_on(&mut self, store: &mut dyn Store, object: ObjectId, hash: Hash) -> Result<(), StoreError> {
+        self.chain.insert(object, hash);
+        for recno in pending::list(store, &Facet::Object(object))? {
+            let Some(mut row) = Cml::row(store, recno)?.filter(|_| recno > self.sent) else { continue };
+            let before = match &mut row.op.kind {
+                OpKind::Close { before, .. } if row.op.object == object => before,
+                OpKind::Remove { before: Some(before), .. } if row.op.object == object => before,
+                OpKind::Rename { replaced: Some(Replaced { object: target, before: Some(before), .. }), .. }
+                    if *target == object =>
+                {
+                    before
+                }
+                _ => continue,
+            };
+            *before = hash;
+            return Cml::write(store, recno, &row);
+        }
+        Ok(())
     }
 
     /// Limbo files whose contents no pending record needs any more.

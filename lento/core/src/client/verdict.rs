@@ -23,6 +23,8 @@ use crate::types::LogRecord;
 use crate::types::LogWhat;
 use crate::types::ObjectId;
 use crate::types::OpId;
+use crate::types::OpKind;
+use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Verdict;
@@ -46,7 +48,8 @@ impl Client {
     }
 
     fn record(&mut self, ctx: &mut Context<'_>, record: LogRecord) -> Result<(), StoreError> {
-        let own = self.own_row(ctx, record.origin)?;
+        let origin = record.origin;
+        let own = self.own_row(ctx, &record)?;
         match (record.what, own) {
             (LogWhat::Operation(mut op), own) => {
                 if let Some(content) = content_of(&op).cloned()
@@ -60,13 +63,18 @@ impl Client {
                     fill_content(&mut op, Content { inline: None, ..content });
                 }
                 apply::apply(&mut Tree::new(ctx.store, Which::Base), &op)?;
-                match own {
-                    Some((recno, row)) => {
-                        let hash = content_of(&op).map(|content| content.hash);
-                        self.settle(ctx, recno, row, hash)
+                if let Some((recno, row)) = own {
+                    let hash = content_of(&op).map(|content| content.hash);
+                    let here = row.op.object;
+                    self.settle(ctx, recno, row, hash)?;
+                    if matches!(op.kind, OpKind::Create { .. }) && here != op.object {
+                        self.unify(ctx, here, op.object)?;
                     }
-                    None => self.base_moved(ctx, &op),
+                    if let Some(hash) = hash {
+                        self.cml.build_on(ctx.store, op.object, hash)?;
+                    }
                 }
+                self.base_moved(ctx, &op)?;
             }
             (LogWhat::Verdict(Verdict::Accepted(hash)), Some((recno, mut row))) => {
                 if let (Some(hash), Some(content)) = (hash, content_of(&row.op)) {
@@ -74,33 +82,59 @@ impl Client {
                     fill_content(&mut row.op, content);
                 }
                 apply::apply(&mut Tree::new(ctx.store, Which::Base), &row.op)?;
-                self.settle(ctx, recno, row, hash)
+                self.settle(ctx, recno, row, hash)?;
             }
             (LogWhat::Verdict(Verdict::Unified(target)), Some((recno, row))) => {
                 let object = row.op.object;
                 let hash = content_of(&row.op).map(|content| content.hash);
                 self.settle(ctx, recno, row, hash)?;
-                if object != target { self.unify(ctx, object, target) } else { Ok(()) }
+                if object != target {
+                    self.unify(ctx, object, target)?;
+                }
             }
-            (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => self.settle(ctx, recno, row, hash),
-            (LogWhat::Verdict(Verdict::Accepted(_)), None) if record.origin.0.replica == ctx.meta.replica => {
-                let tag = record.origin.0;
-                Err(StoreError(format!("the server accepted record {tag}, which is not pending here any more")))
+            (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => self.settle(ctx, recno, row, hash)?,
+            (LogWhat::Verdict(Verdict::Accepted(_)), None) if origin.0.replica == ctx.meta.replica => {
+                return Err(StoreError(format!(
+                    "the server accepted record {origin}, which is not pending here any more"
+                )));
             }
             // Somebody else's, or a position without effect.
-            (LogWhat::Verdict(_), None) => Ok(()),
+            (LogWhat::Verdict(_), None) => {}
         }
+        self.settle_before(ctx, origin)
     }
 
-    /// The pending record that this origin means. Recnos may come back after a power cut, incarnations tell them apart.
-    fn own_row(&self, ctx: &Context<'_>, origin: OpId) -> Result<Option<(Recno, Row)>, StoreError> {
+    /// The server takes our records in order, so what is pending before one with a verdict was never sent under its own
+    /// number: a treatment of an earlier life of this node had folded it into another. Not so after a power cut, which
+    /// may have taken the very record that the treatment was for; then everything is told once more.
+    fn settle_before(&mut self, ctx: &mut Context<'_>, origin: OpId) -> Result<(), StoreError> {
         let tag = origin.0;
+        if tag.replica != ctx.meta.replica || tag.incarnation != ctx.meta.incarnation {
+            return Ok(());
+        }
+        while let Some((recno, row)) = Cml::rows(ctx.store, Recno(0), 1)?.pop()
+            && recno.0 < tag.number
+        {
+            self.settle(ctx, recno, row, None)?;
+        }
+        Ok(())
+    }
+
+    /// The pending record that this one means. Recnos may come back after a power cut, incarnations tell them apart;
+    /// but a record that survived the cut and was not in the durable store yet was read once more, under the new
+    /// incarnation: that it is the same one, its content says.
+    fn own_row(&self, ctx: &Context<'_>, record: &LogRecord) -> Result<Option<(Recno, Row)>, StoreError> {
+        let tag = record.origin.0;
         if tag.replica != ctx.meta.replica {
             return Ok(None);
         }
         let recno = Recno(tag.number);
+        let same = |row: &Row| match &record.what {
+            LogWhat::Operation(op) => is_same(op, &row.op),
+            LogWhat::Verdict(_) => false,
+        };
         let row = Cml::row(ctx.store, recno)?;
-        Ok(row.filter(|row| row.op.id.0.incarnation <= tag.incarnation).map(|row| (recno, row)))
+        Ok(row.filter(|row| row.op.id.0.incarnation <= tag.incarnation || same(row)).map(|row| (recno, row)))
     }
 
     /// One of our records has its verdict. What it left on disk has this hash, and the server has that content safe.
@@ -157,5 +191,23 @@ impl Client {
         }
         self.work.requeue_all();
         self.look_at(ctx, touched)
+    }
+}
+
+/// Whether both are one record of this node, read in two incarnations: the times it left on its directories are as good
+/// as a number. For others it makes no difference: setting the same state twice is setting it once.
+fn is_same(sent: &Operation, read: &Operation) -> bool {
+    match (&sent.kind, &read.kind) {
+        (
+            OpKind::Create { name: a, dir_mtime: at, .. },
+            OpKind::Create { name: b, dir_mtime: then, .. },
+        )
+        | (OpKind::Link { name: a, dir_mtime: at, .. }, OpKind::Link { name: b, dir_mtime: then, .. })
+        | (OpKind::Remove { name: a, dir_mtime: at, .. }, OpKind::Remove { name: b, dir_mtime: then, .. })
+        | (
+            OpKind::Rename { to_name: a, to_mtime: at, .. },
+            OpKind::Rename { to_name: b, to_mtime: then, .. },
+        ) => a == b && at == then,
+        _ => false,
     }
 }
