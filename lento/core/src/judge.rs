@@ -76,6 +76,10 @@ fn judge_create(
     dir: ObjectId,
     name: &Name,
 ) -> Result<Decision, StoreError> {
+    if view.object(asked.op.object)?.is_some() {
+        // Sent in an earlier incarnation, and the verdict was lost with it.
+        return Ok(Decision::Unify(asked.op.object));
+    }
     if !is_live_dir(view, dir)? {
         return Ok(Decision::Refuse(ConflictKind::ParentGone));
     }

@@ -76,6 +76,7 @@ pub struct Server {
 struct InFlight {
     node: NodeName,
     generation: u64,
+    /// As it came: planned anew, its objects may have other names.
     op: Operation,
 }
 

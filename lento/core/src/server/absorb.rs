@@ -177,6 +177,10 @@ impl Server {
             self.aliases.remove(&mine);
             return self.log(ctx, position, id, LogWhat::Verdict(Verdict::Unified(object)), None);
         };
+        let mut op = op;
+        if let Some(op) = &mut op {
+            alias::map(ctx.store, &self.aliases, op)?;
+        }
         self.conflict(ctx, record, id, kind, hash, op)?;
         self.log(ctx, position, id, LogWhat::Verdict(Verdict::Conflict(kind, hash)), None)
     }

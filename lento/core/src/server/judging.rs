@@ -77,8 +77,8 @@ impl Server {
             session.inbox.pop_front();
             return Ok(Step::Taken);
         }
+        let sent = op.clone();
         let mut op = op.clone();
-        let own = op.object;
         let kept = session.kept == Some(id);
         alias::map(ctx.store, &self.aliases, &mut op)?;
         let view = View::planned(ctx.store, &self.replaying.overlay);
@@ -103,7 +103,7 @@ impl Server {
                     let file = self.replaying.reference(ctx, target)?;
                     let (mask, attributes) = (Mask::default(), Attributes::default());
                     item.op = ReplayOp::SetAttr { file, mask, attributes };
-                    self.aliases.insert(own, target);
+                    self.aliases.insert(sent.object, target);
                 }
                 self.replaying.push(item);
             }
@@ -114,13 +114,12 @@ impl Server {
                 self.replaying.push(noop(&op, op.object, verdict_code::of(kind)));
             }
         }
-        op.object = own;
         let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
         session.inbox.pop_front();
         session.kept = None;
         let generation = session.generation;
         self.flying.insert(id);
-        self.in_flight.push_back(InFlight { node: node.clone(), generation, op });
+        self.in_flight.push_back(InFlight { node: node.clone(), generation, op: sent });
         Ok(Step::Taken)
     }
 
