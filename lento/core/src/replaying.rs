@@ -83,6 +83,11 @@ impl Replaying {
         self.batch.is_none() && self.items.is_empty() && ctx.meta.last_read() >= self.told
     }
 
+    /// Every record that an answer or presto's start named is read.
+    pub fn has_read_all(&self, ctx: &Context<'_>) -> bool {
+        ctx.meta.last_read() >= self.told
+    }
+
     /// Room in the batch being planned.
     pub fn has_room(&self) -> bool {
         self.items.len() < BATCH_ITEMS && self.bytes < BATCH_BYTES && self.overlay.len() < OVERLAY_MAX

@@ -226,12 +226,15 @@ impl Server {
         if !ctx.presto {
             return Ok(());
         }
-        let idle = self.replaying.is_idle(ctx);
+        // What an earlier life of this node replayed is in the KML; "received" is final only when that is read.
+        if !self.replaying.has_read_all(ctx) {
+            return Ok(());
+        }
         let fencing: Vec<NodeName> = self
             .sessions
             .iter()
             .filter(|(node, session)| {
-                session.state == SessionState::Fencing && (idle || !self.in_flight.iter().any(|f| f.node == **node))
+                session.state == SessionState::Fencing && !self.in_flight.iter().any(|f| f.node == **node)
             })
             .map(|(node, _)| node.clone())
             .collect();

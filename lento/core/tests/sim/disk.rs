@@ -79,7 +79,42 @@ impl Disk {
         back.clock = self.clock + 1000;
         back.next_ino = self.next_ino + 1000;
         *self = back;
+        self.journal_torn_files();
         self.make_durable();
+    }
+
+    /// Presto's recovery (`recovery::closes`): a file that holds something no record vouches for (a writer had stored and
+    /// not closed when the current went) gets its close now.
+    fn journal_torn_files(&mut self) {
+        let mut known = BTreeMap::new();
+        for record in &self.kml {
+            match &record.update {
+                Update::Make { file, after, .. }
+                | Update::Link { file, after, .. }
+                | Update::Rename { file, after, .. }
+                | Update::SetAttr { file, after, .. }
+                | Update::Close { file, after, .. }
+                | Update::SetXattr { file, after, .. }
+                | Update::DelXattr { file, after, .. } => {
+                    known.insert(*file, (after.version.mtime, after.version.size));
+                }
+                Update::Remove { .. } | Update::Nothing => {}
+            }
+        }
+        let files: Vec<FileId> = self
+            .inodes
+            .iter()
+            .filter(|(_, inode)| inode.attributes.is_file())
+            .map(|(file, _)| *file)
+            .filter(|file| self.links(*file) > 0)
+            .filter(|file| {
+                let version = self.version(*file);
+                known.get(file).is_some_and(|known| *known != (version.mtime, version.size))
+            })
+            .collect();
+        for file in files {
+            self.user_close(file);
+        }
     }
 
     pub fn last(&self) -> Recno {
