@@ -15,6 +15,7 @@ use crate::judge::alias;
 use crate::store::StoreError;
 use crate::tree::Stored;
 use crate::tree::Tree;
+use crate::tree::View;
 use crate::tree::Which;
 use crate::tree::handle;
 use crate::types::Content;
@@ -86,7 +87,9 @@ impl Client {
             }
             (LogWhat::Verdict(Verdict::Unified(target)), Some((recno, row))) => {
                 let object = row.op.object;
-                let hash = content_of(&row.op).map(|content| content.hash);
+                // The server has the same content at this position; the row may have lost its hash in a kill.
+                let there = View::new(ctx.store, Which::Base).object(target)?.and_then(|state| state.content);
+                let hash = content_of(&row.op).and(there).map(|content| content.hash);
                 self.settle(ctx, recno, row, hash)?;
                 if object != target {
                     self.unify(ctx, object, target)?;
