@@ -12,6 +12,7 @@ use crate::facet::Facet;
 use crate::facet::pending;
 use crate::io::Output;
 use crate::judge::alias;
+use crate::local::UNKNOWN;
 use crate::store::StoreError;
 use crate::tree::Stored;
 use crate::tree::Tree;
@@ -95,7 +96,13 @@ impl Client {
                     self.unify(ctx, object, target)?;
                 }
             }
-            (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => self.settle(ctx, recno, row, hash)?,
+            (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => {
+                let object = row.op.object;
+                self.settle(ctx, recno, row, hash)?;
+                if let Some(hash) = hash {
+                    self.cml.build_on(ctx.store, object, hash)?;
+                }
+            }
             (LogWhat::Verdict(Verdict::Accepted(_)), None) if origin.0.replica == ctx.meta.replica => {
                 return Err(StoreError(format!(
                     "the server accepted record {origin}, which is not pending here any more"
@@ -118,7 +125,16 @@ impl Client {
         while let Some((recno, row)) = Cml::rows(ctx.store, Recno(0), 1)?.pop()
             && recno.0 < tag.number
         {
-            self.settle(ctx, recno, row, None)?;
+            // It was folded into a record with a verdict, which told what content that left (`Cml::build_on`).
+            let object = row.op.object;
+            let hash = match row.op.kind {
+                OpKind::Close { before, .. } if before != UNKNOWN => Some(before),
+                _ => None,
+            };
+            self.settle(ctx, recno, row, hash)?;
+            if let Some(hash) = hash {
+                self.cml.build_on(ctx.store, object, hash)?;
+            }
         }
         Ok(())
     }

@@ -86,19 +86,19 @@ impl Disk {
     /// Presto's recovery (`recovery::closes`): a file that holds something no record vouches for (a writer had stored and
     /// not closed when the current went) gets its close now.
     fn journal_torn_files(&mut self) {
-        let mut known = BTreeMap::new();
+        let mut known: BTreeMap<FileId, (Time, u64)> = BTreeMap::new();
         for record in &self.kml {
             match &record.update {
-                Update::Make { file, after, .. }
-                | Update::Link { file, after, .. }
-                | Update::Rename { file, after, .. }
-                | Update::SetAttr { file, after, .. }
-                | Update::Close { file, after, .. }
-                | Update::SetXattr { file, after, .. }
-                | Update::DelXattr { file, after, .. } => {
+                Update::Make { file, after, .. } | Update::Close { file, after, .. } => {
                     known.insert(*file, (after.version.mtime, after.version.size));
                 }
-                Update::Remove { .. } | Update::Nothing => {}
+                Update::SetAttr { file, mask, after, .. } if mask.has(Mask::MTIME) => {
+                    if let Some(known) = known.get_mut(file) {
+                        known.0 = after.version.mtime;
+                    }
+                }
+                // These show a version that a store may have left which nobody closed.
+                _ => {}
             }
         }
         let files: Vec<FileId> = self

@@ -328,12 +328,19 @@ impl World {
             Output::Keep { ticket, content, .. } => {
                 let node = &mut self.nodes[index];
                 let bytes = match content {
-                    KeepContent::Inline(bytes) => bytes,
-                    KeepContent::Staged(name) => node.disk.stage[&name].clone(),
-                    KeepContent::File(file) => node.disk.inodes[&file].bytes.clone(),
+                    KeepContent::Inline(bytes) => Some(bytes),
+                    KeepContent::Staged(name) => node.disk.stage.get(&name).cloned(),
+                    // Gone: kept and released before a kill made the core read its record again.
+                    KeepContent::File(file) => node.disk.inodes.get(&file).map(|inode| inode.bytes.clone()),
                 };
-                node.kept.insert(Hash::of(&bytes));
-                self.give(index, Input::Kept { ticket, result: Ok(()) });
+                let result = match bytes {
+                    Some(bytes) => {
+                        node.kept.insert(Hash::of(&bytes));
+                        Ok(())
+                    }
+                    None => Err("no such file".to_owned()),
+                };
+                self.give(index, Input::Kept { ticket, result });
             }
             Output::Sync { ticket } => {
                 let node = &mut self.nodes[index];
