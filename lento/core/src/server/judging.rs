@@ -98,11 +98,15 @@ impl Server {
             }
             Decision::Unify(target) => {
                 let mut item = noop(&op, target, verdict_code::UNIFIED);
-                if target != op.object {
-                    // True only while nobody moves or removes the target: a change of nothing carries that precondition.
+                if view.object(target)?.is_some() {
+                    // True only while nobody changes, moves or removes the target: a change of nothing carries that
+                    // precondition.
                     let file = self.replaying.reference(ctx, target)?;
                     let (mask, attributes) = (Mask::default(), Attributes::default());
                     item.op = ReplayOp::SetAttr { file, mask, attributes };
+                    self.replaying.changed(target);
+                }
+                if target != op.object {
                     self.aliases.insert(sent.object, target);
                 }
                 self.replaying.push(item);
