@@ -165,7 +165,6 @@ fn may_lose_name(
         return Ok(true);
     }
     let seen = !state.attributes.is_file() || before == state.content.map(|content| content.hash);
-    if !(last && seen) { eprintln!("DBG refuse remove {object} last {last} before {before:?} here {:?}", state.content); }
     Ok(last && seen)
 }
 

@@ -159,7 +159,6 @@ impl Client {
     /// One of our records has its verdict. What it left on disk has this hash, and the server has that content safe.
     fn settle(&mut self, ctx: &mut Context<'_>, recno: Recno, row: Row, hash: Option<Hash>) -> Result<(), StoreError> {
         let object = row.op.object;
-        if row.slot.is_some() || matches!(row.op.kind, OpKind::Create{..}) { eprintln!("DBG settle {recno} {object} hash {hash:?} slot {:?} L {:?}", row.slot, View::new(ctx.store, Which::Local).object(object).ok().flatten().map(|o| (o.content, o.file, o.version))); }
         let touched = facet::touched(&row.op);
         self.cml.settle(ctx.store, recno, hash)?;
         if let (Some(hash), Some(slot)) = (hash, row.slot) {

@@ -48,6 +48,8 @@ pub struct Node {
     pub kept: BTreeSet<Hash>,
     lives: u64,
     pub faults: Vec<String>,
+    /// Time inside the core.
+    pub spent: std::time::Duration,
     pub barriers: BTreeSet<u64>,
 }
 
@@ -82,6 +84,7 @@ impl World {
                 kept: BTreeSet::new(),
                 lives: 0,
                 faults: vec![],
+                spent: std::time::Duration::ZERO,
                 barriers: BTreeSet::new(),
             });
         }
@@ -143,6 +146,7 @@ impl World {
     /// Feeds inputs in one transaction, as the shell does, and takes the outputs.
     pub fn give_all(&mut self, index: usize, inputs: Vec<Input>) {
         let node = &mut self.nodes[index];
+        let began = std::time::Instant::now();
         for input in inputs {
             let Some(volume) = &mut node.volume else { return };
             if let Err(fault) = volume.handle(Millis(self.now), input, &mut node.store) {
@@ -155,6 +159,7 @@ impl World {
         while let Some(output) = volume.poll_output() {
             node.jobs.push_back(output);
         }
+        node.spent += began.elapsed();
     }
 
     pub fn connect(&mut self, client: usize) {
@@ -441,6 +446,31 @@ impl World {
                 }
             }
             _ => self.timeout(index),
+        }
+    }
+
+    /// Goes on until nobody has anything to do, large steps at a time.
+    pub fn rest(&mut self) {
+        let mut quiet = 0;
+        while quiet < 200 {
+            self.now += 20;
+            let mut busy = false;
+            for index in 0..self.nodes.len() {
+                if index > 0 && !self.up[index] {
+                    self.connect(index);
+                }
+                busy |= self.read_journal(index, 2048);
+                while self.run_job(index) {
+                    busy = true;
+                }
+                if index > 0 {
+                    while self.deliver(index, SERVER) || self.deliver(SERVER, index) {
+                        busy = true;
+                    }
+                }
+                self.timeout(index);
+            }
+            quiet = if busy { 0 } else { quiet + 1 };
         }
     }
 
