@@ -65,6 +65,8 @@ pub struct Cml {
     frozen: Recno,
     /// Newest record sent on this stream.
     sent: Recno,
+    /// Records up to here have their contents or a read under way.
+    looked: Recno,
     /// Contents read for records not sent yet.
     ready: BTreeMap<Recno, Content>,
     /// Reads under way: record, and the record that would have been next in the KML when the read began.
@@ -87,6 +89,22 @@ impl Cml {
         self.sent = received;
         self.ready.clear();
         self.reads.clear();
+        self.looked = received;
+    }
+
+    /// Records up to here have their contents or a read under way.
+    pub fn looked(&self) -> Recno {
+        self.looked
+    }
+
+    /// They have now.
+    pub fn look(&mut self, recno: Recno) {
+        self.looked = self.looked.max(recno);
+    }
+
+    /// Not so from `recno` on.
+    pub fn look_again(&mut self, recno: Recno) {
+        self.looked = self.looked.min(Recno(recno.0.saturating_sub(1)));
     }
 
     /// Newest record sent on this stream.
@@ -130,6 +148,7 @@ impl Cml {
     }
 
     fn append(&mut self, store: &mut dyn Store, recno: Recno, op: Operation, slot: Option<Slot>) -> Result<(), StoreError> {
+        self.look_again(recno);
         pending::insert(store, recno, &op)?;
         Cml::write(store, recno, &Row { op, slot })
     }
@@ -227,8 +246,8 @@ impl Cml {
         if !table::any_with_prefix(store, Table::Limbo, &prefix)? {
             return Ok(());
         }
-        for recno in pending::list(store, &Facet::Object(object))? {
-            if Cml::row(store, recno)?.is_some_and(|row| row.op.object == object && row.slot.is_some()) {
+        for recno in pending::own(store, object)? {
+            if Cml::row(store, recno)?.is_some_and(|row| row.slot.is_some()) {
                 return Ok(());
             }
         }

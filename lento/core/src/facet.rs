@@ -80,6 +80,7 @@ pub fn touched(op: &Operation) -> BTreeSet<Facet> {
 /// Which pending records touch which facets.
 pub mod pending {
     use super::Facet;
+    use super::ObjectId;
     use super::Operation;
     use super::Recno;
     use super::Store;
@@ -94,12 +95,26 @@ pub mod pending {
         key
     }
 
+    /// Beside the facets: the records about an object itself. A directory is touched by every record in it, and must
+    /// not make those few hard to find.
+    fn own_prefix(object: ObjectId) -> Vec<u8> {
+        let mut key = vec![2];
+        key.extend_from_slice(&table::object_key(object));
+        key
+    }
+
+    fn own_key(object: ObjectId, recno: Recno) -> Vec<u8> {
+        let mut key = own_prefix(object);
+        key.extend_from_slice(&table::number_key(recno.0));
+        key
+    }
+
     /// Notes a pending record.
     pub fn insert(store: &mut dyn Store, recno: Recno, op: &Operation) -> Result<(), StoreError> {
         for facet in touched(op) {
             store.put(Table::PendingFacet, &key(&facet, recno), &[])?;
         }
-        Ok(())
+        store.put(Table::PendingFacet, &own_key(op.object, recno), &[])
     }
 
     /// Forgets it.
@@ -107,7 +122,7 @@ pub mod pending {
         for facet in touched(op) {
             store.delete(Table::PendingFacet, &key(&facet, recno))?;
         }
-        Ok(())
+        store.delete(Table::PendingFacet, &own_key(op.object, recno))
     }
 
     /// Whether any pending record touches it.
@@ -117,10 +132,35 @@ pub mod pending {
 
     /// The pending records that touch it, oldest first.
     pub fn list(store: &dyn Store, facet: &Facet) -> Result<Vec<Recno>, StoreError> {
-        let prefix = facet.key();
+        with_prefix(store, &facet.key())
+    }
+
+    /// The pending records about this object itself, oldest first.
+    pub fn own(store: &dyn Store, object: ObjectId) -> Result<Vec<Recno>, StoreError> {
+        with_prefix(store, &own_prefix(object))
+    }
+
+    /// Whether a record about something else touches the object after `after`: for a directory, whether its time moved.
+    pub fn touched_after(store: &dyn Store, object: ObjectId, after: Recno) -> Result<bool, StoreError> {
+        let prefix = Facet::Object(object).key();
+        let mut from = key(&Facet::Object(object), Recno(after.0.saturating_add(1)));
+        loop {
+            let Some((found, _)) = store.scan(Table::PendingFacet, &from, 1)?.pop() else { return Ok(false) };
+            let Some(recno) = found.strip_prefix(prefix.as_slice()).and_then(table::recno_from_key) else {
+                return Ok(false);
+            };
+            if store.get(Table::PendingFacet, &own_key(object, recno))?.is_none() {
+                return Ok(true);
+            }
+            from = found;
+            from.push(0);
+        }
+    }
+
+    fn with_prefix(store: &dyn Store, prefix: &[u8]) -> Result<Vec<Recno>, StoreError> {
         let mut found = Vec::new();
-        table::each_with_prefix(store, Table::PendingFacet, &prefix, |key, _| {
-            found.extend(key.strip_prefix(prefix.as_slice()).and_then(table::recno_from_key));
+        table::each_with_prefix(store, Table::PendingFacet, prefix, |key, _| {
+            found.extend(key.strip_prefix(prefix).and_then(table::recno_from_key));
             Ok(())
         })?;
         Ok(found)

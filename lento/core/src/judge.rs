@@ -242,6 +242,7 @@ pub mod alias {
         if object == target {
             return Ok(());
         }
+        store.put(Table::Alias, &back_key(object.0.replica, target), &[])?;
         table::put(store, Table::Alias, &table::object_key(object), &target)
     }
 
@@ -252,12 +253,15 @@ pub mod alias {
         replica: u64,
         target: ObjectId,
     ) -> Result<bool, StoreError> {
-        let mut found = under_way.iter().any(|(object, to)| object.0.replica == replica && *to == target);
-        table::each_with_prefix(store, Table::Alias, &replica.to_be_bytes(), |_, value| {
-            found |= table::decode::<ObjectId>(Table::Alias, value)? == target;
-            Ok(())
-        })?;
-        Ok(found)
+        let planned = under_way.iter().any(|(object, to)| object.0.replica == replica && *to == target);
+        Ok(planned || store.get(Table::Alias, &back_key(replica, target))?.is_some())
+    }
+
+    /// Longer than an object's key: the same table, read the other way round.
+    fn back_key(replica: u64, target: ObjectId) -> Vec<u8> {
+        let mut key = table::object_key(target);
+        key.extend_from_slice(&replica.to_be_bytes());
+        key
     }
 
     fn resolve(store: &dyn Store, under_way: &UnderWay, object: ObjectId) -> Result<ObjectId, StoreError> {

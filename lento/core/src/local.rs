@@ -151,8 +151,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             };
             Ok(Absorbed { limbo, ..reading.says(object, op)? })
         }
+        // From here on: a file that has lost its last name is nobody's but the descriptors' that still hold it.
         Update::SetAttr { file, mask, truncated, after } => {
-            let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            let Some(object) = reading.object(*file)? else { return Ok(Absorbed::default()) };
             if *truncated {
                 return reading.content_changed(object, *file, after);
             }
@@ -167,7 +168,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 let object = reading.object(*file)?.unwrap_or_default();
                 return Ok(Absorbed { orphan: Some((*file, object)), ..Absorbed::default() });
             }
-            let Some(object) = reading.object(replaces.unwrap_or(*file))? else { return reading.unknown(*file) };
+            let Some(object) = reading.object(replaces.unwrap_or(*file))? else { return Ok(Absorbed::default()) };
             if replaces.is_some() {
                 // The old identity stays known: a writer may still hold the orphan.
                 reading.adopt(*file, object)?;
@@ -175,14 +176,14 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             reading.content_changed(object, *file, after)
         }
         Update::SetXattr { file, name, value, after } => {
-            let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            let Some(object) = reading.object(*file)? else { return Ok(Absorbed::default()) };
             change(&mut reading.tree(), object, after, |row| {
                 row.xattrs.insert(name.clone(), value.clone());
             })?;
             reading.says(object, OpKind::SetXattr { name: name.clone(), value: value.clone() })
         }
         Update::DelXattr { file, name, after } => {
-            let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            let Some(object) = reading.object(*file)? else { return Ok(Absorbed::default()) };
             change(&mut reading.tree(), object, after, |row| {
                 row.xattrs.remove(name);
             })?;

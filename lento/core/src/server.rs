@@ -61,7 +61,7 @@ pub struct Server {
     staged: BTreeMap<Hash, Vec<(String, u64)>>,
     contents: Contents,
     /// The first log row of each object that waits for its content.
-    unread: BTreeMap<ObjectId, Position>,
+    unread: Unread,
     reads: BTreeMap<Ticket, (ObjectId, Position, Recno)>,
     read_again: BTreeMap<ObjectId, Millis>,
     keeps: BTreeMap<Ticket, Keeping>,
@@ -69,6 +69,39 @@ pub struct Server {
     durable: Position,
     barriers: BTreeMap<u64, (Position, bool)>,
     truncated: Position,
+}
+
+/// Contents without a hash: by object, and by the position that they hold up.
+#[derive(Debug, Default)]
+struct Unread {
+    objects: BTreeMap<ObjectId, Position>,
+    positions: BTreeSet<Position>,
+}
+
+impl Unread {
+    fn get(&self, object: &ObjectId) -> Option<Position> {
+        self.objects.get(object).copied()
+    }
+
+    fn insert(&mut self, object: ObjectId, position: Position) {
+        self.remove(&object);
+        self.objects.insert(object, position);
+        self.positions.insert(position);
+    }
+
+    fn remove(&mut self, object: &ObjectId) {
+        if let Some(position) = self.objects.remove(object) {
+            self.positions.remove(&position);
+        }
+    }
+
+    fn first(&self) -> Option<Position> {
+        self.positions.first().copied()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
 }
 
 /// A client's record on its way into the tree.
@@ -114,7 +147,9 @@ impl Server {
         table::each_with_prefix(store, Table::Log, &[], |_, value| {
             let row: LogRow = table::decode(Table::Log, value)?;
             if let (Some(_), crate::types::LogWhat::Operation(op)) = (row.slot, &row.record.what) {
-                server.unread.entry(op.object).or_insert(row.record.position);
+                if server.unread.get(&op.object).is_none() {
+                    server.unread.insert(op.object, row.record.position);
+                }
             }
             Ok(())
         })?;
@@ -225,7 +260,7 @@ impl Server {
     }
 
     fn first_unread(&self) -> Option<Position> {
-        self.unread.values().min().copied()
+        self.unread.first()
     }
 
     /// Newest position that may be forwarded.
@@ -293,6 +328,7 @@ impl Server {
         }
         let wanted: Vec<(ObjectId, Position)> = self
             .unread
+            .objects
             .iter()
             .filter(|(object, _)| !self.reads.values().any(|(o, _, _)| o == *object))
             .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
@@ -366,7 +402,7 @@ impl Server {
     /// What waits, for people.
     pub fn waiting(&self, store: &dyn Store) -> Result<Vec<String>, StoreError> {
         let mut list = Vec::new();
-        for object in self.unread.keys().take(3) {
+        for object in self.unread.objects.keys().take(3) {
             list.push(format!("{}: content not read yet", View::new(store, Which::Local).path(*object)?));
         }
         for (node, session) in &self.sessions {

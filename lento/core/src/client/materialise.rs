@@ -46,6 +46,8 @@ pub struct Work {
     queued: BTreeSet<Facet>,
     /// Facets that can go on when something else happens (a verdict, a confirmation).
     blocked: BTreeSet<Facet>,
+    /// Something did; they are looked at once for all that happened.
+    stirred: bool,
     /// Facets whose replays are under way; looked at again when everything is confirmed.
     planned: BTreeSet<Facet>,
     /// Facets that wait for their directory to exist here.
@@ -118,7 +120,14 @@ impl Work {
         }
     }
 
+    fn stir(&mut self) {
+        self.stirred = true;
+    }
+
     fn unblock(&mut self) {
+        if !std::mem::take(&mut self.stirred) {
+            return;
+        }
         for facet in std::mem::take(&mut self.blocked) {
             self.queue(facet);
         }
@@ -132,7 +141,8 @@ impl Work {
         }
     }
 
-    fn dir_made(&mut self, dir: ObjectId) {
+    /// What waited for this directory may go on.
+    pub(super) fn dir_made(&mut self, dir: ObjectId) {
         for facet in self.for_dir.remove(&dir).into_iter().flatten() {
             self.queue(facet);
         }
@@ -193,7 +203,7 @@ impl Client {
                 self.mark(ctx, facet)?;
             }
         }
-        self.work.unblock();
+        self.work.stir();
         Ok(())
     }
 
@@ -229,7 +239,7 @@ impl Client {
                 ctx.store.delete(Table::Dirty, &facet.key())?;
             }
         }
-        self.work.unblock();
+        self.work.stir();
         Ok(())
     }
 
@@ -242,12 +252,13 @@ impl Client {
             self.work.busy.iter().filter(|(_, (at, _))| *at <= ctx.now).map(|(id, _)| *id).collect();
         for object in due {
             self.work.busy.remove(&object);
-            self.work.unblock();
+            self.work.stir();
         }
         if self.replaying.may_plan(ctx) {
             if self.replaying.is_idle(ctx) {
                 self.work.all_confirmed();
             }
+            self.work.unblock();
             while self.replaying.has_room() {
                 let Some(facet) = self.work.todo.pop_front() else { break };
                 self.work.queued.remove(&facet);

@@ -12,12 +12,13 @@ use crate::message::Message;
 use crate::store::StoreError;
 use crate::tree::View;
 use crate::tree::Which;
+use crate::types::Operation;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
 
 /// Records looked at beyond those that can go.
-const AHEAD: usize = 192;
+const AHEAD: u64 = 192;
 /// Reads under way.
 const READS: usize = 64;
 /// How far what is sent may lie before the oldest record without a verdict.
@@ -37,39 +38,52 @@ impl Client {
         }
         if self.read_again.is_some_and(|at| at <= ctx.now) {
             self.read_again = None;
+            self.cml.look_again(Recno(0));
         }
         loop {
             let sent = self.cml.sent().max(self.received());
             if Cml::first(ctx.store)?.is_some_and(|first| sent.0.saturating_sub(first.0) >= WINDOW) {
                 return Ok(());
             }
-            let rows = Cml::rows(ctx.store, Recno(sent.0 + 1), AHEAD)?;
-            for (recno, row) in &rows {
-                if let Some(slot) = row.slot
-                    && self.read_again.is_none()
-                    && self.cml.reading() < READS
-                {
-                    let next = ctx.meta.next_recno;
-                    let ticket = ctx.ticket();
-                    self.cml.want_content(*recno, slot, next, &self.server, || ticket, ctx.out);
-                }
-            }
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            for (recno, row) in rows {
-                if batch.len() >= RECORDS || bytes >= BYTES {
-                    break;
-                }
-                let Some(mut op) = self.cml.take_ready(ctx.store, recno, row)? else { break };
-                op.id.0.incarnation = ctx.meta.incarnation;
-                bytes += crate::cml::content_of(&op).and_then(|c| c.inline.as_ref()).map_or(0, Vec::len);
-                batch.push(op);
-            }
+            self.read_ahead(ctx, sent)?;
+            let batch = self.next_batch(ctx, sent)?;
             if batch.is_empty() {
                 return Ok(());
             }
             ctx.out.push(Output::Send(self.server.clone(), Message::Submit(batch)));
         }
+    }
+
+    /// Begins to read the contents that come next, each once.
+    fn read_ahead(&mut self, ctx: &mut Context<'_>, sent: Recno) -> Result<(), StoreError> {
+        let mut looked = self.cml.looked().max(sent);
+        while self.read_again.is_none() && self.cml.reading() < READS && looked.0 < sent.0 + AHEAD {
+            let Some((recno, row)) = Cml::rows(ctx.store, Recno(looked.0 + 1), 1)?.pop() else { break };
+            if let Some(slot) = row.slot {
+                let next = ctx.meta.next_recno;
+                let ticket = ctx.ticket();
+                self.cml.want_content(recno, slot, next, &self.server, || ticket, ctx.out);
+            }
+            looked = recno;
+            self.cml.look(looked);
+        }
+        Ok(())
+    }
+
+    /// What is ready, in order.
+    fn next_batch(&mut self, ctx: &mut Context<'_>, sent: Recno) -> Result<Vec<Operation>, StoreError> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut at = sent;
+        while batch.len() < RECORDS && bytes < BYTES {
+            let Some((recno, row)) = Cml::rows(ctx.store, Recno(at.0 + 1), 1)?.pop() else { break };
+            let Some(mut op) = self.cml.take_ready(ctx.store, recno, row)? else { break };
+            op.id.0.incarnation = ctx.meta.incarnation;
+            bytes += crate::cml::content_of(&op).and_then(|c| c.inline.as_ref()).map_or(0, Vec::len);
+            batch.push(op);
+            at = recno;
+        }
+        Ok(batch)
     }
 
     /// A content was read.

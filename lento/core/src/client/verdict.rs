@@ -192,7 +192,8 @@ impl Client {
             handle::put(ctx.store, state.file, target)?;
         }
         let mut touched = std::collections::BTreeSet::from([Facet::Object(target)]);
-        for (recno, row) in Cml::rows(ctx.store, Recno(0), usize::MAX)? {
+        for recno in pending::list(ctx.store, &Facet::Object(object))? {
+            let Some(row) = Cml::row(ctx.store, recno)? else { continue };
             let mut op = row.op.clone();
             alias::substitute(&mut op, object, target)?;
             if op != row.op {
@@ -208,7 +209,7 @@ impl Client {
         for (dir, name) in base.view().names(target)? {
             touched.insert(Facet::Entry(dir, name));
         }
-        self.work.requeue_all();
+        self.work.dir_made(target);
         self.look_at(ctx, touched)
     }
 }

@@ -5,7 +5,6 @@ use super::Row;
 use super::Slot;
 use crate::acl;
 use crate::apply;
-use crate::facet::Facet;
 use crate::facet::pending;
 use crate::io::Output;
 use crate::local::Absorbed;
@@ -80,17 +79,19 @@ impl Cml {
     /// the directory's modification time moved.
     fn process_remove_last(&mut self, store: &mut dyn Store, recno: Recno, op: Operation) -> Result<(), StoreError> {
         let OpKind::Remove { dir, name, dir_mtime, .. } = &op.kind else { return Ok(()) };
-        let rows = self.rows_of(store, op.object)?;
-        let made_here = rows.first().is_some_and(|(_, row)| {
+        // Others' records about it (an entry in it, a name taken from it) stand for something that must be told.
+        let rows = self.own_rows(store, op.object)?;
+        let made_here = rows.first().filter(|(_, row)| {
             matches!(&row.op.kind, OpKind::Create { dir: d, name: n, .. } if d == dir && n == name)
-                && row.op.object == op.object
         });
-        let own = rows.iter().all(|(at, row)| {
-            *at > self.frozen
-                && row.op.object == op.object
-                && !matches!(row.op.kind, OpKind::Rename { .. } | OpKind::Link { .. } | OpKind::Remove { .. })
+        let plain = rows.iter().all(|(_, row)| {
+            !matches!(row.op.kind, OpKind::Rename { .. } | OpKind::Link { .. } | OpKind::Remove { .. })
         });
-        if !made_here || !own {
+        let alone = match made_here {
+            Some((made, _)) if plain => !pending::touched_after(store, op.object, *made)?,
+            _ => false,
+        };
+        if !alone {
             return self.append(store, recno, op, None);
         }
         for (at, row) in &rows {
@@ -110,10 +111,17 @@ impl Cml {
         new: Attributes,
     ) -> Result<(), StoreError> {
         // What happens in a directory moves its time as well, so its time may not be told any earlier than that.
-        let moved = self.rows_of(store, op.object)?.into_iter().rev().find(|(_, row)| row.op.object != op.object);
-        let after = moved.filter(|_| mask.has(Mask::MTIME)).map_or(Recno(0), |(at, _)| at);
         let mut rows = self.own_rows(store, op.object)?;
-        rows.retain(|(at, _)| *at > after);
+        if mask.has(Mask::MTIME) {
+            let mut late = Vec::new();
+            for (at, row) in rows.into_iter().rev() {
+                if pending::touched_after(store, op.object, at)? {
+                    break;
+                }
+                late.insert(0, (at, row));
+            }
+            rows = late;
+        }
         if let Some((at, mut row)) = rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned() {
             if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
                 fold_attributes(attributes, xattrs, mask, &new);
@@ -167,6 +175,7 @@ impl Cml {
         }
         Cml::write(store, at, &row)?;
         self.ready.remove(&at);
+        self.look_again(at);
         let OpKind::Close { mtime, .. } = op.kind else { return Ok(()) };
         let attributes = Attributes { mtime, ..Attributes::default() };
         self.touch_time(store, recno, op.id, op.time, op.object, attributes)
@@ -220,22 +229,11 @@ impl Cml {
         self.process_setattr(store, recno, op, Mask::MTIME, attributes)
     }
 
-    /// Every pending record that touches the object, oldest first.
-    fn rows_of(&self, store: &dyn Store, object: ObjectId) -> Result<Vec<(Recno, Row)>, StoreError> {
-        let mut rows = Vec::new();
-        for recno in pending::list(store, &Facet::Object(object))? {
-            rows.extend(Cml::row(store, recno)?.map(|row| (recno, row)));
-        }
-        Ok(rows)
-    }
-
     /// The records about the object itself that may still be treated, oldest first.
     fn own_rows(&self, store: &dyn Store, object: ObjectId) -> Result<Vec<(Recno, Row)>, StoreError> {
         let mut rows = Vec::new();
-        for recno in pending::list(store, &Facet::Object(object))? {
-            if recno > self.frozen {
-                rows.extend(Cml::row(store, recno)?.filter(|row| row.op.object == object).map(|row| (recno, row)));
-            }
+        for recno in pending::own(store, object)?.into_iter().filter(|recno| *recno > self.frozen) {
+            rows.extend(Cml::row(store, recno)?.map(|row| (recno, row)));
         }
         Ok(rows)
     }

@@ -62,6 +62,7 @@ impl Cml {
     /// A content was read.
     pub fn content_read(&mut self, store: &mut dyn Store, ticket: Ticket, result: ReadResult) -> Result<AfterRead, StoreError> {
         let Some((recno, began_before)) = self.reads.remove(&ticket) else { return Ok(AfterRead::GoOn) };
+        self.look_again(recno);
         let Some(row) = Cml::row(store, recno)? else { return Ok(AfterRead::GoOn) };
         let Some(slot) = row.slot else { return Ok(AfterRead::GoOn) };
         let (hash, size, version, racy, inline) = match result {

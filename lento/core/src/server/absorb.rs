@@ -120,7 +120,7 @@ impl Server {
         slot: Slot,
     ) -> Result<(), StoreError> {
         let origin = op.id;
-        let earlier = self.unread.get(&op.object).copied();
+        let earlier = self.unread.get(&op.object);
         if let Some(mut row) = earlier.map(|at| LogRow::get(ctx.store, at)).transpose()?.flatten() {
             row.slot = Some(slot);
             row.put(ctx.store)?;
