@@ -101,6 +101,8 @@ impl Recovery<'_> {
         }
         self.read(&mut reader)?;
         self.closes(&redone, &journaled)?;
+        self.report.closes +=
+            self.volume.close_interrupted().map_err(|errno| self.lower("journal interrupted writes", errno))?;
         for entry in &interrupted {
             lml.finish(entry, &self.volume.lower).map_err(|errno| self.lower("clear lml/", errno))?;
         }
@@ -150,7 +152,9 @@ impl Recovery<'_> {
         suspects.extend(redone.iter().filter(|id| !journaled.contains(id)).map(|id| (*id, None)));
         for (id, recorded) in suspects {
             let Ok(stat) = self.volume.lower.stat(id) else { continue };
-            if !stat.is_file() || stat.attributes.nlink == 0 || recorded == Some(stat.attributes.version()) {
+            // What is in limbo or nameless is nobody's update any more.
+            let removed = self.volume.is_removed(id, &stat);
+            if !stat.is_file() || removed || recorded == Some(stat.attributes.version()) {
                 continue;
             }
             let intent = Intent {
