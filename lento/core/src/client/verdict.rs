@@ -178,8 +178,16 @@ impl Client {
 
     /// Our object and the server's are one: everything here takes the server's name.
     fn unify(&mut self, ctx: &mut Context<'_>, object: ObjectId, target: ObjectId) -> Result<(), StoreError> {
+        let mut touched = std::collections::BTreeSet::from([Facet::Object(target)]);
+        // What is under way counts: its replay may have happened already.
+        let there = View::planned(ctx.store, &self.replaying.overlay).object(target)?.is_some();
         let mut tree = Tree::new(ctx.store, Which::Local);
-        if let Some(state) = tree.view().object(object)? {
+        if there {
+            // It came here by another way: one object has one lower file, so this one's names and children go there.
+            touched.extend(tree.view().names(object)?.into_iter().map(|(dir, name)| Facet::Entry(dir, name)));
+            let children = tree.view().children(object, usize::MAX)?;
+            touched.extend(children.into_keys().map(|name| Facet::Entry(object, name)));
+        } else if let Some(state) = tree.view().object(object)? {
             for (dir, name) in tree.view().names(object)? {
                 tree.set_entry(dir, &name, Some(target))?;
             }
@@ -191,7 +199,6 @@ impl Client {
             tree.set_object(target, Some(&state))?;
             handle::put(ctx.store, state.file, target)?;
         }
-        let mut touched = std::collections::BTreeSet::from([Facet::Object(target)]);
         for recno in pending::list(ctx.store, &Facet::Object(object))? {
             let Some(row) = Cml::row(ctx.store, recno)? else { continue };
             let mut op = row.op.clone();
