@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use intermezzo_kml::record::{Attributes, FileId, Opcode, OriginKind, Record, State, Version};
+use intermezzo_kml::record::{Attributes, FileId, Opcode, OriginKind, Record, State, Time, Version};
 use rustix::fs::FileType;
 
 use crate::filter::Volume;
@@ -14,6 +14,8 @@ pub(super) struct Memory {
     seen: BTreeSet<FileId>,
     /// Regular files and the version that their newest record left.
     versions: BTreeMap<FileId, Version>,
+    /// The modification time that the newest record left on each directory.
+    times: BTreeMap<FileId, Time>,
 }
 
 impl Memory {
@@ -30,9 +32,24 @@ impl Memory {
                 volume.limbo.note_close(outcome.object, record.recno);
             }
         }
+        for (dir, time) in
+            [(intent.parent, outcome.parent_mtime), (intent.target_parent, outcome.target_parent_mtime)]
+        {
+            if !dir.is_none() && time != Time::default() {
+                self.times.insert(dir, time);
+            }
+        }
+        if FileType::from_raw_mode(outcome.after.mode) == FileType::Directory {
+            self.times.insert(outcome.object, outcome.after.mtime);
+        }
         if is_file(&outcome.after) {
             self.versions.insert(outcome.object, outcome.after.version());
         }
+    }
+
+    /// What the records say of a directory's modification time.
+    pub fn time(&self, dir: FileId) -> Option<Time> {
+        self.times.get(&dir).copied()
     }
 
     /// Whether a record before has named this object.

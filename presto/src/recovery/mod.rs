@@ -85,6 +85,7 @@ impl Recovery<'_> {
         let mut journaled = Vec::new();
         for record in unresolved {
             self.read(&mut reader)?;
+            self.quiet_install(record);
             let outcome =
                 decide::outcome(self.volume, record, &redone, &self.memory).map_err(|errno| self.lower("look", errno))?;
             match &outcome {
@@ -108,6 +109,24 @@ impl Recovery<'_> {
         }
         self.report.swept = stage::sweep(&self.volume.lower).map_err(|errno| self.lower("sweep stage/", errno))?;
         Ok(self.report)
+    }
+
+    /// An install replaces a content under a name and means nothing for the directory, but its rename moves the
+    /// directory's time; presto sets it back right after, unless it was killed in between.
+    fn quiet_install(&self, record: &Record) {
+        let intent = &record.intent;
+        if record.opcode != Opcode::Close || intent.parent.is_none() {
+            return;
+        }
+        let Some(time) = self.memory.time(intent.parent) else { return };
+        let keep = rustix::fs::Timespec { tv_sec: time.sec, tv_nsec: i64::from(time.nsec) };
+        let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let times = rustix::fs::Timestamps { last_access: omit, last_modification: keep };
+        let set = self.volume.lower.dir(intent.parent).and_then(|dir| rustix::fs::futimens(&*dir, &times));
+        if let Err(errno) = set {
+            tracing::warn!(target: "recovery", volume = self.volume.name, dir = %intent.parent, %errno,
+                "a directory's modification time cannot be set back");
+        }
     }
 
     fn redo(&mut self, lml: &Lml, entry: &InPlace) -> Result<(), RecoveryError> {
