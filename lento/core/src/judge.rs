@@ -19,6 +19,7 @@ use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Replaced;
+use crate::types::Time;
 
 /// What to do with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub fn judge(
             let moved = Moved { object: op.object, replaced: *replaced, exchange: *exchange };
             judge_rename(view, &moved, (*from, from_name), (*to, to_name))
         }
-        OpKind::Close { before, content, .. } => judge_close(view, op.object, *before, content),
+        OpKind::Close { before, content, mtime } => judge_close(view, op.object, *before, content, *mtime),
         OpKind::SetAttr { .. } | OpKind::SetXattr { .. } | OpKind::DelXattr { .. } => {
             Ok(match view.object(op.object)? {
                 Some(_) => Decision::Accept,
@@ -207,12 +208,19 @@ fn judge_rename(
     })
 }
 
-fn judge_close(view: &View<'_>, object: ObjectId, before: Hash, content: &Content) -> Result<Decision, StoreError> {
+fn judge_close(
+    view: &View<'_>,
+    object: ObjectId,
+    before: Hash,
+    content: &Content,
+    mtime: Time,
+) -> Result<Decision, StoreError> {
     let Some(state) = view.object(object)? else { return Ok(Decision::Refuse(ConflictKind::StoreRemove)) };
     let here = state.content.map(|stored| stored.hash);
-    Ok(if here == Some(content.hash) {
+    Ok(if here == Some(content.hash) && state.attributes.mtime == mtime {
         Decision::Unify(object)
-    } else if here == Some(before) {
+    } else if here == Some(before) || here == Some(content.hash) {
+        // The same content stored later is news as well: its time.
         Decision::Accept
     } else {
         Decision::Refuse(ConflictKind::StoreStore)

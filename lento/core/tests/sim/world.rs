@@ -220,6 +220,13 @@ impl World {
         self.start(index, false);
     }
 
+    /// A volume that stopped with a fault begins again.
+    pub fn restart(&mut self, index: usize) {
+        self.cut_all(index);
+        self.nodes[index].store.crash();
+        self.start(index, false);
+    }
+
     /// Power cut: log, tree and store fall back to the last sync.
     pub fn power(&mut self, index: usize) {
         self.note(format!("power cut n{index}"));
@@ -289,6 +296,25 @@ impl World {
         }
         self.give(index, Input::Journal(records));
         true
+    }
+
+    /// Runs one output of the shell, while syncs do not end.
+    pub fn run_job_except_sync(&mut self, index: usize) -> bool {
+        let jobs = &mut self.nodes[index].jobs;
+        let Some(at) = jobs.iter().position(|job| !matches!(job, Output::Sync { .. })) else { return false };
+        let Some(job) = jobs.remove(at) else { return false };
+        jobs.push_front(job);
+        self.run_job(index)
+    }
+
+    /// Presto is about to be asked for a replay.
+    pub fn next_is_replay(&self, index: usize) -> bool {
+        matches!(self.nodes[index].jobs.front(), Some(Output::Replay { .. }))
+    }
+
+    /// Batches that presto was asked for and has not done.
+    pub fn replays_under_way(&self, index: usize) -> usize {
+        self.nodes[index].jobs.iter().filter(|job| matches!(job, Output::Replay { .. })).count()
     }
 
     /// Runs one output of the shell.

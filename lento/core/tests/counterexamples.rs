@@ -1,0 +1,432 @@
+//! One test for each rule of replication without which something is lost: the counterexample that needs the rule, step
+//! by step, judged by what users see.
+
+#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, dead_code)]
+
+#[path = "sim/disk.rs"]
+mod disk;
+#[path = "sim/memory.rs"]
+mod memory;
+#[path = "sim/world.rs"]
+mod world;
+
+use disk::ROOT;
+use lento_core::types::FileId;
+use lento_core::types::Hash;
+use lento_core::types::mode;
+use world::World;
+
+const SERVER: usize = 0;
+const CLIENT: usize = 1;
+const OTHER: usize = 2;
+
+/// A world at rest: everybody welcomed.
+fn world(clients: usize) -> World {
+    let mut world = World::new(7, clients);
+    world.rest();
+    world
+}
+
+fn at(world: &World, node: usize, path: &str) -> Option<FileId> {
+    let mut file = ROOT;
+    for name in path.split('/') {
+        file = world.nodes[node].disk.entry(file, name.as_bytes())?;
+    }
+    Some(file)
+}
+
+fn dir_and_name(world: &World, node: usize, path: &str) -> (FileId, Vec<u8>) {
+    match path.rsplit_once('/') {
+        Some((dir, name)) => (at(world, node, dir).unwrap(), name.into()),
+        None => (ROOT, path.into()),
+    }
+}
+
+fn read(world: &World, node: usize, path: &str) -> Option<String> {
+    let file = at(world, node, path)?;
+    Some(String::from_utf8_lossy(&world.nodes[node].disk.inodes[&file].bytes).into_owned())
+}
+
+fn create(world: &mut World, node: usize, path: &str) -> FileId {
+    let (dir, name) = dir_and_name(world, node, path);
+    world.nodes[node].disk.user_make(dir, &name, mode::FILE).unwrap()
+}
+
+fn mkdir(world: &mut World, node: usize, path: &str) -> FileId {
+    let (dir, name) = dir_and_name(world, node, path);
+    world.nodes[node].disk.user_make(dir, &name, mode::DIR).unwrap()
+}
+
+/// Open, write, close.
+fn store(world: &mut World, node: usize, path: &str, text: &str) {
+    let file = match at(world, node, path) {
+        Some(file) => file,
+        None => create(world, node, path),
+    };
+    world.nodes[node].disk.user_store(file, text.as_bytes());
+    world.nodes[node].disk.user_close(file);
+}
+
+fn remove(world: &mut World, node: usize, path: &str) {
+    let (dir, name) = dir_and_name(world, node, path);
+    world.nodes[node].disk.user_remove(dir, &name).unwrap();
+}
+
+fn rename(world: &mut World, node: usize, from: &str, to: &str) {
+    let ((from, from_name), (to, to_name)) = (dir_and_name(world, node, from), dir_and_name(world, node, to));
+    world.nodes[node].disk.user_rename(from, &from_name, to, &to_name, false).unwrap();
+}
+
+fn link(world: &mut World, node: usize, from: &str, to: &str) {
+    let file = at(world, node, from).unwrap();
+    let (to, to_name) = dir_and_name(world, node, to);
+    world.nodes[node].disk.user_link(file, to, &to_name).unwrap();
+}
+
+fn is_kept(world: &World, text: &str) -> bool {
+    world.nodes[SERVER].kept.contains(&Hash::of(text.as_bytes()))
+}
+
+fn settle(world: &mut World) {
+    for client in 1..world.nodes.len() {
+        world.connect(client);
+    }
+    world.rest();
+    world.check_agreement().unwrap();
+}
+
+fn everywhere(world: &World, path: &str, text: Option<&str>) {
+    for node in 0..world.nodes.len() {
+        assert_eq!(read(world, node, path).as_deref(), text, "{path} at n{node}");
+    }
+}
+
+/// The server's tree at every step: what a name shows.
+fn shown(world: &mut World, path: &str) -> Vec<Option<String>> {
+    let mut seen = Vec::new();
+    for _ in 0..400 {
+        world.now += 20;
+        for node in 0..world.nodes.len() {
+            world.read_journal(node, 1);
+            world.run_job(node);
+            if node > 0 {
+                world.deliver(node, SERVER);
+                world.deliver(SERVER, node);
+            }
+            world.timeout(node);
+            let now = read(world, SERVER, path);
+            if seen.last() != Some(&now) {
+                seen.push(now);
+            }
+        }
+    }
+    seen
+}
+
+/// Goes on until something is seen, while the client's disk makes nothing durable.
+fn without_syncs(world: &mut World, seen: impl Fn(&World) -> bool) {
+    for _ in 0..2000 {
+        world.now += 1;
+        world.read_journal(CLIENT, 8);
+        world.run_job_except_sync(CLIENT);
+        world.deliver(CLIENT, SERVER);
+        world.deliver(SERVER, CLIENT);
+        world.run_job(SERVER);
+        world.read_journal(SERVER, 8);
+        world.timeout(SERVER);
+        world.timeout(CLIENT);
+        if seen(world) {
+            return;
+        }
+    }
+    panic!("it never came");
+}
+
+#[test]
+fn rule_1_a_close_never_travels_empty() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "old");
+    settle(&mut world);
+    world.cut(CLIENT);
+    store(&mut world, CLIENT, "tmp", "one");
+    rename(&mut world, CLIENT, "tmp", "f");
+    store(&mut world, CLIENT, "f", "two");
+    world.connect(CLIENT);
+    let shown = shown(&mut world, "f");
+    assert!(!shown.contains(&Some(String::new())), "an empty f in between: {shown:?}");
+    assert!(!shown.contains(&None), "no f in between: {shown:?}");
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+    everywhere(&world, "tmp", None);
+}
+
+#[test]
+fn rule_1_limbo_keeps_what_is_removed_before_it_was_read() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "old");
+    settle(&mut world);
+    world.cut(CLIENT);
+    store(&mut world, SERVER, "f", "the server's");
+    store(&mut world, CLIENT, "f", "the client's");
+    remove(&mut world, CLIENT, "f");
+    settle(&mut world);
+    everywhere(&world, "f", Some("the server's"));
+    assert!(is_kept(&world, "the client's"));
+}
+
+#[test]
+fn rule_2_nothing_is_shown_before_its_content() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "old");
+    settle(&mut world);
+    let big = "x".repeat(100_000);
+    store(&mut world, SERVER, "tmp", &big);
+    rename(&mut world, SERVER, "tmp", "f");
+    for _ in 0..2000 {
+        world.step();
+        let here = read(&world, CLIENT, "f");
+        assert!(here.as_deref() == Some("old") || here.as_deref() == Some(&big), "torn: {:?}", here.map(|h| h.len()));
+    }
+    settle(&mut world);
+    everywhere(&world, "f", Some(&big));
+}
+
+#[test]
+fn rule_3_a_power_cut_begins_a_new_incarnation() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "kept");
+    // Durable here before it could be sent.
+    world.cut(CLIENT);
+    world.nodes[CLIENT].disk.make_durable();
+    remove(&mut world, CLIENT, "f");
+    mkdir(&mut world, CLIENT, "d");
+    // The removal cancels the creation; only the directory is sent, under a number that comes back after the cut.
+    world.connect(CLIENT);
+    without_syncs(&mut world, |world| at(world, SERVER, "d").is_some());
+    world.power(CLIENT);
+    settle(&mut world);
+    everywhere(&world, "f", Some("kept"));
+    assert!(at(&world, CLIENT, "d").is_some());
+}
+
+#[test]
+fn rule_4_what_a_power_cut_forgot_comes_back_whole() {
+    let mut world = world(1);
+    world.nodes[CLIENT].disk.make_durable();
+    store(&mut world, CLIENT, "f", "sent");
+    without_syncs(&mut world, |world| read(world, SERVER, "f").as_deref() == Some("sent"));
+    world.power(CLIENT);
+    assert_eq!(read(&world, CLIENT, "f"), None, "the cut took it");
+    settle(&mut world);
+    everywhere(&world, "f", Some("sent"));
+}
+
+#[test]
+fn rule_5_nothing_that_is_not_durable_is_forwarded() {
+    let mut world = world(1);
+    store(&mut world, SERVER, "f", "news");
+    for _ in 0..200 {
+        world.now += 20;
+        world.read_journal(SERVER, 8);
+        world.run_job_except_sync(SERVER);
+        world.deliver(SERVER, CLIENT);
+        world.read_journal(CLIENT, 8);
+        world.run_job(CLIENT);
+        world.timeout(SERVER);
+        assert_eq!(read(&world, CLIENT, "f"), None, "forwarded before the sync");
+    }
+    settle(&mut world);
+    everywhere(&world, "f", Some("news"));
+}
+
+#[test]
+fn rule_6_a_close_is_judged_by_what_was_on_disk_before_it() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    // The user stores over v0; before lento reads that record, the server's v1 reaches base.
+    store(&mut world, CLIENT, "f", "mine");
+    store(&mut world, SERVER, "f", "v1");
+    for _ in 0..100 {
+        world.now += 20;
+        world.read_journal(SERVER, 8);
+        world.run_job(SERVER);
+        world.deliver(SERVER, CLIENT);
+        world.timeout(SERVER);
+    }
+    settle(&mut world);
+    everywhere(&world, "f", Some("v1"));
+    assert!(is_kept(&world, "mine"));
+}
+
+#[test]
+fn rule_7_a_treatment_takes_only_what_it_left_itself() {
+    let mut world = world(2);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    // One store, the other's store in between, a second store on top of that.
+    store(&mut world, CLIENT, "f", "one");
+    settle(&mut world);
+    store(&mut world, OTHER, "f", "other");
+    settle(&mut world);
+    world.cut(CLIENT);
+    store(&mut world, CLIENT, "f", "two");
+    remove(&mut world, CLIENT, "f");
+    settle(&mut world);
+    everywhere(&world, "f", None);
+    store(&mut world, OTHER, "f", "again");
+    settle(&mut world);
+    everywhere(&world, "f", Some("again"));
+}
+
+#[test]
+fn rule_8_a_removal_says_whether_it_took_the_last_name() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "text");
+    link(&mut world, CLIENT, "f", "g");
+    settle(&mut world);
+    world.cut(CLIENT);
+    // Here one name stays under a new name that the server refuses; there one name is gone already.
+    store(&mut world, SERVER, "h", "in the way");
+    remove(&mut world, SERVER, "g");
+    rename(&mut world, CLIENT, "g", "h");
+    remove(&mut world, CLIENT, "f");
+    settle(&mut world);
+    everywhere(&world, "h", Some("in the way"));
+    assert!(read(&world, SERVER, "f").as_deref() == Some("text") || is_kept(&world, "text"), "the content is gone");
+}
+
+#[test]
+fn rule_9_only_directories_new_to_each_other_are_unified() {
+    let mut world = world(1);
+    world.cut(CLIENT);
+    mkdir(&mut world, CLIENT, "b");
+    store(&mut world, CLIENT, "b/one", "1");
+    mkdir(&mut world, SERVER, "b");
+    store(&mut world, SERVER, "b/two", "2");
+    settle(&mut world);
+    everywhere(&world, "b/one", Some("1"));
+    everywhere(&world, "b/two", Some("2"));
+    // Its own first b must not become one with its second.
+    world.cut(CLIENT);
+    store(&mut world, SERVER, "c", "taken");
+    rename(&mut world, CLIENT, "b", "c");
+    mkdir(&mut world, CLIENT, "b");
+    store(&mut world, CLIENT, "b/three", "3");
+    settle(&mut world);
+    everywhere(&world, "b/one", Some("1"));
+    everywhere(&world, "c", Some("taken"));
+    assert!(read(&world, SERVER, "b/three").is_some() || is_kept(&world, "3"));
+}
+
+#[test]
+fn rule_12_a_verdict_is_given_once_and_again_told() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    world.cut(CLIENT);
+    store(&mut world, SERVER, "f", "server's");
+    store(&mut world, CLIENT, "f", "client's");
+    world.connect(CLIENT);
+    let judged = |world: &World| {
+        let conflict = |r: &&lento_core::record::KmlRecord| {
+            matches!(r.origin, lento_core::record::KmlOrigin::Replay { verdict, .. } if verdict > 1)
+        };
+        world.nodes[SERVER].disk.kml.iter().filter(conflict).count()
+    };
+    for _ in 0..20_000 {
+        if judged(&world) > 0 {
+            break;
+        }
+        world.step();
+    }
+    // The stream breaks before the client hears it; nothing but the KML is left of it at the server.
+    world.cut(CLIENT);
+    world.kill(SERVER);
+    settle(&mut world);
+    assert_eq!(judged(&world), 1);
+    everywhere(&world, "f", Some("server's"));
+    assert!(is_kept(&world, "client's"));
+}
+
+#[test]
+fn rule_13_a_replay_never_meets_a_user_it_has_not_seen() {
+    let mut world = world(1);
+    store(&mut world, SERVER, "f", "from the server");
+    // The replay that makes f is asked for; before it runs, users make f, move it and take it away.
+    let mut asked = false;
+    for _ in 0..4000 {
+        world.now += 20;
+        world.read_journal(SERVER, 8);
+        world.run_job(SERVER);
+        world.deliver(SERVER, CLIENT);
+        if world.next_is_replay(CLIENT) {
+            asked = true;
+            break;
+        }
+        world.run_job(CLIENT);
+        world.timeout(SERVER);
+    }
+    assert!(asked);
+    store(&mut world, CLIENT, "f", "from a user");
+    rename(&mut world, CLIENT, "f", "g");
+    settle(&mut world);
+    everywhere(&world, "f", Some("from the server"));
+    assert!(read(&world, SERVER, "g").as_deref() == Some("from a user") || is_kept(&world, "from a user"));
+}
+
+#[test]
+fn rule_15_the_server_never_waits_for_a_writer() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    // A database that is open for ever at the server, and a client that stores.
+    let file = at(&world, SERVER, "f").unwrap();
+    world.open_and_store(SERVER, file, b"half a transaction");
+    store(&mut world, CLIENT, "f", "client's");
+    store(&mut world, CLIENT, "other", "more");
+    world.rest();
+    assert_eq!(read(&world, SERVER, "f").as_deref(), Some("client's"));
+    assert_eq!(read(&world, SERVER, "other").as_deref(), Some("more"));
+    world.close(SERVER, file);
+    settle(&mut world);
+    everywhere(&world, "f", Some("client's"));
+    assert!(is_kept(&world, "half a transaction"));
+}
+
+#[test]
+fn rule_15_a_busy_file_defers_its_own_change_only() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    let file = at(&world, CLIENT, "f").unwrap();
+    world.open_and_store(CLIENT, file, b"being written");
+    store(&mut world, SERVER, "f", "server's");
+    store(&mut world, SERVER, "g", "beside it");
+    for _ in 0..4000 {
+        world.step();
+    }
+    assert_eq!(read(&world, CLIENT, "g").as_deref(), Some("beside it"));
+    assert_eq!(read(&world, CLIENT, "f").as_deref(), Some("being written"));
+    let status = world.nodes[CLIENT].volume.as_ref().unwrap().status(&world.nodes[CLIENT].store).unwrap();
+    assert!(status.position > status.applied, "acknowledged what waits for the writer: {status:?}");
+    world.close(CLIENT, file);
+    settle(&mut world);
+    everywhere(&world, "f", Some("server's"));
+    assert!(is_kept(&world, "being written"));
+}
+
+#[test]
+fn rule_18_a_replay_asks_nobody_else() {
+    // The core plans replays and never waits for anything but presto's answer and its journal: no output of a batch
+    // refers to another batch, and one is under way at a time.
+    let mut world = world(1);
+    for number in 0..40 {
+        store(&mut world, SERVER, &format!("f{number}"), "x");
+    }
+    for _ in 0..3000 {
+        world.step();
+        assert!(world.replays_under_way(CLIENT) <= 1);
+    }
+    settle(&mut world);
+}
