@@ -164,7 +164,8 @@ impl Cml {
     pub fn settle(&mut self, store: &mut dyn Store, recno: Recno, hash: Option<Hash>) -> Result<Option<Row>, StoreError> {
         let Some(row) = Cml::row(store, recno)? else { return Ok(None) };
         self.discard(store, recno, &row)?;
-        if let Some(hash) = hash.filter(|_| row.slot.is_some()) {
+        let carried = row.slot.is_some() || matches!(row.op.kind, OpKind::Create { .. });
+        if let Some(hash) = hash.filter(|_| carried) {
             self.chain.insert(row.op.object, hash);
         }
         if !pending::any(store, &Facet::Object(row.op.object))? {
@@ -188,6 +189,8 @@ impl Cml {
             self.chain.insert(object, content.hash);
             fill_content(&mut row.op, Content { inline: None, ..content.clone() });
             Cml::write(store, recno, &row)?;
+        } else if let Some(hash) = left_by(&row.op) {
+            self.chain.insert(object, hash);
         }
         self.freeze(recno);
         self.sent = recno;
@@ -279,6 +282,16 @@ pub fn fill_content(op: &mut Operation, new: Content) {
         OpKind::Create { content, .. } => *content = Some(new),
         OpKind::Close { content, .. } => *content = new,
         _ => {}
+    }
+}
+
+/// The content that the record leaves in its object, if it says: a file is born empty.
+pub fn left_by(op: &Operation) -> Option<Hash> {
+    match &op.kind {
+        OpKind::Create { attributes, content, .. } if attributes.is_file() => {
+            Some(content.as_ref().map_or_else(Hash::empty, |content| content.hash))
+        }
+        _ => content_of(op).map(|content| content.hash),
     }
 }
 

@@ -146,10 +146,10 @@ impl Server {
         let mut server = Server::default();
         table::each_with_prefix(store, Table::Log, &[], |_, value| {
             let row: LogRow = table::decode(Table::Log, value)?;
-            if let (Some(_), crate::types::LogWhat::Operation(op)) = (row.slot, &row.record.what) {
-                if server.unread.get(&op.object).is_none() {
-                    server.unread.insert(op.object, row.record.position);
-                }
+            if let (Some(_), crate::types::LogWhat::Operation(op)) = (row.slot, &row.record.what)
+                && server.unread.get(&op.object).is_none()
+            {
+                server.unread.insert(op.object, row.record.position);
             }
             Ok(())
         })?;

@@ -394,6 +394,7 @@ pub struct LogRecord {
 }
 
 /// Content of a [`LogRecord`].
+#[allow(clippy::large_enum_variant, reason = "most are operations")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogWhat {
     /// An update.

@@ -6,6 +6,7 @@ use crate::cml::Cml;
 use crate::cml::Row;
 use crate::cml::content_of;
 use crate::cml::fill_content;
+use crate::cml::left_by;
 use crate::context::Context;
 use crate::facet;
 use crate::facet::Facet;
@@ -66,7 +67,7 @@ impl Client {
                 }
                 apply::apply(&mut Tree::new(ctx.store, Which::Base), &op)?;
                 if let Some((recno, row)) = own {
-                    let hash = content_of(&op).map(|content| content.hash);
+                    let hash = left_by(&op);
                     let here = row.op.object;
                     self.settle(ctx, recno, row, hash)?;
                     if matches!(op.kind, OpKind::Create { .. }) && here != op.object {
