@@ -63,6 +63,8 @@ impl Slot {
 pub struct Cml {
     /// Newest record that may have been received by the server: it and all before it stay as they are.
     frozen: Recno,
+    /// Newest record that the server had when it welcomed this stream.
+    received: Recno,
     /// Newest record sent on this stream.
     sent: Recno,
     /// Records up to here have their contents or a read under way.
@@ -86,6 +88,7 @@ impl Cml {
     /// The server said what it received: everything after it is ours again, and every content is read anew.
     pub fn thaw(&mut self, received: Recno) {
         self.frozen = received;
+        self.received = received;
         self.sent = received;
         self.ready.clear();
         self.reads.clear();
@@ -226,7 +229,12 @@ impl Cml {
     pub fn build_on(&mut self, store: &mut dyn Store, object: ObjectId, hash: Hash) -> Result<(), StoreError> {
         self.chain.insert(object, hash);
         for recno in pending::list(store, &Facet::Object(object))? {
-            let Some(mut row) = Cml::row(store, recno)?.filter(|_| recno > self.sent) else { continue };
+            // What was sent on this stream says already what it found. What the server had before may have been folded
+            // away in an earlier life, and then this is how it learns its content (`Client::settle_before`).
+            if recno > self.received && recno <= self.sent {
+                continue;
+            }
+            let Some(mut row) = Cml::row(store, recno)? else { continue };
             let before = match &mut row.op.kind {
                 OpKind::Close { before, .. } if row.op.object == object => before,
                 OpKind::Remove { before: Some(before), .. } if row.op.object == object => before,

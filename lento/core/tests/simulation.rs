@@ -1,10 +1,12 @@
 //! Random histories on a server and its clients: after healing all trees are equal and nothing is lost.
 //! `SIM_SEED=n` replays one seed, `SIM_RUNS=n` sets how many, `SIM_TRACE=1` prints what happened.
 
-#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, dead_code)]
 
 #[path = "sim/disk.rs"]
 mod disk;
+#[path = "sim/looking.rs"]
+mod looking;
 #[path = "sim/memory.rs"]
 mod memory;
 #[path = "sim/world.rs"]

@@ -5,6 +5,8 @@
 
 #[path = "sim/disk.rs"]
 mod disk;
+#[path = "sim/looking.rs"]
+mod looking;
 #[path = "sim/memory.rs"]
 mod memory;
 #[path = "sim/world.rs"]

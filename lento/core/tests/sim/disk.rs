@@ -12,7 +12,6 @@ use lento_core::record::KmlRecord;
 use lento_core::record::Update;
 use lento_core::types::Attributes;
 use lento_core::types::FileId;
-use lento_core::types::Hash;
 use lento_core::types::Mask;
 use lento_core::types::ObjectId;
 use lento_core::types::Recno;
@@ -83,40 +82,6 @@ impl Disk {
         self.make_durable();
     }
 
-    /// Presto's recovery (`recovery::closes`): a file that holds something no record vouches for (a writer had stored and
-    /// not closed when the current went) gets its close now.
-    fn journal_torn_files(&mut self) {
-        let mut known: BTreeMap<FileId, (Time, u64)> = BTreeMap::new();
-        for record in &self.kml {
-            match &record.update {
-                Update::Make { file, after, .. } | Update::Close { file, after, .. } => {
-                    known.insert(*file, (after.version.mtime, after.version.size));
-                }
-                Update::SetAttr { file, mask, after, .. } if mask.has(Mask::MTIME) => {
-                    if let Some(known) = known.get_mut(file) {
-                        known.0 = after.version.mtime;
-                    }
-                }
-                // These show a version that a store may have left which nobody closed.
-                _ => {}
-            }
-        }
-        let files: Vec<FileId> = self
-            .inodes
-            .iter()
-            .filter(|(_, inode)| inode.attributes.is_file())
-            .map(|(file, _)| *file)
-            .filter(|file| self.links(*file) > 0)
-            .filter(|file| {
-                let version = self.version(*file);
-                known.get(file).is_some_and(|known| *known != (version.mtime, version.size))
-            })
-            .collect();
-        for file in files {
-            self.user_close(file);
-        }
-    }
-
     pub fn last(&self) -> Recno {
         Recno(self.kml.len() as u64)
     }
@@ -140,7 +105,7 @@ impl Disk {
         }
     }
 
-    fn links(&self, file: FileId) -> usize {
+    pub fn links(&self, file: FileId) -> usize {
         self.inodes.values().flat_map(|i| i.entries.values()).filter(|f| **f == file).count()
     }
 
@@ -592,41 +557,6 @@ impl Disk {
             self.inodes.get_mut(&file).unwrap().ctime = now.sec as u64;
         }
         last
-    }
-
-    // --- looking -----------------------------------------------------------------------------------------------
-
-    /// The tree for people: path -> what is there. Hard links show as the same number.
-    pub fn tree(&self) -> BTreeMap<String, String> {
-        let mut out = BTreeMap::new();
-        self.walk(ROOT, String::new(), &mut out);
-        out
-    }
-
-    fn walk(&self, dir: FileId, at: String, out: &mut BTreeMap<String, String>) {
-        for (name, file) in &self.inodes[&dir].entries {
-            let path = format!("{at}/{}", String::from_utf8_lossy(name));
-            let inode = &self.inodes[file];
-            out.insert(
-                path.clone(),
-                format!(
-                    "{:o} t{} {:?} x{:?} n{} {}",
-                    inode.attributes.mode,
-                    inode.attributes.mtime.sec,
-                    String::from_utf8_lossy(&inode.symlink),
-                    inode.xattrs,
-                    if inode.attributes.is_dir() { 1 } else { self.links(*file) },
-                    String::from_utf8_lossy(&inode.bytes)
-                ),
-            );
-            if inode.attributes.is_dir() {
-                self.walk(*file, path, out);
-            }
-        }
-    }
-
-    pub fn hash(&self, file: FileId) -> Hash {
-        Hash::of(&self.inodes[&file].bytes)
     }
 }
 

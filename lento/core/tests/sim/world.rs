@@ -68,7 +68,7 @@ pub struct World {
     pub superseded: BTreeSet<Hash>,
 }
 
-const SERVER: usize = 0;
+pub const SERVER: usize = 0;
 
 impl World {
     pub fn new(seed: u64, clients: usize) -> World {
@@ -593,58 +593,5 @@ impl World {
             }
         }
         found
-    }
-
-    // --- verdict of the test -----------------------------------------------------------------------------------
-
-    /// All trees are one, and every content that was closed is in it, kept beside it, or knowingly gone.
-    pub fn check(&self) -> Result<(), String> {
-        self.check_agreement()?;
-        let current: BTreeSet<Hash> = self.nodes[SERVER].disk.inodes.values().map(|i| Hash::of(&i.bytes)).collect();
-        for (hash, what) in &self.written {
-            let safe = current.contains(hash)
-                || self.superseded.contains(hash)
-                || self.nodes.iter().any(|node| node.kept.contains(hash));
-            if !safe {
-                return Err(format!("lost: {what}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// All trees are one, and nobody waits for anything.
-    pub fn check_agreement(&self) -> Result<(), String> {
-        for node in &self.nodes {
-            if let Some(fault) = node.faults.first() {
-                return Err(format!("{} froze: {fault}", node.name));
-            }
-        }
-        let truth = self.nodes[SERVER].disk.tree();
-        for node in &self.nodes[1..] {
-            let tree = node.disk.tree();
-            if tree != truth {
-                let mut text = format!("{} differs from the server:\n", node.name);
-                let all: BTreeSet<&String> = tree.keys().chain(truth.keys()).collect();
-                for path in all {
-                    if tree.get(path) != truth.get(path) {
-                        text += &format!("  {path}: here {:?}, server {:?}\n", tree.get(path), truth.get(path));
-                    }
-                }
-                if let Some(volume) = &node.volume {
-                    text += &format!("  {:?}\n", volume.status(&node.store));
-                    text += &Volume::differences(&node.store).unwrap_or_default();
-                }
-                return Err(text);
-            }
-        }
-        for node in &self.nodes {
-            if let Some(volume) = &node.volume {
-                let status = volume.status(&node.store).map_err(|e| e.to_string())?;
-                if status.pending > 0 || status.dirty > 0 {
-                    return Err(format!("{} did not come to rest: {status:?}", node.name));
-                }
-            }
-        }
-        Ok(())
     }
 }

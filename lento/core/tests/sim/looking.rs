@@ -1,0 +1,136 @@
+//! What a test looks at: trees for people, whether all nodes agree, what a power cut left.
+
+use crate::disk::Disk;
+use crate::disk::ROOT;
+use crate::world::SERVER;
+use crate::world::World;
+use lento_core::Volume;
+use lento_core::record::Update;
+use lento_core::types::FileId;
+use lento_core::types::Hash;
+use lento_core::types::Mask;
+use lento_core::types::Time;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+impl World {
+    /// All trees are one, and every content that was closed is in it, kept beside it, or knowingly gone.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_agreement()?;
+        let current: BTreeSet<Hash> = self.nodes[SERVER].disk.inodes.values().map(|i| Hash::of(&i.bytes)).collect();
+        for (hash, what) in &self.written {
+            let safe = current.contains(hash)
+                || self.superseded.contains(hash)
+                || self.nodes.iter().any(|node| node.kept.contains(hash));
+            if !safe {
+                return Err(format!("lost: {what}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All trees are one, and nobody waits for anything.
+    pub fn check_agreement(&self) -> Result<(), String> {
+        for node in &self.nodes {
+            if let Some(fault) = node.faults.first() {
+                return Err(format!("{} froze: {fault}", node.name));
+            }
+        }
+        let truth = self.nodes[SERVER].disk.tree();
+        for node in &self.nodes[1..] {
+            let tree = node.disk.tree();
+            if tree != truth {
+                let mut text = format!("{} differs from the server:\n", node.name);
+                let all: BTreeSet<&String> = tree.keys().chain(truth.keys()).collect();
+                for path in all {
+                    if tree.get(path) != truth.get(path) {
+                        text += &format!("  {path}: here {:?}, server {:?}\n", tree.get(path), truth.get(path));
+                    }
+                }
+                if let Some(volume) = &node.volume {
+                    text += &format!("  {:?}\n", volume.status(&node.store));
+                    text += &Volume::differences(&node.store).unwrap_or_default();
+                }
+                return Err(text);
+            }
+        }
+        for node in &self.nodes {
+            if let Some(volume) = &node.volume {
+                let status = volume.status(&node.store).map_err(|e| e.to_string())?;
+                if status.pending > 0 || status.dirty > 0 {
+                    return Err(format!("{} did not come to rest: {status:?}", node.name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Presto's recovery (`recovery::closes`): a file that holds something no record vouches for (a writer had stored and
+    /// not closed when the current went) gets its close now.
+    pub fn journal_torn_files(&mut self) {
+        let mut known: BTreeMap<FileId, (Time, u64)> = BTreeMap::new();
+        for record in &self.kml {
+            match &record.update {
+                Update::Make { file, after, .. } | Update::Close { file, after, .. } => {
+                    known.insert(*file, (after.version.mtime, after.version.size));
+                }
+                Update::SetAttr { file, mask, after, .. } if mask.has(Mask::MTIME) => {
+                    if let Some(known) = known.get_mut(file) {
+                        known.0 = after.version.mtime;
+                    }
+                }
+                // These show a version that a store may have left which nobody closed.
+                _ => {}
+            }
+        }
+        let files: Vec<FileId> = self
+            .inodes
+            .iter()
+            .filter(|(_, inode)| inode.attributes.is_file())
+            .map(|(file, _)| *file)
+            .filter(|file| self.links(*file) > 0)
+            .filter(|file| {
+                let version = self.version(*file);
+                known.get(file).is_some_and(|known| *known != (version.mtime, version.size))
+            })
+            .collect();
+        for file in files {
+            self.user_close(file);
+        }
+    }
+
+    /// The tree for people: path -> what is there. Hard links show as the same number.
+    pub fn tree(&self) -> BTreeMap<String, String> {
+        let mut out = BTreeMap::new();
+        self.walk(ROOT, String::new(), &mut out);
+        out
+    }
+
+    fn walk(&self, dir: FileId, at: String, out: &mut BTreeMap<String, String>) {
+        for (name, file) in &self.inodes[&dir].entries {
+            let path = format!("{at}/{}", String::from_utf8_lossy(name));
+            let inode = &self.inodes[file];
+            out.insert(
+                path.clone(),
+                format!(
+                    "{:o} t{} {:?} x{:?} n{} {}",
+                    inode.attributes.mode,
+                    inode.attributes.mtime.sec,
+                    String::from_utf8_lossy(&inode.symlink),
+                    inode.xattrs,
+                    if inode.attributes.is_dir() { 1 } else { self.links(*file) },
+                    String::from_utf8_lossy(&inode.bytes)
+                ),
+            );
+            if inode.attributes.is_dir() {
+                self.walk(*file, path, out);
+            }
+        }
+    }
+
+    pub fn hash(&self, file: FileId) -> Hash {
+        Hash::of(&self.inodes[&file].bytes)
+    }
+}
