@@ -294,7 +294,7 @@ impl Client {
                 }
                 // A newer record is on the way; asking again too soon would only repeat the answer.
                 Some(FetchResult::Superseded) | Some(FetchResult::Failed(_)) | None => {
-                    self.fetch_again = Some(Millis(ctx.now.0 + 100));
+                    self.fetch_again = Some(Millis(ctx.now.0.saturating_add(100)));
                     self.work.content_later(&hash);
                     continue;
                 }

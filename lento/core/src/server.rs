@@ -233,7 +233,7 @@ impl Server {
 
     /// The log is needed up to the last Replicator that has begun; the KML only until it is in the durable store.
     fn truncate(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        let mut needed = self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0 - 1)));
+        let mut needed = self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))));
         for node in &self.replist {
             let row = ReplicatorRow::get(ctx.store, node)?;
             // One that has not begun needs no log: it gets the tree.
@@ -250,7 +250,7 @@ impl Server {
             ctx.store.delete(Table::Log, &key)?;
         }
         let kept = ctx.store.scan(Table::Log, &[], 1)?.first().and_then(|(key, _)| table::number_from_key(key));
-        let floor = kept.map_or(needed, |first| needed.min(Position(first - 1)));
+        let floor = kept.map_or(needed, |first| needed.min(Position(first.saturating_sub(1))));
         ctx.meta.log_floor = ctx.meta.log_floor.max(floor);
         if self.durable > self.truncated {
             self.truncated = self.durable;
@@ -366,7 +366,7 @@ impl Server {
             ReadResult::Unstable | ReadResult::Failed(_) => {
                 let path = View::new(ctx.store, Which::Local).path(object)?;
                 ctx.out.push(Output::Event(Event::Waiting(format!("{path}: changes while it is read"))));
-                self.read_again.insert(object, Millis(ctx.now.0 + 100));
+                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(100)));
             }
             // Removed meanwhile: its removal is a later record, and nobody has to show this content.
             ReadResult::Gone => {

@@ -127,7 +127,7 @@ impl Volume {
                 if config.unclean {
                     meta.incarnation += 1;
                     if server {
-                        meta.epoch = Epoch(meta.epoch.0 + 1);
+                        meta.epoch = Epoch(meta.epoch.0.saturating_add(1));
                     }
                 }
                 meta
@@ -260,7 +260,7 @@ impl Volume {
                 for record in records {
                     in_order(ctx.meta, &record)?;
                     server.absorb(&mut ctx, &record).map_err(|e| journal_fault(&record, e))?;
-                    ctx.meta.next_recno = Recno(record.recno.0 + 1);
+                    ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
                 }
             }
             Input::Replayed { ticket, outcomes } => server.replayed(&mut ctx, ticket, &outcomes)?,
@@ -313,7 +313,7 @@ impl Volume {
                 for record in records {
                     in_order(ctx.meta, &record)?;
                     client.absorb(&mut ctx, &record).map_err(|e| journal_fault(&record, e))?;
-                    ctx.meta.next_recno = Recno(record.recno.0 + 1);
+                    ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
                 }
             }
             Input::Replayed { ticket, outcomes } => client.replayed(&mut ctx, ticket, &outcomes)?,
@@ -348,7 +348,7 @@ impl Volume {
     /// The KML record it wants next.
     #[must_use]
     pub fn next_recno(&self) -> Recno {
-        self.backlog.back().map_or(self.meta.next_recno, |record| Recno(record.recno.0 + 1))
+        self.backlog.back().map_or(self.meta.next_recno, |record| Recno(record.recno.0.saturating_add(1)))
     }
 
     /// Whether it asks for no journal records for the moment (a snapshot is being prepared).

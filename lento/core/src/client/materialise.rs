@@ -162,7 +162,7 @@ impl Work {
 
     /// An object is open for writing.
     pub fn busy(&mut self, now: Millis, object: ObjectId, path: String) {
-        self.busy.insert(object, (Millis(now.0 + BUSY_PAUSE), path));
+        self.busy.insert(object, (Millis(now.0.saturating_add(BUSY_PAUSE)), path));
     }
 
     /// Whether an object was found open for writing a moment ago.

@@ -58,13 +58,13 @@ impl Server {
             session.state = SessionState::WantsSnapshot;
             return Ok(false);
         }
-        if session.sent >= limit || session.sent.0 > acknowledged.0.max(session.began.0) + WINDOW {
+        if session.sent >= limit || session.sent.0 > acknowledged.0.max(session.began.0).saturating_add(WINDOW) {
             return Ok(false);
         }
         let mut records = Vec::new();
         let mut bytes = 0;
         let mut upto = limit;
-        let rows = ctx.store.scan(Table::Log, &table::number_key(session.sent.0 + 1), RECORDS)?;
+        let rows = ctx.store.scan(Table::Log, &table::number_key(session.sent.0.saturating_add(1)), RECORDS)?;
         let full = rows.len() == RECORDS;
         for (_, value) in rows {
             let row: LogRow = table::decode(Table::Log, &value)?;
