@@ -197,31 +197,31 @@ fn many(mix: Mix, default: u64) {
 
 #[test]
 fn two_nodes_connected() {
-    many(CALM, 300);
+    many(CALM, 1000);
 }
 
 #[test]
 fn three_nodes_that_go_away() {
-    many(Mix { clients: 2, steps: 200, cuts: true, ..CALM }, 300);
+    many(Mix { clients: 2, steps: 200, cuts: true, ..CALM }, 1000);
 }
 
 #[test]
 fn four_nodes_with_kills() {
-    many(Mix { clients: 3, steps: 250, cuts: true, kills: true, ..CALM }, 300);
+    many(Mix { clients: 3, steps: 250, cuts: true, kills: true, ..CALM }, 1000);
 }
 
 #[test]
 fn three_nodes_with_power_cuts_of_clients() {
-    many(Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true, ..CALM }, 300);
+    many(Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true, ..CALM }, 1000);
 }
 
 #[test]
 fn three_nodes_with_power_cuts_of_all() {
     let mix = Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true, server_power: true };
-    many(mix, 300);
+    many(mix, 1000);
 }
 
 #[test]
 fn four_nodes_with_long_histories() {
-    many(Mix { clients: 3, steps: 600, cuts: true, kills: true, power: true, ..CALM }, 60);
+    many(Mix { clients: 3, steps: 600, cuts: true, kills: true, power: true, ..CALM }, 150);
 }
