@@ -43,7 +43,11 @@ impl Volumes {
     ///
     /// # Errors
     /// The table cannot be read, or another presto uses this directory.
-    pub fn open(state: &Path, link: Arc<Link>, mounter: Arc<dyn Mounter>) -> Result<Arc<Volumes>, TableError> {
+    pub fn open(
+        state: &Path,
+        link: Arc<Link>,
+        mounter: Arc<dyn Mounter>,
+    ) -> Result<Arc<Volumes>, TableError> {
         let (table, specs) = Table::open(state)?;
         let volumes = Arc::new(Volumes { table, link, mounter, served: RwLock::default() });
         std::thread::scope(|scope| {

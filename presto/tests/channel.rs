@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::{
-    Attach, Attached, GetPermit, OpenStage, Packet, PermitGranted, Replay, Resolve, Resolved, Stat, Stats, Sync, Synced,
+    Attach, Attached, GetPermit, OpenStage, Packet, PermitGranted, Replay, Resolve, Resolved, Stat, Stats,
+    Sync, Synced,
 };
 use presto::channel::transport::{Connection, TransportError};
 use presto::channel::{Answer, Link, Reply, Server, Service};
@@ -99,7 +100,8 @@ impl Far {
     }
 
     fn hear_all(&mut self) -> (Packet, Vec<OwnedFd>) {
-        let incoming = self.connection.receive_within(&mut self.scratch, PATIENCE).unwrap().expect("an answer in time");
+        let incoming =
+            self.connection.receive_within(&mut self.scratch, PATIENCE).unwrap().expect("an answer in time");
         (incoming.packet, incoming.fds)
     }
 
@@ -129,7 +131,9 @@ fn a_bad_volume_name_is_refused() {
     let world = world();
     let mut far = Far::attached(&world);
     far.tell(3, "../etc", Body::Sync(Sync {}));
-    assert!(matches!(far.hear().body, Some(Body::Failure(failure)) if failure.errno == Errno::INVAL.raw_os_error()));
+    assert!(
+        matches!(far.hear().body, Some(Body::Failure(failure)) if failure.errno == Errno::INVAL.raw_os_error())
+    );
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub fn apply(tree: &mut Tree<'_>, op: &Operation) -> Result<(), StoreError> {
             let mut object = tree.view().object(op.object)?.unwrap_or_default();
             object.attributes = *attributes;
             object.symlink.clone_from(symlink);
-            object.content = Some(content.as_ref().map_or(Stored::empty(), |c| Stored { hash: c.hash, size: c.size }));
+            object.content =
+                Some(content.as_ref().map_or(Stored::empty(), |c| Stored { hash: c.hash, size: c.size }));
             object.xattrs = xattrs.iter().cloned().collect();
             tree.set_object(op.object, Some(&object))?;
             tree.set_entry(*dir, name, Some(op.object))?;

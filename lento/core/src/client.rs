@@ -150,9 +150,12 @@ impl Client {
                 if let Some((file, _)) = absorbed.orphan {
                     ctx.out.push(Output::ReleaseLimbo(vec![file]));
                 }
-                let touched: BTreeSet<Facet> = absorbed.operation.iter().flat_map(crate::facet::touched).collect();
+                let touched: BTreeSet<Facet> =
+                    absorbed.operation.iter().flat_map(crate::facet::touched).collect();
                 self.replaying.disturbed(&touched);
-                if let Some(OpKind::Create { dir, name, seen, .. }) = absorbed.operation.as_mut().map(|op| &mut op.kind) {
+                if let Some(OpKind::Create { dir, name, seen, .. }) =
+                    absorbed.operation.as_mut().map(|op| &mut op.kind)
+                {
                     *seen = seen_at(ctx, *dir, name)?;
                 }
                 self.cml.process(ctx.store, record.recno, absorbed, ctx.out)?;
@@ -160,7 +163,8 @@ impl Client {
                 self.look_at(ctx, touched)
             }
             KmlOrigin::Replay { .. } => {
-                let touched: BTreeSet<Facet> = absorbed.operation.iter().flat_map(crate::facet::touched).collect();
+                let touched: BTreeSet<Facet> =
+                    absorbed.operation.iter().flat_map(crate::facet::touched).collect();
                 self.confirmed(ctx, touched)
             }
         }
@@ -216,14 +220,22 @@ impl Client {
     }
 
     /// A message from the server.
-    pub fn message(&mut self, ctx: &mut Context<'_>, node: &NodeName, message: Message) -> Result<(), StoreError> {
+    pub fn message(
+        &mut self,
+        ctx: &mut Context<'_>,
+        node: &NodeName,
+        message: Message,
+    ) -> Result<(), StoreError> {
         if *node != self.server || self.stream == Stream::Down {
             return Ok(());
         }
         let welcomed = matches!(self.stream, Stream::Up(_));
         match message {
             // Left over from an earlier stream: where it begins is not where we are.
-            Message::Records { .. } | Message::SnapshotBegin { .. } | Message::SnapshotChunk(_) | Message::SnapshotEnd
+            Message::Records { .. }
+            | Message::SnapshotBegin { .. }
+            | Message::SnapshotChunk(_)
+            | Message::SnapshotEnd
                 if !welcomed =>
             {
                 Ok(())
@@ -264,7 +276,12 @@ impl Client {
     }
 
     /// Answer to a replay.
-    pub fn replayed(&mut self, ctx: &mut Context<'_>, ticket: Ticket, outcomes: &[ReplayOutcome]) -> Result<(), StoreError> {
+    pub fn replayed(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        outcomes: &[ReplayOutcome],
+    ) -> Result<(), StoreError> {
         match self.replaying.answered(ctx.now, ticket, outcomes, ctx.meta.last_read()) {
             BatchEnd::Fine => {}
             BatchEnd::Unknown => self.work.requeue_all(),
@@ -331,7 +348,8 @@ impl Client {
             self.acked = ack;
             ctx.out.push(Output::Send(self.server.clone(), Message::Ack(ack)));
         }
-        let settled = Cml::first(ctx.store)?.map_or(ctx.meta.last_read(), |first| Recno(first.0.saturating_sub(1)));
+        let settled =
+            Cml::first(ctx.store)?.map_or(ctx.meta.last_read(), |first| Recno(first.0.saturating_sub(1)));
         if settled > self.settled && ctx.presto {
             self.settled = settled;
             ctx.out.push(Output::Settled(settled));
@@ -361,7 +379,8 @@ impl Client {
             }
             if up && !barrier.asked {
                 barrier.asked = true;
-                ctx.out.push(Output::Send(self.server.clone(), Message::Barrier { id: *id, after: Recno(0) }));
+                ctx.out
+                    .push(Output::Send(self.server.clone(), Message::Barrier { id: *id, after: Recno(0) }));
             }
             true
         });

@@ -150,7 +150,13 @@ impl Cml {
         table::put(store, Table::Pending, &table::number_key(recno.0), row)
     }
 
-    fn append(&mut self, store: &mut dyn Store, recno: Recno, op: Operation, slot: Option<Slot>) -> Result<(), StoreError> {
+    fn append(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        op: Operation,
+        slot: Option<Slot>,
+    ) -> Result<(), StoreError> {
         self.look_again(recno);
         pending::insert(store, recno, &op)?;
         Cml::write(store, recno, &Row { op, slot })
@@ -164,7 +170,12 @@ impl Cml {
     }
 
     /// Takes a record out because it has its verdict. `hash`: the content that is now known to the server.
-    pub fn settle(&mut self, store: &mut dyn Store, recno: Recno, hash: Option<Hash>) -> Result<Option<Row>, StoreError> {
+    pub fn settle(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        hash: Option<Hash>,
+    ) -> Result<Option<Row>, StoreError> {
         let Some(row) = Cml::row(store, recno)? else { return Ok(None) };
         self.discard(store, recno, &row)?;
         let carried = row.slot.is_some() || matches!(row.op.kind, OpKind::Create { .. });
@@ -178,7 +189,12 @@ impl Cml {
     }
 
     /// The record as it goes over the wire, if its content is at hand. Freezes it.
-    pub fn take_ready(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row) -> Result<Option<Operation>, StoreError> {
+    pub fn take_ready(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        mut row: Row,
+    ) -> Result<Option<Operation>, StoreError> {
         let content = match row.slot {
             None => None,
             Some(_) => match self.ready.remove(&recno) {
@@ -214,7 +230,9 @@ impl Cml {
             }
         };
         match &mut op.kind {
-            OpKind::Close { before, .. } | OpKind::Remove { before: Some(before), .. } => chain(before, op.object),
+            OpKind::Close { before, .. } | OpKind::Remove { before: Some(before), .. } => {
+                chain(before, op.object)
+            }
             OpKind::Rename { replaced: Some(replaced), .. } => {
                 if let Some(before) = &mut replaced.before {
                     chain(before, replaced.object);
@@ -226,7 +244,12 @@ impl Cml {
 
     /// The server has content `hash` of this object from us, and the records not sent yet stand for something newer:
     /// the next of them builds on it, whatever it found when the record was read again.
-    pub fn build_on(&mut self, store: &mut dyn Store, object: ObjectId, hash: Hash) -> Result<(), StoreError> {
+    pub fn build_on(
+        &mut self,
+        store: &mut dyn Store,
+        object: ObjectId,
+        hash: Hash,
+    ) -> Result<(), StoreError> {
         self.chain.insert(object, hash);
         for recno in pending::list(store, &Facet::Object(object))? {
             // What was sent on this stream says already what it found. What the server had before may have been folded
@@ -238,11 +261,10 @@ impl Cml {
             let before = match &mut row.op.kind {
                 OpKind::Close { before, .. } if row.op.object == object => before,
                 OpKind::Remove { before: Some(before), .. } if row.op.object == object => before,
-                OpKind::Rename { replaced: Some(Replaced { object: target, before: Some(before), .. }), .. }
-                    if *target == object =>
-                {
-                    before
-                }
+                OpKind::Rename {
+                    replaced: Some(Replaced { object: target, before: Some(before), .. }),
+                    ..
+                } if *target == object => before,
                 _ => continue,
             };
             *before = hash;
@@ -252,7 +274,12 @@ impl Cml {
     }
 
     /// Limbo files whose contents no pending record needs any more.
-    pub fn release_limbo(&mut self, store: &mut dyn Store, object: ObjectId, out: &mut Vec<Output>) -> Result<(), StoreError> {
+    pub fn release_limbo(
+        &mut self,
+        store: &mut dyn Store,
+        object: ObjectId,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StoreError> {
         let prefix = table::object_key(object);
         if !table::any_with_prefix(store, Table::Limbo, &prefix)? {
             return Ok(());

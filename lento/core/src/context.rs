@@ -152,7 +152,13 @@ impl Syncing {
     }
 
     /// The answer: what is durable now. `pause` until the next one may begin.
-    pub fn done(&mut self, now: Millis, ticket: Ticket, ok: bool, pause: u64) -> Option<(Position, Position)> {
+    pub fn done(
+        &mut self,
+        now: Millis,
+        ticket: Ticket,
+        ok: bool,
+        pause: u64,
+    ) -> Option<(Position, Position)> {
         let (_, first, second) = self.in_flight.take_if(|(t, _, _)| *t == ticket)?;
         let pause = if ok { pause } else { pause.max(500) };
         self.not_before = Millis(now.0.saturating_add(pause));

@@ -55,7 +55,9 @@ impl Facet {
 pub fn touched(op: &Operation) -> BTreeSet<Facet> {
     let mut set = BTreeSet::new();
     match &op.kind {
-        OpKind::Create { dir, name, .. } | OpKind::Link { dir, name, .. } | OpKind::Remove { dir, name, .. } => {
+        OpKind::Create { dir, name, .. }
+        | OpKind::Link { dir, name, .. }
+        | OpKind::Remove { dir, name, .. } => {
             set.insert(Facet::Entry(*dir, name.clone()));
             set.insert(Facet::Object(*dir));
             set.insert(Facet::Object(op.object));

@@ -46,7 +46,9 @@ pub fn judge(
             judge_create(store, view, &asked, *dir, name)
         }
         OpKind::Link { dir, name, .. } => judge_link(view, op.object, *dir, name),
-        OpKind::Remove { dir, name, last, before, .. } => judge_remove(view, op.object, *dir, name, *last, *before),
+        OpKind::Remove { dir, name, last, before, .. } => {
+            judge_remove(view, op.object, *dir, name, *last, *before)
+        }
         OpKind::Rename { from, from_name, to, to_name, replaced, exchange, .. } => {
             let moved = Moved { object: op.object, replaced: *replaced, exchange: *exchange };
             judge_rename(view, &moved, (*from, from_name), (*to, to_name))
@@ -103,7 +105,10 @@ fn may_unify_directory(
 ) -> Result<bool, StoreError> {
     let replica = asked.op.id.0.replica;
     let unseen = object.made.0 > asked.seen.0;
-    Ok(unseen && !object.moved && there.0.replica != replica && !alias::is_target(store, asked.under_way, replica, there)?)
+    Ok(unseen
+        && !object.moved
+        && there.0.replica != replica
+        && !alias::is_target(store, asked.under_way, replica, there)?)
 }
 
 /// The same content made twice under one name is no conflict.
@@ -181,10 +186,16 @@ fn judge_rename(
     from: (ObjectId, &Name),
     to: (ObjectId, &Name),
 ) -> Result<Decision, StoreError> {
-    let Some(state) = view.object(moved.object)? else { return Ok(Decision::Refuse(ConflictKind::UpdateRemove)) };
+    let Some(state) = view.object(moved.object)? else {
+        return Ok(Decision::Refuse(ConflictKind::UpdateRemove));
+    };
     if view.entry(from.0, from.1)? != Some(moved.object) {
         let there = view.entry(to.0, to.1)? == Some(moved.object) && !moved.exchange;
-        return Ok(if there { Decision::Unify(moved.object) } else { Decision::Refuse(ConflictKind::UpdateRemove) });
+        return Ok(if there {
+            Decision::Unify(moved.object)
+        } else {
+            Decision::Refuse(ConflictKind::UpdateRemove)
+        });
     }
     if !is_live_dir(view, to.0)? {
         return Ok(Decision::Refuse(ConflictKind::ParentGone));
@@ -197,7 +208,9 @@ fn judge_rename(
         return Ok(Decision::Refuse(ConflictKind::TargetTaken));
     }
     let Some(replaced) = moved.replaced else { return Ok(Decision::Accept) };
-    let Some(there) = view.object(replaced.object)? else { return Ok(Decision::Refuse(ConflictKind::TargetTaken)) };
+    let Some(there) = view.object(replaced.object)? else {
+        return Ok(Decision::Refuse(ConflictKind::TargetTaken));
+    };
     if moved.exchange {
         let cycle = there.attributes.is_dir() && view.is_within(from.0, replaced.object)?;
         return Ok(if cycle { Decision::Refuse(ConflictKind::RenameCycle) } else { Decision::Accept });
@@ -297,7 +310,9 @@ pub mod alias {
         swap: impl Fn(ObjectId) -> Result<ObjectId, StoreError>,
     ) -> Result<(), StoreError> {
         match &mut op.kind {
-            OpKind::Create { dir, .. } | OpKind::Link { dir, .. } | OpKind::Remove { dir, .. } => *dir = swap(*dir)?,
+            OpKind::Create { dir, .. } | OpKind::Link { dir, .. } | OpKind::Remove { dir, .. } => {
+                *dir = swap(*dir)?
+            }
             OpKind::Rename { from, to, replaced, .. } => {
                 *from = swap(*from)?;
                 *to = swap(*to)?;
@@ -305,7 +320,10 @@ pub mod alias {
                     replaced.object = swap(replaced.object)?;
                 }
             }
-            OpKind::SetAttr { .. } | OpKind::Close { .. } | OpKind::SetXattr { .. } | OpKind::DelXattr { .. } => {}
+            OpKind::SetAttr { .. }
+            | OpKind::Close { .. }
+            | OpKind::SetXattr { .. }
+            | OpKind::DelXattr { .. } => {}
         }
         Ok(())
     }

@@ -64,7 +64,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             let row = Object {
                 attributes: after.attributes,
                 symlink: symlink.clone(),
-                content: Some(content.as_ref().map_or(Stored::empty(), |c| Stored { hash: c.hash, size: c.size })),
+                content: Some(
+                    content.as_ref().map_or(Stored::empty(), |c| Stored { hash: c.hash, size: c.size }),
+                ),
                 xattrs: xattrs.iter().cloned().collect(),
                 file: *file,
                 version: after.version,
@@ -75,16 +77,19 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             tree.set_object(object, Some(&row))?;
             tree.set_entry(dir, name, Some(object))?;
             set_mtime(&mut tree, dir, *dir_mtime)?;
-            reading.says(object, OpKind::Create {
-                dir,
-                name: name.clone(),
-                attributes: after.attributes,
-                symlink: symlink.clone(),
-                content,
-                xattrs: xattrs.clone(),
-                dir_mtime: *dir_mtime,
-                seen: Position(0),
-            })
+            reading.says(
+                object,
+                OpKind::Create {
+                    dir,
+                    name: name.clone(),
+                    attributes: after.attributes,
+                    symlink: symlink.clone(),
+                    content,
+                    xattrs: xattrs.clone(),
+                    dir_mtime: *dir_mtime,
+                    seen: Position(0),
+                },
+            )
         }
         Update::Link { dir, name, file, after, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
@@ -123,7 +128,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         } => {
             let Some(from) = reading.object(*from)? else { return reading.unknown(*from) };
             let Some(to) = reading.object(*to)? else { return reading.unknown(*to) };
-            let Some(object) = reading.view().entry(from, from_name)? else { return reading.unknown(FileId::default()) };
+            let Some(object) = reading.view().entry(from, from_name)? else {
+                return reading.unknown(FileId::default());
+            };
             let target = reading.view().entry(to, to_name)?.filter(|target| *target != object);
             let before = target.map(|t| reading.known_hash(t)).transpose()?.flatten();
             let mut tree = reading.tree();
@@ -168,7 +175,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 let object = reading.object(*file)?.unwrap_or_default();
                 return Ok(Absorbed { orphan: Some((*file, object)), ..Absorbed::default() });
             }
-            let Some(object) = reading.object(replaces.unwrap_or(*file))? else { return Ok(Absorbed::default()) };
+            let Some(object) = reading.object(replaces.unwrap_or(*file))? else {
+                return Ok(Absorbed::default());
+            };
             if replaces.is_some() {
                 // The old identity stays known: a writer may still hold the orphan.
                 reading.adopt(*file, object)?;
@@ -203,9 +212,7 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn new(store: &'a mut dyn Store, me: (u64, u32), record: &'a KmlRecord) -> Reading<'a> {
         let (id, replay) = match record.origin {
-            KmlOrigin::User => {
-                (OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 }), None)
-            }
+            KmlOrigin::User => (OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 }), None),
             KmlOrigin::Replay { record, object, hash, .. } => (record, Some((object, hash))),
         };
         Reading { store, record, id, replay }
@@ -252,7 +259,9 @@ impl<'a> Reading<'a> {
 
     fn known_hash(&self, object: ObjectId) -> Result<Option<Hash>, StoreError> {
         let row = self.view().object(object)?;
-        Ok(row.filter(|row| row.attributes.is_file()).map(|row| row.content.map_or(UNKNOWN, |content| content.hash)))
+        Ok(row
+            .filter(|row| row.attributes.is_file())
+            .map(|row| row.content.map_or(UNKNOWN, |content| content.hash)))
     }
 
     /// An object lost a name: without any it leaves the local tree.
@@ -268,7 +277,12 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    fn content_changed(&mut self, object: ObjectId, file: FileId, after: &After) -> Result<Absorbed, StoreError> {
+    fn content_changed(
+        &mut self,
+        object: ObjectId,
+        file: FileId,
+        after: &After,
+    ) -> Result<Absorbed, StoreError> {
         let Some(mut row) = self.view().object(object)? else { return Ok(Absorbed::default()) };
         let before = row.content;
         let content = self.content_of(after);
@@ -307,7 +321,12 @@ fn set_version(tree: &mut Tree<'_>, object: ObjectId, after: &After) -> Result<(
     change(tree, object, after, |_| ())
 }
 
-fn set_attributes(tree: &mut Tree<'_>, object: ObjectId, mask: Mask, after: &After) -> Result<(), StoreError> {
+fn set_attributes(
+    tree: &mut Tree<'_>,
+    object: ObjectId,
+    mask: Mask,
+    after: &After,
+) -> Result<(), StoreError> {
     change(tree, object, after, |row| apply::set_attributes(row, mask, &after.attributes))
 }
 

@@ -140,7 +140,13 @@ impl Replaying {
     }
 
     /// Presto's answer.
-    pub fn answered(&mut self, now: Millis, ticket: Ticket, outcomes: &[ReplayOutcome], last_read: Recno) -> BatchEnd {
+    pub fn answered(
+        &mut self,
+        now: Millis,
+        ticket: Ticket,
+        outcomes: &[ReplayOutcome],
+        last_read: Recno,
+    ) -> BatchEnd {
         if self.batch != Some(ticket) {
             return BatchEnd::Fine;
         }

@@ -194,7 +194,12 @@ impl Server {
     }
 
     /// Answer to a replay.
-    pub fn replayed(&mut self, ctx: &mut Context<'_>, ticket: Ticket, outcomes: &[ReplayOutcome]) -> Result<(), StoreError> {
+    pub fn replayed(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        outcomes: &[ReplayOutcome],
+    ) -> Result<(), StoreError> {
         let end = self.replaying.answered(ctx.now, ticket, outcomes, ctx.meta.last_read());
         match end {
             BatchEnd::Fine => {}
@@ -233,7 +238,8 @@ impl Server {
 
     /// The log is needed up to the last Replicator that has begun; the KML only until it is in the durable store.
     fn truncate(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        let mut needed = self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))));
+        let mut needed =
+            self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))));
         for node in &self.replist {
             let row = ReplicatorRow::get(ctx.store, node)?;
             // One that has not begun needs no log: it gets the tree.
@@ -249,7 +255,8 @@ impl Server {
             }
             ctx.store.delete(Table::Log, &key)?;
         }
-        let kept = ctx.store.scan(Table::Log, &[], 1)?.first().and_then(|(key, _)| table::number_from_key(key));
+        let kept =
+            ctx.store.scan(Table::Log, &[], 1)?.first().and_then(|(key, _)| table::number_from_key(key));
         let floor = kept.map_or(needed, |first| needed.min(Position(first.saturating_sub(1))));
         ctx.meta.log_floor = ctx.meta.log_floor.max(floor);
         if self.durable > self.truncated {
@@ -304,7 +311,8 @@ impl Server {
         let everywhere = self.durable_everywhere(ctx)?;
         let forwardable = self.forwardable();
         self.barriers.retain(|id, (upto, all)| {
-            let reached = if *all { everywhere >= *upto && forwardable >= *upto } else { forwardable >= *upto };
+            let reached =
+                if *all { everywhere >= *upto && forwardable >= *upto } else { forwardable >= *upto };
             if reached {
                 ctx.out.push(Output::BarrierReached(*id));
             }
@@ -349,7 +357,12 @@ impl Server {
     }
 
     /// Answer to a read of a user's content.
-    pub fn content_read(&mut self, ctx: &mut Context<'_>, ticket: Ticket, result: ReadResult) -> Result<(), StoreError> {
+    pub fn content_read(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        result: ReadResult,
+    ) -> Result<(), StoreError> {
         let Some((object, position, began_before)) = self.reads.remove(&ticket) else { return Ok(()) };
         let Some(mut row) = LogRow::get(ctx.store, position)? else { return Ok(()) };
         let Some(slot) = row.slot else { return Ok(()) };
@@ -390,12 +403,15 @@ impl Server {
                 }
             }
             (Keeping::Refused(node, _), Err(why)) => {
-                ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep a conflict of {node}: {why}"))));
+                ctx.out
+                    .push(Output::Event(Event::Waiting(format!("cannot keep a conflict of {node}: {why}"))));
                 ctx.out.push(Output::Hangup(node.clone(), format!("cannot keep a conflict: {why}")));
                 self.sessions.remove(&node);
             }
             (Keeping::Orphan(file), Ok(())) => ctx.out.push(Output::ReleaseLimbo(vec![file])),
-            (Keeping::Orphan(_), Err(why)) => ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep an orphan: {why}")))),
+            (Keeping::Orphan(_), Err(why)) => {
+                ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep an orphan: {why}"))))
+            }
         }
     }
 

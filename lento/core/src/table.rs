@@ -13,13 +13,23 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Reads one row.
-pub fn get<T: DeserializeOwned>(store: &dyn Store, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {
+pub fn get<T: DeserializeOwned>(
+    store: &dyn Store,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<T>, StoreError> {
     store.get(table, key)?.map(|bytes| decode(table, &bytes)).transpose()
 }
 
 /// Writes one row.
-pub fn put<T: Serialize>(store: &mut dyn Store, table: Table, key: &[u8], value: &T) -> Result<(), StoreError> {
-    let bytes = postcard::to_stdvec(value).map_err(|e| StoreError(format!("encoding a row of {table:?}: {e}")))?;
+pub fn put<T: Serialize>(
+    store: &mut dyn Store,
+    table: Table,
+    key: &[u8],
+    value: &T,
+) -> Result<(), StoreError> {
+    let bytes =
+        postcard::to_stdvec(value).map_err(|e| StoreError(format!("encoding a row of {table:?}: {e}")))?;
     store.put(table, key, &bytes)
 }
 

@@ -286,7 +286,12 @@ impl<'a> Tree<'a> {
     }
 
     /// Points a name at an object or at nothing; keeps the list of names of both objects right.
-    pub fn set_entry(&mut self, dir: ObjectId, name: &[u8], object: Option<ObjectId>) -> Result<(), StoreError> {
+    pub fn set_entry(
+        &mut self,
+        dir: ObjectId,
+        name: &[u8],
+        object: Option<ObjectId>,
+    ) -> Result<(), StoreError> {
         let before = self.view().entry(dir, name)?;
         if before == object {
             return Ok(());

@@ -158,7 +158,8 @@ impl Volume {
     fn begin(config: &Config, server: bool, store: &mut dyn Store) -> Result<Meta, Fault> {
         // The root is there before the first record; its attributes are told when somebody changes them.
         let attributes = Attributes { mode: mode::DIR | 0o755, ..Attributes::default() };
-        let root = Object { attributes, content: Some(Stored::empty()), file: config.root, ..Object::default() };
+        let root =
+            Object { attributes, content: Some(Stored::empty()), file: config.root, ..Object::default() };
         for which in [Which::Local, Which::Base] {
             Tree::new(store, which).set_object(ObjectId::ROOT, Some(&root))?;
         }
@@ -184,7 +185,9 @@ impl Volume {
         let mut out = Vec::new();
         if let Input::Connected(node) | Input::Disconnected(node) = &input {
             // Said to the stream that is gone; the next one would take it for its own.
-            self.out.retain(|output| !matches!(output, Output::Send(to, _) | Output::Hangup(to, _) if to == node));
+            self.out.retain(
+                |output| !matches!(output, Output::Send(to, _) | Output::Hangup(to, _) if to == node),
+            );
         }
         let input = match input {
             Input::Journal(records) if self.is_syncing() => {
@@ -211,7 +214,13 @@ impl Volume {
         Ok(())
     }
 
-    fn dispatch(&mut self, now: Millis, input: Input, store: &mut dyn Store, out: &mut Vec<Output>) -> Result<(), Fault> {
+    fn dispatch(
+        &mut self,
+        now: Millis,
+        input: Input,
+        store: &mut dyn Store,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Fault> {
         match &mut self.part {
             Part::Server(_) => self.handle_server(now, input, store, out),
             Part::Client(_) => self.handle_client(now, input, store, out),
@@ -400,7 +409,12 @@ impl Volume {
                 OpKind::SetXattr { .. } => "setxattr",
                 OpKind::DelXattr { .. } => "delxattr",
             };
-            list.push(CmlEntry { recno, operation, path, size: row.slot.map_or(0, |slot| slot.version.size) });
+            list.push(CmlEntry {
+                recno,
+                operation,
+                path,
+                size: row.slot.map_or(0, |slot| slot.version.size),
+            });
         }
         Ok(list)
     }
@@ -494,7 +508,10 @@ fn in_order(meta: &Meta, record: &KmlRecord) -> Result<(), Fault> {
     if record.recno == meta.next_recno {
         return Ok(());
     }
-    Err(Fault::Journal { recno: record.recno, reason: format!("record {} was to come next", meta.next_recno) })
+    Err(Fault::Journal {
+        recno: record.recno,
+        reason: format!("record {} was to come next", meta.next_recno),
+    })
 }
 
 fn journal_fault(record: &KmlRecord, error: StoreError) -> Fault {

@@ -1,7 +1,17 @@
 //! One test for each rule of replication without which something is lost: the counterexample that needs the rule, step
 //! by step, judged by what users see.
 
-#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, dead_code)]
+#![allow(
+    clippy::all,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    dead_code
+)]
 
 #[path = "sim/disk.rs"]
 mod disk;
@@ -187,7 +197,11 @@ fn rule_2_nothing_is_shown_before_its_content() {
     for _ in 0..2000 {
         world.step();
         let here = read(&world, CLIENT, "f");
-        assert!(here.as_deref() == Some("old") || here.as_deref() == Some(&big), "torn: {:?}", here.map(|h| h.len()));
+        assert!(
+            here.as_deref() == Some("old") || here.as_deref() == Some(&big),
+            "torn: {:?}",
+            here.map(|h| h.len())
+        );
     }
     settle(&mut world);
     everywhere(&world, "f", Some(&big));
@@ -295,7 +309,10 @@ fn rule_8_a_removal_says_whether_it_took_the_last_name() {
     remove(&mut world, CLIENT, "f");
     settle(&mut world);
     everywhere(&world, "h", Some("in the way"));
-    assert!(read(&world, SERVER, "f").as_deref() == Some("text") || is_kept(&world, "text"), "the content is gone");
+    assert!(
+        read(&world, SERVER, "f").as_deref() == Some("text") || is_kept(&world, "text"),
+        "the content is gone"
+    );
 }
 
 #[test]
@@ -331,9 +348,7 @@ fn rule_12_a_verdict_is_given_once_and_again_told() {
     store(&mut world, CLIENT, "f", "client's");
     world.connect(CLIENT);
     let judged = |world: &World| {
-        let conflict = |r: &&lento_core::record::KmlRecord| {
-            matches!(r.origin, lento_core::record::KmlOrigin::Replay { verdict, .. } if verdict > 1)
-        };
+        let conflict = |r: &&lento_core::record::KmlRecord| matches!(r.origin, lento_core::record::KmlOrigin::Replay { verdict, .. } if verdict > 1);
         world.nodes[SERVER].disk.kml.iter().filter(conflict).count()
     };
     for _ in 0..20_000 {

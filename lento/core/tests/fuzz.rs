@@ -1,7 +1,17 @@
 //! Whatever a peer or a broken shell says: a volume answers with a hang-up or stops with a fault, it never panics.
 //! `SIM_RUNS=n`, `SIM_SEED=n`.
 
-#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, dead_code)]
+#![allow(
+    clippy::all,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    dead_code
+)]
 
 #[path = "sim/disk.rs"]
 mod disk;
@@ -91,14 +101,20 @@ fn operation(dice: &mut Dice) -> Operation {
             from_name: name(dice),
             to: object(dice),
             to_name: name(dice),
-            replaced: (dice.roll(2) == 0).then(|| Replaced { object: object(dice), last: true, before: None }),
+            replaced: (dice.roll(2) == 0).then(|| Replaced {
+                object: object(dice),
+                last: true,
+                before: None,
+            }),
             exchange: dice.roll(2) == 0,
             from_mtime: time(dice),
             to_mtime: time(dice),
         },
         5 => OpKind::SetAttr { mask: Mask(dice.roll(64) as u32), attributes: attributes(dice) },
         6 => OpKind::Close { before: hash(dice), content: content(dice), mtime: time(dice) },
-        _ if dice.roll(2) == 0 => OpKind::SetXattr { name: name(dice), value: vec![1; dice.roll(40) as usize] },
+        _ if dice.roll(2) == 0 => {
+            OpKind::SetXattr { name: name(dice), value: vec![1; dice.roll(40) as usize] }
+        }
         _ => OpKind::DelXattr { name: name(dice) },
     };
     Operation { id: OpId(tag(dice)), time: time(dice), object: object(dice), kind }
@@ -214,13 +230,23 @@ fn input(dice: &mut Dice) -> Input {
                     limbo: dice.roll(2) == 0,
                     dir_mtime: time(dice),
                 },
-                _ => Update::Close { file: file(dice), replaces: Some(file(dice)), after: After::default(), orphan: false },
+                _ => Update::Close {
+                    file: file(dice),
+                    replaces: Some(file(dice)),
+                    after: After::default(),
+                    orphan: false,
+                },
             };
             let origin = if dice.roll(2) == 0 {
                 KmlOrigin::User
             } else {
                 let verdict = dice.roll(12) as u8;
-                KmlOrigin::Replay { record: OpId(tag(dice)), object: object(dice), hash: Some(hash(dice)), verdict }
+                KmlOrigin::Replay {
+                    record: OpId(tag(dice)),
+                    object: object(dice),
+                    hash: Some(hash(dice)),
+                    verdict,
+                }
             };
             Input::Journal(vec![KmlRecord { recno: Recno(number(dice)), time: time(dice), origin, update }])
         }
@@ -234,7 +260,8 @@ fn run(seed: u64) {
         let index = dice.roll(3) as usize;
         match dice.roll(10) {
             0..=2 => {
-                let peer = if index == 0 { format!("n{}", 1 + dice.roll(3)) } else { format!("n{}", dice.roll(2)) };
+                let peer =
+                    if index == 0 { format!("n{}", 1 + dice.roll(3)) } else { format!("n{}", dice.roll(2)) };
                 let message = message(&mut dice);
                 world.give(index, Input::Message(peer, message));
             }

@@ -1,7 +1,17 @@
 //! Random histories on a server and its clients: after healing all trees are equal and nothing is lost.
 //! `SIM_SEED=n` replays one seed, `SIM_RUNS=n` sets how many, `SIM_TRACE=1` prints what happened.
 
-#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, dead_code)]
+#![allow(
+    clippy::all,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    dead_code
+)]
 
 #[path = "sim/disk.rs"]
 mod disk;
@@ -28,7 +38,8 @@ struct Mix {
     server_power: bool,
 }
 
-const CALM: Mix = Mix { clients: 1, steps: 120, cuts: false, kills: false, power: false, server_power: false };
+const CALM: Mix =
+    Mix { clients: 1, steps: 120, cuts: false, kills: false, power: false, server_power: false };
 
 fn user_action(world: &mut World, index: usize) {
     let files = world.files(index);
@@ -89,7 +100,13 @@ fn user_action(world: &mut World, index: usize) {
                 let target = world.nodes[index].disk.entry(dir, &name);
                 let hash = target.map(|t| world.nodes[index].disk.hash(t));
                 if world.nodes[index].disk.user_rename(from, &from_name, dir, &name, exchange).is_ok() {
-                    log(world, format!("rename {from:?}/{} -> {dir:?}/{} {file:?} over {target:?} {exchange}", from_name[0] as char, name[0] as char));
+                    log(
+                        world,
+                        format!(
+                            "rename {from:?}/{} -> {dir:?}/{} {file:?} over {target:?} {exchange}",
+                            from_name[0] as char, name[0] as char
+                        ),
+                    );
                     if !exchange {
                         world.superseded.extend(hash);
                     }
@@ -184,7 +201,8 @@ fn many(mix: Mix, default: u64) {
     let range = runs(default);
     let total = range.clone().count();
     for seed in range {
-        let outcome = std::panic::catch_unwind(|| run(seed, mix)).unwrap_or_else(|_| Err(format!("seed {seed}: panic")));
+        let outcome = std::panic::catch_unwind(|| run(seed, mix))
+            .unwrap_or_else(|_| Err(format!("seed {seed}: panic")));
         if let Err(why) = outcome {
             bad.push(why);
         }

@@ -1,7 +1,17 @@
 //! How fast the core alone is, on a store in memory: no assertion about times, the numbers are for people.
 //! `cargo test -p lento-core --release --test throughput -- --nocapture`; `RECORDS=n` sets how many.
 
-#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, dead_code)]
+#![allow(
+    clippy::all,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    dead_code
+)]
 
 #[path = "sim/disk.rs"]
 mod disk;

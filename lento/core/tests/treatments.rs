@@ -1,7 +1,17 @@
 //! The CML's treatments change what travels, never what comes of it: a history made while the server is away ends in the
 //! same tree on both sides, with fewer records than were made. `SIM_RUNS=n`, `SIM_SEED=n`.
 
-#![allow(clippy::all, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr, dead_code)]
+#![allow(
+    clippy::all,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    dead_code
+)]
 
 #[path = "sim/disk.rs"]
 mod disk;
@@ -89,11 +99,17 @@ fn run(seed: u64) -> (usize, usize) {
     if let Err(why) = world.check_agreement() {
         panic!("seed {seed}: {why}");
     }
-    assert_eq!(world.nodes[SERVER].disk.tree(), tree, "seed {seed}: the server has another tree than the user made");
-    let refused = |record: &&lento_core::record::KmlRecord| {
-        matches!(record.origin, KmlOrigin::Replay { verdict, .. } if verdict > 1)
-    };
-    assert_eq!(world.nodes[SERVER].disk.kml.iter().filter(refused).count(), 0, "seed {seed}: a verdict against the only user");
+    assert_eq!(
+        world.nodes[SERVER].disk.tree(),
+        tree,
+        "seed {seed}: the server has another tree than the user made"
+    );
+    let refused = |record: &&lento_core::record::KmlRecord| matches!(record.origin, KmlOrigin::Replay { verdict, .. } if verdict > 1);
+    assert_eq!(
+        world.nodes[SERVER].disk.kml.iter().filter(refused).count(),
+        0,
+        "seed {seed}: a verdict against the only user"
+    );
     let sent = world.nodes[SERVER].disk.last().0 - taken;
     (made as usize, sent as usize)
 }

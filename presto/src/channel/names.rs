@@ -24,7 +24,10 @@ pub fn stage_name(name: &str) -> bool {
 /// Whether this can be one entry of a directory.
 #[must_use]
 pub fn entry_name(name: &[u8]) -> bool {
-    (1..=255).contains(&name.len()) && name != b"." && name != b".." && !name.iter().any(|b| matches!(b, b'/' | 0))
+    (1..=255).contains(&name.len())
+        && name != b"."
+        && name != b".."
+        && !name.iter().any(|b| matches!(b, b'/' | 0))
 }
 
 #[cfg(test)]

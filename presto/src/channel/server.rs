@@ -33,7 +33,8 @@ impl Server {
     pub fn start(path: &Path, link: Arc<Link>, service: Arc<dyn Service>) -> Result<Server, TransportError> {
         let listener = Listener::bind(path)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let shared = Arc::new(Shared { lanes: Lanes::new(Arc::clone(&link), Arc::clone(&service)), link, service });
+        let shared =
+            Arc::new(Shared { lanes: Lanes::new(Arc::clone(&link), Arc::clone(&service)), link, service });
         let (seen, link) = (Arc::clone(&stop), Arc::clone(&shared.link));
         let thread = std::thread::Builder::new()
             .name("channel".to_owned())
@@ -121,12 +122,18 @@ impl Shared {
         let Packet { id, volume, body } = packet;
         let refuse = |errno, message: String| self.link.reply(generation, id, Reply::failure(errno, message));
         let Some(body) = body else {
-            return refuse(Errno::NOSYS, "a packet without a known body; is Lento newer than Presto?".to_owned());
+            return refuse(
+                Errno::NOSYS,
+                "a packet without a known body; is Lento newer than Presto?".to_owned(),
+            );
         };
         match body {
             Body::Attach(attach) if attach.protocol != PROTOCOL => {
                 let theirs = attach.protocol;
-                refuse(Errno::PROTO, format!("Lento speaks channel protocol {theirs}, Presto speaks {PROTOCOL}"));
+                refuse(
+                    Errno::PROTO,
+                    format!("Lento speaks channel protocol {theirs}, Presto speaks {PROTOCOL}"),
+                );
             }
             Body::Attach(_) => {
                 let reply = self.service.call(&volume, body);
@@ -151,7 +158,9 @@ impl Shared {
                     refuse(Errno::INVAL, format!("volume {volume:?}: not a namespace/name"));
                 }
             }
-            Body::Failure(_) | Body::Done(_) | Body::PermitGranted(_) => self.link.answered(generation, id, body),
+            Body::Failure(_) | Body::Done(_) | Body::PermitGranted(_) => {
+                self.link.answered(generation, id, body)
+            }
             Body::Interrupt(_) => {}
             Body::Journal(_)
             | Body::GetData(_)

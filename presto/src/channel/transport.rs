@@ -80,9 +80,11 @@ impl Listener {
     /// The path cannot be bound (too long, no directory, no right).
     pub fn bind(path: &Path) -> Result<Listener, TransportError> {
         let at = |errno| TransportError::Path { path: path.to_owned(), errno };
-        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let is_socket = rustix::fs::lstat(path)
-            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket);
+        let fd =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let is_socket = rustix::fs::lstat(path).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Socket
+        });
         if is_socket {
             rustix::fs::unlink(path).map_err(at)?;
         }
@@ -138,7 +140,8 @@ impl Connection {
     /// Nobody listens there.
     pub fn connect(path: &Path) -> Result<Connection, TransportError> {
         let at = |errno| TransportError::Path { path: path.to_owned(), errno };
-        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let fd =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::net::connect(&fd, &SocketAddrUnix::new(path).map_err(at)?).map_err(at)?;
         Connection::new(fd)
     }
@@ -158,7 +161,8 @@ impl Connection {
             ancillary.push(SendAncillaryMessage::ScmRights(fds));
         }
         loop {
-            match rustix::net::sendmsg(&self.fd, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+            match rustix::net::sendmsg(&self.fd, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+            {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(TransportError::Closed),

@@ -19,7 +19,9 @@ impl Upcalls for Link {
         let body = Body::GetPermit(GetPermit { subtree: String::new(), deadline_ms: milliseconds(deadline) });
         match self.ask(volume, body, deadline) {
             Answer::Answered(Body::PermitGranted(_)) => PermitAnswer::Granted,
-            Answer::Answered(Body::Failure(failure)) => PermitAnswer::Refused(errno(failure.errno, Errno::AGAIN)),
+            Answer::Answered(Body::Failure(failure)) => {
+                PermitAnswer::Refused(errno(failure.errno, Errno::AGAIN))
+            }
             Answer::Answered(_) => PermitAnswer::Refused(Errno::PROTO),
             Answer::Away | Answer::Late => match self.policy(volume) {
                 NoLento::Steal => PermitAnswer::Stolen,

@@ -86,8 +86,8 @@ impl Recovery<'_> {
         for record in unresolved {
             self.read(&mut reader)?;
             self.quiet_install(record);
-            let outcome =
-                decide::outcome(self.volume, record, &redone, &self.memory).map_err(|errno| self.lower("look", errno))?;
+            let outcome = decide::outcome(self.volume, record, &redone, &self.memory)
+                .map_err(|errno| self.lower("look", errno))?;
             match &outcome {
                 Some(outcome) => {
                     self.report.done += 1;
@@ -102,12 +102,15 @@ impl Recovery<'_> {
         }
         self.read(&mut reader)?;
         self.closes(&redone, &journaled)?;
-        self.report.closes +=
-            self.volume.close_interrupted().map_err(|errno| self.lower("journal interrupted writes", errno))?;
+        self.report.closes += self
+            .volume
+            .close_interrupted()
+            .map_err(|errno| self.lower("journal interrupted writes", errno))?;
         for entry in &interrupted {
             lml.finish(entry, &self.volume.lower).map_err(|errno| self.lower("clear lml/", errno))?;
         }
-        self.report.swept = stage::sweep(&self.volume.lower).map_err(|errno| self.lower("sweep stage/", errno))?;
+        self.report.swept =
+            stage::sweep(&self.volume.lower).map_err(|errno| self.lower("sweep stage/", errno))?;
         Ok(self.report)
     }
 

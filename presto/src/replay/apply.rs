@@ -60,7 +60,11 @@ impl Replayer {
             object: left.file,
             after: left.after,
             parent_mtime: times.first().copied().unwrap_or_default(),
-            target_parent_mtime: times.last().copied().filter(|_| !intent.target_parent.is_none()).unwrap_or_default(),
+            target_parent_mtime: times
+                .last()
+                .copied()
+                .filter(|_| !intent.target_parent.is_none())
+                .unwrap_or_default(),
             flags: intent.flags,
         };
         let recno = self.volume.journal.done(ticket, &outcome);
@@ -69,7 +73,12 @@ impl Replayer {
     }
 
     /// Journals that it was so before.
-    pub(super) fn already(&self, intent: &Intent, file: FileId, parents: &[&Parent]) -> Result<Applied, Stop> {
+    pub(super) fn already(
+        &self,
+        intent: &Intent,
+        file: FileId,
+        parents: &[&Parent],
+    ) -> Result<Applied, Stop> {
         let after = self.volume.lower.stat(file).map(|stat| stat.attributes).unwrap_or_default();
         let outcome = Outcome {
             object: file,
@@ -87,7 +96,8 @@ impl Replayer {
     }
 
     fn restore_time(&self, parent: &Parent) -> Time {
-        let set = self.volume.lower.dir(parent.id).and_then(|dir| rustix::fs::futimens(&*dir, &times(parent.keep)));
+        let set =
+            self.volume.lower.dir(parent.id).and_then(|dir| rustix::fs::futimens(&*dir, &times(parent.keep)));
         self.volume.notifier.attributes(parent.id);
         match set {
             Ok(()) => parent.keep,
@@ -103,7 +113,10 @@ impl Replayer {
         }
         let now = left.after.version();
         let mut versions = self.versions.lock();
-        if intent.object == left.file && intent.before.mode != 0 && intent.opcode != Some(intermezzo_kml::Opcode::Close) {
+        if intent.object == left.file
+            && intent.before.mode != 0
+            && intent.opcode != Some(intermezzo_kml::Opcode::Close)
+        {
             versions.same_content(left.file, intent.before.version(), now, recno);
             self.volume.writers.attributes_changed(left.file, &intent.before, &left.after, filter::now());
         } else {

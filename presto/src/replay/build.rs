@@ -31,7 +31,13 @@ pub(super) struct Built {
 
 impl Built {
     /// Gives it its place.
-    pub fn rename(&self, lower: &Lower, dir: impl AsFd, name: &[u8], flags: RenameFlags) -> Result<(), Errno> {
+    pub fn rename(
+        &self,
+        lower: &Lower,
+        dir: impl AsFd,
+        name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
         rustix::fs::renameat_with(lower.stage(), &self.name, dir, name, flags)
     }
 
@@ -84,10 +90,13 @@ impl Replayer {
                 };
                 create(lower, &name, &bytes).map_err(refused)?;
             }
-            FileType::Directory => rustix::fs::mkdirat(stage, &name, Mode::from_raw_mode(0o700)).map_err(refused)?,
+            FileType::Directory => {
+                rustix::fs::mkdirat(stage, &name, Mode::from_raw_mode(0o700)).map_err(refused)?
+            }
             FileType::Symlink => rustix::fs::symlinkat(symlink, stage, &name).map_err(refused)?,
             kind => {
-                rustix::fs::mknodat(stage, &name, kind, Mode::from_raw_mode(0o600), give.rdev).map_err(refused)?;
+                rustix::fs::mknodat(stage, &name, kind, Mode::from_raw_mode(0o600), give.rdev)
+                    .map_err(refused)?;
             }
         }
         let file = lower.child(stage, name.as_bytes()).map_err(refused)?;

@@ -48,7 +48,10 @@ impl Replayer {
         }
         let stat = self.present(file)?;
         if !stat.is_file() {
-            return Err(Stop::Refused(Errno::INVAL, "content for something that is no regular file".to_owned()));
+            return Err(Stop::Refused(
+                Errno::INVAL,
+                "content for something that is no regular file".to_owned(),
+            ));
         }
         let old = self.guard(file, &stat, guard)?;
         let mut intent = Intent {
@@ -82,7 +85,8 @@ impl Replayer {
             intent.flags |= Flags::LIMBO;
         }
         // The type is the old one's; the wire's mode may carry permission bits alone.
-        let give = Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
+        let give =
+            Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
         let built = self.build(&give, &[], Some(what.content), what.xattrs)?;
         let dir = volume.lower.dir(site.dir)?;
         let applied = self.apply(&intent, &[site.parent], || {
@@ -113,7 +117,8 @@ impl Replayer {
     /// The inode has other names: its bytes are replaced, and the LML can do it again after a crash.
     fn overwrite(&self, intent: &Intent, site: &Site<'_>, what: &What<'_>) -> Result<Applied, Stop> {
         let volume = &self.volume;
-        let give = Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
+        let give =
+            Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
         let built = self.build(&give, &[], Some(what.content), &[])?;
         let entry = InPlace::new(site.file, built.name(), built.file, &give);
         let applied = self.apply(intent, &[site.parent], || {

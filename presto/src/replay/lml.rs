@@ -84,7 +84,8 @@ impl Lml {
         let name = name(entry.object());
         let temporary = format!("{name}.new");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mut file = File::from(rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))?);
+        let mut file =
+            File::from(rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))?);
         file.write_all(&text).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         rustix::fs::fsync(&file)?;
         rustix::fs::renameat(&self.dir, &temporary, &self.dir, &name)?;
@@ -113,7 +114,8 @@ impl Lml {
                 Err(errno) => return Err(errno),
             };
             zero(&to, at, data.saturating_sub(at))?;
-            let hole = if data < size { rustix::fs::seek(&from, rustix::fs::SeekFrom::Hole(data))? } else { size };
+            let hole =
+                if data < size { rustix::fs::seek(&from, rustix::fs::SeekFrom::Hole(data))? } else { size };
             at = data;
             while at < hole {
                 let want = usize::try_from(hole - at).unwrap_or(COPY).min(COPY);
@@ -201,7 +203,8 @@ fn zero(to: &File, at: u64, length: u64) -> Result<(), Errno> {
             while done < length {
                 let want = usize::try_from(length - done).unwrap_or(COPY).min(COPY);
                 let chunk = zeros.get(..want).ok_or(Errno::IO)?;
-                to.write_all_at(chunk, at + done).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+                to.write_all_at(chunk, at + done)
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
                 done += u64::try_from(want).map_err(|_| Errno::IO)?;
             }
             Ok(())

@@ -18,7 +18,13 @@ pub(super) struct What<'a> {
 }
 
 impl Replayer {
-    pub(super) fn make(&self, item: &Item, since: Recno, at: &Entry, what: &What<'_>) -> Result<Applied, Stop> {
+    pub(super) fn make(
+        &self,
+        item: &Item,
+        since: Recno,
+        at: &Entry,
+        what: &What<'_>,
+    ) -> Result<Applied, Stop> {
         let (dir, name) = (self.find(at.dir)?, at.name.as_slice());
         let opcode = opcode(what)?;
         let volume = &self.volume;
@@ -26,7 +32,8 @@ impl Replayer {
         let parent = self.parent(dir, item.parent_mtime)?;
         self.untouched(since, &[(dir, name)], &[])?;
         let lower = volume.lower.dir(dir)?;
-        let mut intent = Intent { opcode: Some(opcode), parent: dir, name: name.to_vec(), ..Self::intent(item) };
+        let mut intent =
+            Intent { opcode: Some(opcode), parent: dir, name: name.to_vec(), ..Self::intent(item) };
         if opcode == Opcode::Symlink {
             intent.value = what.symlink.to_vec();
         } else if !what.xattrs.is_empty() {
@@ -70,7 +77,9 @@ fn opcode(what: &What<'_>) -> Result<Opcode, Stop> {
         FileType::RegularFile => Ok(Opcode::Create),
         FileType::Directory => Ok(Opcode::Mkdir),
         FileType::Symlink if !what.symlink.is_empty() => Ok(Opcode::Symlink),
-        FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => Ok(Opcode::Mknod),
+        FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
+            Ok(Opcode::Mknod)
+        }
         _ => Err(Stop::Refused(Errno::INVAL, "mode names no type of file that can be made".to_owned())),
     }
 }

@@ -28,8 +28,8 @@ use rustix::io::Errno;
 
 use crate::channel::convert;
 use crate::filter::Volume;
-use lml::Lml;
 pub(crate) use attr::get_xattr;
+use lml::Lml;
 use plan::{By, Item, MAX_ITEMS, Op};
 use tags::Tags;
 use versions::Versions;
@@ -140,12 +140,15 @@ impl Replayer {
             }
             Op::Rename { from, expect, to, replaced, exchange, version, busy } => {
                 let target = match (replaced, exchange) {
-                    (None, true) => return Err(Stop::Refused(Errno::INVAL, "exchange with nothing".to_owned())),
+                    (None, true) => {
+                        return Err(Stop::Refused(Errno::INVAL, "exchange with nothing".to_owned()));
+                    }
                     (None, false) => rename::Target::Absent,
                     (Some(by), true) => rename::Target::Exchange(self.find(*by)?),
-                    (Some(by), false) => {
-                        rename::Target::Replace(self.find(*by)?, check::Guard { version: *version, busy: *busy })
-                    }
+                    (Some(by), false) => rename::Target::Replace(
+                        self.find(*by)?,
+                        check::Guard { version: *version, busy: *busy },
+                    ),
                 };
                 self.rename(item, since, (from, to), *expect, target)
             }

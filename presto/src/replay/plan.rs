@@ -86,14 +86,55 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // The fields' meaning is the wire's.
 pub enum Op {
-    Make { at: Entry, give: Give, symlink: Vec<u8>, content: Option<Content>, xattrs: Vec<Xattr> },
-    Link { file: By, at: Entry },
-    Unlink { at: Entry, expect: By, version: Option<Version>, busy: Busy },
-    Rename { from: Entry, expect: By, to: Entry, replaced: Option<By>, exchange: bool, version: Option<Version>, busy: Busy },
-    SetAttr { file: By, mask: Mask, give: Give },
-    Install { file: By, version: Option<Version>, content: Content, give: Give, xattrs: Vec<Xattr>, at: Entry, busy: Busy },
-    SetXattr { file: By, name: Vec<u8>, value: Vec<u8> },
-    DelXattr { file: By, name: Vec<u8> },
+    Make {
+        at: Entry,
+        give: Give,
+        symlink: Vec<u8>,
+        content: Option<Content>,
+        xattrs: Vec<Xattr>,
+    },
+    Link {
+        file: By,
+        at: Entry,
+    },
+    Unlink {
+        at: Entry,
+        expect: By,
+        version: Option<Version>,
+        busy: Busy,
+    },
+    Rename {
+        from: Entry,
+        expect: By,
+        to: Entry,
+        replaced: Option<By>,
+        exchange: bool,
+        version: Option<Version>,
+        busy: Busy,
+    },
+    SetAttr {
+        file: By,
+        mask: Mask,
+        give: Give,
+    },
+    Install {
+        file: By,
+        version: Option<Version>,
+        content: Content,
+        give: Give,
+        xattrs: Vec<Xattr>,
+        at: Entry,
+        busy: Busy,
+    },
+    SetXattr {
+        file: By,
+        name: Vec<u8>,
+        value: Vec<u8>,
+    },
+    DelXattr {
+        file: By,
+        name: Vec<u8>,
+    },
     Noop,
 }
 
@@ -153,11 +194,9 @@ fn op(op: Wire) -> Result<Op, Malformed> {
             exchange: rename.exchange,
             version: version(rename.replaced_version)?,
         },
-        Wire::SetAttr(set) => Op::SetAttr {
-            file: by(set.file)?,
-            mask: mask(set.mask)?,
-            give: give(set.attributes)?,
-        },
+        Wire::SetAttr(set) => {
+            Op::SetAttr { file: by(set.file)?, mask: mask(set.mask)?, give: give(set.attributes)? }
+        }
         Wire::Install(install) => Op::Install {
             busy: busy(install.busy()),
             file: by(install.file)?,
@@ -167,9 +206,11 @@ fn op(op: Wire) -> Result<Op, Malformed> {
             xattrs: xattrs(install.xattrs)?,
             at: entry(install.dir, &install.name)?,
         },
-        Wire::SetXattr(set) => {
-            Op::SetXattr { file: by(set.file)?, name: xattr_name(&set.name)?, value: xattr_value(&set.value)? }
-        }
+        Wire::SetXattr(set) => Op::SetXattr {
+            file: by(set.file)?,
+            name: xattr_name(&set.name)?,
+            value: xattr_value(&set.value)?,
+        },
         Wire::DelXattr(del) => Op::DelXattr { file: by(del.file)?, name: xattr_name(&del.name)? },
         Wire::Noop(v1::Noop {}) => Op::Noop,
     })
@@ -252,7 +293,9 @@ fn xattr_value(value: &Bytes) -> Result<Vec<u8>, Malformed> {
 
 fn mask(bits: u32) -> Result<Mask, Malformed> {
     let allowed = Mask::MODE | Mask::UID | Mask::GID | Mask::MTIME;
-    Mask::from_bits(bits).filter(|mask| allowed.contains(*mask)).ok_or(Malformed("unknown attribute in the mask"))
+    Mask::from_bits(bits)
+        .filter(|mask| allowed.contains(*mask))
+        .ok_or(Malformed("unknown attribute in the mask"))
 }
 
 fn busy(busy: v1::Busy) -> Busy {

@@ -51,7 +51,10 @@ impl Versions {
     #[must_use]
     pub fn same(&self, file: FileId, expected: Version, present: Version) -> bool {
         expected == present
-            || self.files.get(&file).is_some_and(|known| known.now == present && known.earlier.contains(&expected))
+            || self
+                .files
+                .get(&file)
+                .is_some_and(|known| known.now == present && known.earlier.contains(&expected))
     }
 
     /// The record that vouches for the present version, if one does.

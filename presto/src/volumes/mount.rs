@@ -106,10 +106,13 @@ fn escape(path: &Path) -> Vec<u8> {
 /// Makes the directory under the mount with mode 0000, so that nobody writes "under" a missing mount, and takes away
 /// what an earlier presto left mounted there.
 pub(super) fn prepare(at: &Path) -> Result<(), String> {
-    let text = |what: &str, error: &dyn std::fmt::Display| format!("mount point {}: {what}: {error}", at.display());
+    let text =
+        |what: &str, error: &dyn std::fmt::Display| format!("mount point {}: {what}: {error}", at.display());
     clear(at)?;
     match rustix::fs::stat(at) {
-        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => Ok(()),
+        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory => {
+            Ok(())
+        }
         Ok(_) => Err(text("not usable", &Errno::NOTDIR)),
         Err(Errno::NOENT) => {
             if let Some(parent) = at.parent() {

@@ -160,7 +160,8 @@ impl Served {
     /// Syncs and closes the journal.
     pub fn close(&self, deadline: Duration) {
         self.unmount();
-        let state = std::mem::replace(&mut *self.state.write(), State::Stuck("closed".to_owned(), Blame::Node));
+        let state =
+            std::mem::replace(&mut *self.state.write(), State::Stuck("closed".to_owned(), Blame::Node));
         let State::Up(running) = state else { return };
         let name = running.volume.name.clone();
         if let Some(mount) = running.mount.lock().take()
@@ -180,8 +181,12 @@ impl Served {
         });
         match spawned.map(|_| wait.recv_timeout(deadline)) {
             Ok(Ok(Ok(()))) => tracing::info!(target: "volumes", volume = name, "closed"),
-            Ok(Ok(Err(error))) => tracing::warn!(target: "volumes", volume = name, %error, "journal not closed cleanly"),
-            Ok(Err(_)) | Err(_) => tracing::warn!(target: "volumes", volume = name, "journal not closed in time"),
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(target: "volumes", volume = name, %error, "journal not closed cleanly")
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(target: "volumes", volume = name, "journal not closed in time")
+            }
         }
     }
 }
@@ -219,13 +224,14 @@ fn open(spec: &Spec, link: &Arc<Link>, mounter: &dyn Mounter) -> Result<Arc<Runn
         tracing::info!(target: "recovery", volume = spec.name, ?report, "journal and tree brought into agreement");
     }
     // A volume that cannot be shown is still replicated: Lento can read and replay.
-    let (mount, fault) = match prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)) {
-        Ok(mount) => (Some(mount), String::new()),
-        Err(fault) => {
-            tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not mounted");
-            (None, format!("volume {}: {fault}", spec.name))
-        }
-    };
+    let (mount, fault) =
+        match prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)) {
+            Ok(mount) => (Some(mount), String::new()),
+            Err(fault) => {
+                tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not mounted");
+                (None, format!("volume {}: {fault}", spec.name))
+            }
+        };
     let syncer = Syncer::start(&volume);
     let running = Running {
         volume,

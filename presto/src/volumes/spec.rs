@@ -87,7 +87,8 @@ impl Spec {
             return Err(format!("{:?} is not a namespace/name", self.name));
         }
         for (what, path) in [("cache", &self.cache), ("mountpoint", &self.mountpoint)] {
-            let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            let plain =
+                path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
             if !path.is_absolute() || !plain || path.parent().is_none() {
                 return Err(format!("{what} {} is not a plain absolute path", path.display()));
             }
@@ -110,7 +111,8 @@ impl Spec {
         if self.log_max_bytes > 0 {
             journal.max_bytes = self.log_max_bytes;
             // A small log gets small segments: it must hold several, and the reserve besides.
-            journal.segment_bytes = journal.segment_bytes.min((self.log_max_bytes / 8) & !0xfff).max(64 << 10);
+            journal.segment_bytes =
+                journal.segment_bytes.min((self.log_max_bytes / 8) & !0xfff).max(64 << 10);
             journal.reserve_bytes = journal.reserve_bytes.min(2 * journal.segment_bytes);
         }
         filter::Options { journal, when_full: self.when_full() }
@@ -144,7 +146,9 @@ mod tests {
     #[test]
     fn paths_are_plain_and_apart() {
         assert_eq!(spec("/c", "/m").check(), Ok(()));
-        for (cache, mountpoint) in [("c", "/m"), ("/c/../d", "/m"), ("/", "/m"), ("/c", "/c/m"), ("/m/c", "/m"), ("/c", "")] {
+        for (cache, mountpoint) in
+            [("c", "/m"), ("/c/../d", "/m"), ("/", "/m"), ("/c", "/c/m"), ("/m/c", "/m"), ("/c", "")]
+        {
             assert!(spec(cache, mountpoint).check().is_err(), "{cache} {mountpoint}");
         }
     }

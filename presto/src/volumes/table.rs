@@ -76,7 +76,9 @@ impl Table {
         let path = dir.join(FILE);
         take(&lock, &path).map_err(|()| TableError::InUse { path: dir.to_owned() })?;
         // Whoever finds it locked can look whether we are still alive.
-        lock.set_len(0).and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes())).map_err(io(&lock_path))?;
+        lock.set_len(0)
+            .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
+            .map_err(io(&lock_path))?;
         let specs = match std::fs::read(&path) {
             Ok(text) => parse(&text).map_err(|reason| TableError::Damaged { path, reason })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),

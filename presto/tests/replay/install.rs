@@ -44,8 +44,12 @@ fn one_link_gets_a_new_inode_whole() {
 fn a_tag_follows_the_object_to_its_new_inode() {
     let w = world();
     applied(&w.one(tagged(1, Op::Make(make(by(w.root()), "f", FILE, "one")))));
-    applied(&w.one(tagged(1, Op::Install(v1::Install { file: by_tag(1), ..install(&w, "f", inline("two")) }))));
-    applied(&w.one(tagged(1, Op::Install(v1::Install { file: by_tag(1), ..install(&w, "f", inline("three")) }))));
+    applied(
+        &w.one(tagged(1, Op::Install(v1::Install { file: by_tag(1), ..install(&w, "f", inline("two")) }))),
+    );
+    applied(
+        &w.one(tagged(1, Op::Install(v1::Install { file: by_tag(1), ..install(&w, "f", inline("three")) }))),
+    );
     assert_eq!(w.read("f"), "three");
 }
 
@@ -98,7 +102,8 @@ fn a_missed_store_is_journaled_first_and_then_stale() {
     assert_eq!(record.outcome.after.size, 13);
     assert_eq!(w.read("f"), "stored unseen");
     // Asked again by somebody who has not read it: stale by that record, and no second one.
-    let again = w.replay_since(outcome.recno - 1, vec![item(Op::Install(install(&w, "f", inline("new"))))]).remove(0);
+    let again =
+        w.replay_since(outcome.recno - 1, vec![item(Op::Install(install(&w, "f", inline("new"))))]).remove(0);
     stale(&again);
     assert_eq!((again.recno, w.last()), (outcome.recno, outcome.recno));
     applied(&w.one(item(Op::Install(install(&w, "f", inline("new"))))));

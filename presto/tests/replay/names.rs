@@ -38,7 +38,10 @@ fn a_batch_makes_a_tree_by_tags_and_the_journal_says_the_same() {
                 parent_mtime: Some(v1::Time { sec: 77, nsec: 1 }),
                 ..tagged(2, Op::Make(make(by_tag(1), "f", FILE, "hello")))
             },
-            tagged(3, Op::Make(v1::Make { symlink: name("to/there"), ..make(by_tag(1), "s", 0o120_777, "") })),
+            tagged(
+                3,
+                Op::Make(v1::Make { symlink: name("to/there"), ..make(by_tag(1), "s", 0o120_777, "") }),
+            ),
             tagged(4, Op::Make(make(by_tag(1), "p", 0o010_600, ""))),
         ],
     );
@@ -46,7 +49,10 @@ fn a_batch_makes_a_tree_by_tags_and_the_journal_says_the_same() {
     assert_eq!(outcomes.len(), 4);
     assert_eq!(w.read("d/f"), "hello");
     let stat = w.stat("d/f");
-    assert_eq!((stat.mode(), stat.uid(), stat.gid(), stat.mtime(), stat.mtime_nsec()), (FILE, 12, 34, 1000, 5));
+    assert_eq!(
+        (stat.mode(), stat.uid(), stat.gid(), stat.mtime(), stat.mtime_nsec()),
+        (FILE, 12, 34, 1000, 5)
+    );
     assert_eq!(std::fs::read_link(w.path("d/s")).unwrap().to_str(), Some("to/there"));
     assert_eq!(w.stat("d/s").mtime(), 1000);
     assert!(w.stat("d/p").file_type().is_fifo());
@@ -144,7 +150,8 @@ fn aba_absent_made_renamed_away_absent_is_stale() {
     );
     w.volume.rename(user(), from, to, rustix::fs::RenameFlags::empty()).unwrap();
     let renamed = w.last();
-    let outcome = w.replay_since(read, vec![tagged(1, Op::Make(make(by(w.root()), "f", FILE, "x")))]).remove(0);
+    let outcome =
+        w.replay_since(read, vec![tagged(1, Op::Make(make(by(w.root()), "f", FILE, "x")))]).remove(0);
     stale(&outcome);
     assert_eq!(outcome.recno, renamed, "the record that broke it");
     assert!(!w.there("f"));

@@ -95,7 +95,9 @@ fn a_cache_of_another_uid_is_never_adopted() {
         std::sync::Arc::new(presto::volumes::NoMount),
     )
     .unwrap();
-    let Body::Failure(failure) = volumes.call("test/other", Body::SetVolume(set)).body else { panic!("adopted") };
+    let Body::Failure(failure) = volumes.call("test/other", Body::SetVolume(set)).body else {
+        panic!("adopted")
+    };
     assert!(failure.message.contains("belongs to volume"), "{}", failure.message);
     assert!(volumes.volume("test/other").is_none());
 }
@@ -127,7 +129,9 @@ fn a_stuck_volume_has_a_fault_and_harms_no_other() {
     // Put right, asked again: it serves.
     std::fs::remove_file(w.cache.parent().unwrap().join("blocked")).unwrap();
     set.log_max_bytes = 64 << 20;
-    let Body::VolumeInfo(info) = w.volumes.call("test/stuck", Body::SetVolume(set)).body else { panic!("no info") };
+    let Body::VolumeInfo(info) = w.volumes.call("test/stuck", Body::SetVolume(set)).body else {
+        panic!("no info")
+    };
     assert_eq!(info.fault, "");
     w.volumes.call("test/stuck", Body::ClearVolume(v1::ClearVolume {}));
     assert!(w.volumes.volume("test/stuck").is_none());

@@ -45,7 +45,11 @@ impl Fleet {
     }
 
     pub fn start(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.state.with_extension("log")).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.state.with_extension("log"))
+            .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_presto"))
             .args(["--log", "info", "--state"])
             .arg(&self.state)
@@ -165,7 +169,8 @@ impl Lento {
         self.id += 2;
         self.connection.send(&Packet { id: self.id, volume: volume.to_owned(), body: Some(body) }, &[])?;
         loop {
-            let incoming = self.connection.receive_within(&mut self.scratch, PATIENCE)?.expect("an answer in time");
+            let incoming =
+                self.connection.receive_within(&mut self.scratch, PATIENCE)?.expect("an answer in time");
             if incoming.packet.id == self.id {
                 return Ok(incoming.packet.body.unwrap());
             }

@@ -58,7 +58,8 @@ fn a_replay_is_seen_through_the_mount() {
         Some(v1::Content { from: Some(v1::content::From::Inline(text.into())), size: text.len() as u64 })
     };
     let attributes = Some(v1::Attributes { mode: 0o100_644, ..Default::default() });
-    let make = v1::Make { dir: root, name: "f".into(), attributes, content: content("one"), ..Default::default() };
+    let make =
+        v1::Make { dir: root, name: "f".into(), attributes, content: content("one"), ..Default::default() };
     let mut replay = |op| {
         let item = v1::ReplayItem { op: Some(op), ..Default::default() };
         let batch = v1::Replay { items: vec![item], untouched_since: u64::MAX };
@@ -95,7 +96,10 @@ fn a_replay_is_seen_through_the_mount() {
 fn journal_and_tree_agree_exactly_after_every_kill() {
     let Some(mut fleet) = Fleet::new() else { return };
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = std::env::var("PRESTO_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(clock.subsec_nanos().into());
+    let seed = std::env::var("PRESTO_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(clock.subsec_nanos().into());
     let rounds = std::env::var("PRESTO_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(10);
     println!("PRESTO_SEED={seed}");
     let mut random = Random::new(seed);
@@ -109,7 +113,12 @@ fn journal_and_tree_agree_exactly_after_every_kill() {
             assert_eq!(attached.volumes[0].fault, "", "round {round}");
             let model = Model::replay(&fleet.cache.join("kml"));
             let differences = model.differences(&fleet.cache);
-            assert!(differences.is_empty(), "round {round}, {} records:\n{}", model.records, differences.join("\n"));
+            assert!(
+                differences.is_empty(),
+                "round {round}, {} records:\n{}",
+                model.records,
+                differences.join("\n")
+            );
         }
         let (mnt, cache) = (fleet.mnt.clone(), fleet.cache.clone());
         let seeds: Vec<u64> = (0..4).map(|_| random.below(1 << 30)).collect();

@@ -169,7 +169,15 @@ impl Model {
         }
     }
 
-    fn compare_node(&self, lower: &Lower, id: FileId, node: &Node, stat: &Stat, path: &str, found: &mut Vec<String>) {
+    fn compare_node(
+        &self,
+        lower: &Lower,
+        id: FileId,
+        node: &Node,
+        stat: &Stat,
+        path: &str,
+        found: &mut Vec<String>,
+    ) {
         let (says, is) = (&node.attributes, &stat.attributes);
         if (says.mode, says.uid, says.gid, says.rdev) != (is.mode, is.uid, is.gid, is.rdev) {
             found.push(format!("{path}: attributes: journal {says:?}, tree {is:?}"));

@@ -123,8 +123,19 @@ fn item(lower: &Lower, random: &mut Random) -> Option<v1::ReplayItem> {
             content: content(),
             ..Default::default()
         }),
-        2 => Op::Make(v1::Make { dir: by(dir), name: bytes(&name), attributes: give(0o040_755), ..Default::default() }),
-        3 => Op::Unlink(v1::Unlink { dir: by(dir), name: bytes(&name), expect: by(found?), busy, ..Default::default() }),
+        2 => Op::Make(v1::Make {
+            dir: by(dir),
+            name: bytes(&name),
+            attributes: give(0o040_755),
+            ..Default::default()
+        }),
+        3 => Op::Unlink(v1::Unlink {
+            dir: by(dir),
+            name: bytes(&name),
+            expect: by(found?),
+            busy,
+            ..Default::default()
+        }),
         4 => Op::Rename(v1::Rename {
             from: by(dir),
             from_name: bytes(&name),

@@ -195,7 +195,11 @@ impl Work {
 
 impl Client {
     /// These facets may have changed: those that differ and are nobody's pending record are dirty.
-    pub(super) fn look_at(&mut self, ctx: &mut Context<'_>, facets: BTreeSet<Facet>) -> Result<(), StoreError> {
+    pub(super) fn look_at(
+        &mut self,
+        ctx: &mut Context<'_>,
+        facets: BTreeSet<Facet>,
+    ) -> Result<(), StoreError> {
         for facet in facets {
             if self.work.dirty.contains_key(&facet) {
                 self.work.queue(facet);
@@ -230,7 +234,11 @@ impl Client {
     }
 
     /// A replay is in the KML.
-    pub(super) fn confirmed(&mut self, ctx: &mut Context<'_>, facets: BTreeSet<Facet>) -> Result<(), StoreError> {
+    pub(super) fn confirmed(
+        &mut self,
+        ctx: &mut Context<'_>,
+        facets: BTreeSet<Facet>,
+    ) -> Result<(), StoreError> {
         for facet in facets {
             if differs(ctx.store, &facet)? {
                 // Half way (staging), or base moved on meanwhile.
@@ -282,7 +290,8 @@ impl Client {
                     ctx.store.delete(Table::Dirty, &facet.key())?;
                 }
                 if let Facet::Entry(dir, name) = &facet
-                    && let Some(object) = View::planned(ctx.store, &self.replaying.overlay).entry(*dir, name)?
+                    && let Some(object) =
+                        View::planned(ctx.store, &self.replaying.overlay).entry(*dir, name)?
                 {
                     self.work.dir_made(object);
                 }

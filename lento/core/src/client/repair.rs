@@ -75,7 +75,12 @@ impl Client {
         View::planned(ctx.store, &self.replaying.overlay)
     }
 
-    fn repair_entry(&mut self, ctx: &mut Context<'_>, dir: ObjectId, name: &Name) -> Result<Repair, StoreError> {
+    fn repair_entry(
+        &mut self,
+        ctx: &mut Context<'_>,
+        dir: ObjectId,
+        name: &Name,
+    ) -> Result<Repair, StoreError> {
         let base = View::new(ctx.store, Which::Base);
         let want = base.entry(dir, name)?;
         let have = self.planned(ctx).entry(dir, name)?;
@@ -96,7 +101,13 @@ impl Client {
     }
 
     /// `there` stands at an entry where base has something else or nothing.
-    fn make_way(&mut self, ctx: &mut Context<'_>, at: Entry, there: ObjectId, want: Option<ObjectId>) -> Result<Repair, StoreError> {
+    fn make_way(
+        &mut self,
+        ctx: &mut Context<'_>,
+        at: Entry,
+        there: ObjectId,
+        want: Option<ObjectId>,
+    ) -> Result<Repair, StoreError> {
         let base = View::new(ctx.store, Which::Base);
         let lives = base.object(there)?.is_some();
         let names = self.planned(ctx).names(there)?;
@@ -149,7 +160,13 @@ impl Client {
     }
 
     /// Base has `want` at an entry that is free here, or holds `replaced`, which may go.
-    fn bring(&mut self, ctx: &mut Context<'_>, at: Entry, want: ObjectId, replaced: Option<ObjectId>) -> Result<Repair, StoreError> {
+    fn bring(
+        &mut self,
+        ctx: &mut Context<'_>,
+        at: Entry,
+        want: ObjectId,
+        replaced: Option<ObjectId>,
+    ) -> Result<Repair, StoreError> {
         let base = View::new(ctx.store, Which::Base);
         let Some(state) = base.object(want)? else { return Ok(Repair::Blocked) };
         let names = self.planned(ctx).names(want)?;
@@ -188,14 +205,19 @@ impl Client {
         };
         // Over something: whole beside it first, then in one step.
         let first = if replaced.is_some() { (ObjectId::STAGING, staging_name(want)) } else { at.clone() };
-        let item = self.item(ctx, want, state.content.filter(|_| state.attributes.is_file()).map(|c| c.hash), ReplayOp::Make {
-            dir: self.replaying.reference(ctx, first.0)?,
-            name: first.1.clone(),
-            attributes: state.attributes,
-            symlink: state.symlink.clone(),
-            content,
-            xattrs: state.xattrs.clone().into_iter().collect(),
-        });
+        let item = self.item(
+            ctx,
+            want,
+            state.content.filter(|_| state.attributes.is_file()).map(|c| c.hash),
+            ReplayOp::Make {
+                dir: self.replaying.reference(ctx, first.0)?,
+                name: first.1.clone(),
+                attributes: state.attributes,
+                symlink: state.symlink.clone(),
+                content,
+                xattrs: state.xattrs.clone().into_iter().collect(),
+            },
+        );
         let item = ReplayItem { parent_mtime: self.dir_time(ctx, first.0)?, ..item };
         self.replaying.push(item);
         let mtime = self.dir_time(ctx, first.0)?;
@@ -211,7 +233,8 @@ impl Client {
 
     /// Bytes for an object, or what has to be fetched.
     fn content(&mut self, object: ObjectId, state: &Object) -> Result<Option<ReplayContent>, FetchItem> {
-        let Some(content) = state.content.filter(|content| state.attributes.is_file() && content.size > 0) else {
+        let Some(content) = state.content.filter(|content| state.attributes.is_file() && content.size > 0)
+        else {
             return Ok(None);
         };
         if let Some(bytes) = self.contents.get(&content.hash) {
@@ -239,7 +262,12 @@ impl Client {
         }
     }
 
-    fn install(&mut self, ctx: &mut Context<'_>, object: ObjectId, want: &Object) -> Result<Repair, StoreError> {
+    fn install(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        want: &Object,
+    ) -> Result<Repair, StoreError> {
         if self.work.is_busy(object) {
             return Ok(Repair::Blocked);
         }
@@ -247,7 +275,9 @@ impl Client {
             Ok(content) => content.unwrap_or(ReplayContent::Inline(Vec::new())),
             Err(item) => return Ok(Repair::NeedsContent(item)),
         };
-        let Some((dir, name)) = self.planned(ctx).names(object)?.into_iter().next() else { return Ok(Repair::Equal) };
+        let Some((dir, name)) = self.planned(ctx).names(object)?.into_iter().next() else {
+            return Ok(Repair::Equal);
+        };
         let op = ReplayOp::Install {
             file: self.replaying.reference(ctx, object)?,
             expect_version: self.replaying.version(ctx, object)?,
@@ -264,7 +294,13 @@ impl Client {
         Ok(Repair::Planned)
     }
 
-    fn plan_attributes(&mut self, ctx: &mut Context<'_>, object: ObjectId, have: &Object, want: &Object) -> Result<(), StoreError> {
+    fn plan_attributes(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        have: &Object,
+        want: &Object,
+    ) -> Result<(), StoreError> {
         let file = self.replaying.reference(ctx, object)?;
         let mut ops = Vec::new();
         for name in have.xattrs.keys().filter(|name| !want.xattrs.contains_key(*name)) {
@@ -285,7 +321,8 @@ impl Client {
         if mask != Mask::default() {
             ops.push(ReplayOp::SetAttr { file, mask, attributes: want.attributes });
         }
-        for (name, value) in want.xattrs.iter().filter(|(name, value)| have.xattrs.get(*name) != Some(value)) {
+        for (name, value) in want.xattrs.iter().filter(|(name, value)| have.xattrs.get(*name) != Some(value))
+        {
             ops.push(ReplayOp::SetXattr { file, name: name.clone(), value: value.clone() });
         }
         for op in ops {
@@ -331,7 +368,14 @@ impl Client {
         set_time(&mut tree, at.0, time)
     }
 
-    fn plan_rename(&mut self, ctx: &mut Context<'_>, from: &Entry, to: &Entry, object: ObjectId, replaced: Option<ObjectId>) -> Result<(), StoreError> {
+    fn plan_rename(
+        &mut self,
+        ctx: &mut Context<'_>,
+        from: &Entry,
+        to: &Entry,
+        object: ObjectId,
+        replaced: Option<ObjectId>,
+    ) -> Result<(), StoreError> {
         let op = ReplayOp::Rename {
             from: self.replaying.reference(ctx, from.0)?,
             from_name: from.1.clone(),
@@ -379,7 +423,13 @@ impl Client {
         Ok(View::new(ctx.store, Which::Base).object(dir)?.map(|state| state.attributes.mtime))
     }
 
-    fn item(&self, ctx: &Context<'_>, object: ObjectId, hash: Option<crate::types::Hash>, op: ReplayOp) -> ReplayItem {
+    fn item(
+        &self,
+        ctx: &Context<'_>,
+        object: ObjectId,
+        hash: Option<crate::types::Hash>,
+        op: ReplayOp,
+    ) -> ReplayItem {
         let record = OpId(Tag { replica: 0, incarnation: 0, number: ctx.meta.position.0 });
         ReplayItem { record, object, hash, verdict: 0, parent_mtime: None, target_parent_mtime: None, op }
     }

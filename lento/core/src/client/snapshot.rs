@@ -20,7 +20,11 @@ use crate::types::Recno;
 use std::collections::BTreeSet;
 
 impl Client {
-    pub(super) fn snapshot_begin(&mut self, ctx: &mut Context<'_>, position: Position) -> Result<(), StoreError> {
+    pub(super) fn snapshot_begin(
+        &mut self,
+        ctx: &mut Context<'_>,
+        position: Position,
+    ) -> Result<(), StoreError> {
         ctx.meta.partial = true;
         ctx.meta.position = position;
         for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName] {
@@ -29,7 +33,11 @@ impl Client {
         Ok(())
     }
 
-    pub(super) fn snapshot_chunk(&mut self, ctx: &mut Context<'_>, objects: Vec<SnapshotObject>) -> Result<(), StoreError> {
+    pub(super) fn snapshot_chunk(
+        &mut self,
+        ctx: &mut Context<'_>,
+        objects: Vec<SnapshotObject>,
+    ) -> Result<(), StoreError> {
         let mut tree = Tree::new(ctx.store, Which::Base);
         for object in objects {
             let state = Object {
@@ -68,7 +76,9 @@ impl Client {
         }
         // What the server had received has its verdict, and the snapshot shows what came of it.
         let received = self.received();
-        for (recno, _) in Cml::rows(ctx.store, Recno(0), usize::MAX)?.iter().take_while(|(recno, _)| *recno <= received) {
+        for (recno, _) in
+            Cml::rows(ctx.store, Recno(0), usize::MAX)?.iter().take_while(|(recno, _)| *recno <= received)
+        {
             self.cml.settle(ctx.store, *recno, None)?;
         }
         self.look_at(ctx, facets)

@@ -57,8 +57,13 @@ impl Client {
     /// Begins to read the contents that come next, each once.
     fn read_ahead(&mut self, ctx: &mut Context<'_>, sent: Recno) -> Result<(), StoreError> {
         let mut looked = self.cml.looked().max(sent);
-        while self.read_again.is_none() && self.cml.reading() < READS && looked.0 < sent.0.saturating_add(AHEAD) {
-            let Some((recno, row)) = Cml::rows(ctx.store, Recno(looked.0.saturating_add(1)), 1)?.pop() else { break };
+        while self.read_again.is_none()
+            && self.cml.reading() < READS
+            && looked.0 < sent.0.saturating_add(AHEAD)
+        {
+            let Some((recno, row)) = Cml::rows(ctx.store, Recno(looked.0.saturating_add(1)), 1)?.pop() else {
+                break;
+            };
             if let Some(slot) = row.slot {
                 let next = ctx.meta.next_recno;
                 let ticket = ctx.ticket();
@@ -76,7 +81,9 @@ impl Client {
         let mut bytes = 0;
         let mut at = sent;
         while batch.len() < RECORDS && bytes < BYTES {
-            let Some((recno, row)) = Cml::rows(ctx.store, Recno(at.0.saturating_add(1)), 1)?.pop() else { break };
+            let Some((recno, row)) = Cml::rows(ctx.store, Recno(at.0.saturating_add(1)), 1)?.pop() else {
+                break;
+            };
             let Some(mut op) = self.cml.take_ready(ctx.store, recno, row)? else { break };
             op.id.0.incarnation = ctx.meta.incarnation;
             bytes += crate::cml::content_of(&op).and_then(|c| c.inline.as_ref()).map_or(0, Vec::len);
@@ -87,7 +94,12 @@ impl Client {
     }
 
     /// A content was read.
-    pub fn content_read(&mut self, ctx: &mut Context<'_>, ticket: Ticket, result: ReadResult) -> Result<(), StoreError> {
+    pub fn content_read(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        result: ReadResult,
+    ) -> Result<(), StoreError> {
         let why = match &result {
             ReadResult::Failed(why) => Some(why.clone()),
             ReadResult::Unstable => Some("changes while it is read".into()),

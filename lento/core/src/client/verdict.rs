@@ -158,7 +158,13 @@ impl Client {
     }
 
     /// One of our records has its verdict. What it left on disk has this hash, and the server has that content safe.
-    fn settle(&mut self, ctx: &mut Context<'_>, recno: Recno, row: Row, hash: Option<Hash>) -> Result<(), StoreError> {
+    fn settle(
+        &mut self,
+        ctx: &mut Context<'_>,
+        recno: Recno,
+        row: Row,
+        hash: Option<Hash>,
+    ) -> Result<(), StoreError> {
         let object = row.op.object;
         let touched = facet::touched(&row.op);
         self.cml.settle(ctx.store, recno, hash)?;
@@ -226,10 +232,7 @@ impl Client {
 /// as a number. For others it makes no difference: setting the same state twice is setting it once.
 fn is_same(sent: &Operation, read: &Operation) -> bool {
     match (&sent.kind, &read.kind) {
-        (
-            OpKind::Create { name: a, dir_mtime: at, .. },
-            OpKind::Create { name: b, dir_mtime: then, .. },
-        )
+        (OpKind::Create { name: a, dir_mtime: at, .. }, OpKind::Create { name: b, dir_mtime: then, .. })
         | (OpKind::Link { name: a, dir_mtime: at, .. }, OpKind::Link { name: b, dir_mtime: then, .. })
         | (OpKind::Remove { name: a, dir_mtime: at, .. }, OpKind::Remove { name: b, dir_mtime: then, .. })
         | (

@@ -59,7 +59,12 @@ impl Cml {
         Ok(())
     }
 
-    fn process_create(&mut self, store: &mut dyn Store, recno: Recno, op: Operation) -> Result<(), StoreError> {
+    fn process_create(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        op: Operation,
+    ) -> Result<(), StoreError> {
         self.append(store, recno, op, None)
     }
 
@@ -67,17 +72,32 @@ impl Cml {
         self.append(store, recno, op, None)
     }
 
-    fn process_remove(&mut self, store: &mut dyn Store, recno: Recno, op: Operation) -> Result<(), StoreError> {
+    fn process_remove(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        op: Operation,
+    ) -> Result<(), StoreError> {
         self.append(store, recno, op, None)
     }
 
-    fn process_rename(&mut self, store: &mut dyn Store, recno: Recno, op: Operation) -> Result<(), StoreError> {
+    fn process_rename(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        op: Operation,
+    ) -> Result<(), StoreError> {
         self.append(store, recno, op, None)
     }
 
     /// The last name goes. If the server never heard of the object, it need not hear of it at all; what remains is that
     /// the directory's modification time moved.
-    fn process_remove_last(&mut self, store: &mut dyn Store, recno: Recno, op: Operation) -> Result<(), StoreError> {
+    fn process_remove_last(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        op: Operation,
+    ) -> Result<(), StoreError> {
         let OpKind::Remove { dir, name, dir_mtime, .. } = &op.kind else { return Ok(()) };
         // Others' records about it (an entry in it, a name taken from it) stand for something that must be told.
         let rows = self.own_rows(store, op.object)?;
@@ -122,7 +142,9 @@ impl Cml {
             }
             rows = late;
         }
-        if let Some((at, mut row)) = rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned() {
+        if let Some((at, mut row)) =
+            rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned()
+        {
             if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
                 fold_attributes(attributes, xattrs, mask, &new);
             }
@@ -190,7 +212,9 @@ impl Cml {
         value: Option<Vec<u8>>,
     ) -> Result<(), StoreError> {
         let rows = self.own_rows(store, op.object)?;
-        if let Some((at, mut row)) = rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned() {
+        if let Some((at, mut row)) =
+            rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned()
+        {
             if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
                 xattrs.retain(|(n, _)| n != name);
                 if let Some(value) = value {
@@ -239,7 +263,12 @@ impl Cml {
     }
 }
 
-fn fold_attributes(attributes: &mut Attributes, xattrs: &mut Vec<(Name, Vec<u8>)>, mask: Mask, new: &Attributes) {
+fn fold_attributes(
+    attributes: &mut Attributes,
+    xattrs: &mut Vec<(Name, Vec<u8>)>,
+    mask: Mask,
+    new: &Attributes,
+) {
     with_object(attributes, xattrs, |object| apply::set_attributes(object, mask, new));
 }
 

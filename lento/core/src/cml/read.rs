@@ -60,7 +60,12 @@ impl Cml {
     }
 
     /// A content was read.
-    pub fn content_read(&mut self, store: &mut dyn Store, ticket: Ticket, result: ReadResult) -> Result<AfterRead, StoreError> {
+    pub fn content_read(
+        &mut self,
+        store: &mut dyn Store,
+        ticket: Ticket,
+        result: ReadResult,
+    ) -> Result<AfterRead, StoreError> {
         let Some((recno, began_before)) = self.reads.remove(&ticket) else { return Ok(AfterRead::GoOn) };
         self.look_again(recno);
         let Some(row) = Cml::row(store, recno)? else { return Ok(AfterRead::GoOn) };
@@ -84,7 +89,8 @@ impl Cml {
         }
         self.troubled.remove(&recno);
         self.ready.insert(recno, Content { hash, size, inline });
-        if covers && let Some(mut object) = Tree::new(store, Which::Local).view().object(row.op.object)?
+        if covers
+            && let Some(mut object) = Tree::new(store, Which::Local).view().object(row.op.object)?
             && object.content.is_none()
             && object.file == slot.file
         {
@@ -95,7 +101,13 @@ impl Cml {
     }
 
     /// The file moved on while it was read: what was read goes now, the newest close gets its record back.
-    fn split(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row, slot: Slot) -> Result<(), StoreError> {
+    fn split(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        mut row: Row,
+        slot: Slot,
+    ) -> Result<(), StoreError> {
         let mtime = slot.version.mtime;
         let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
         let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };
@@ -110,12 +122,20 @@ impl Cml {
     }
 
     /// The file no longer exists anywhere: a creation goes empty, a close means nothing any more.
-    fn without_content(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row) -> Result<(), StoreError> {
+    fn without_content(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        mut row: Row,
+    ) -> Result<(), StoreError> {
         if matches!(row.op.kind, OpKind::Close { .. }) {
             return self.discard(store, recno, &row);
         }
         row.slot = None;
-        fill_content(&mut row.op, Content { hash: crate::types::Hash::empty(), size: 0, inline: Some(Vec::new()) });
+        fill_content(
+            &mut row.op,
+            Content { hash: crate::types::Hash::empty(), size: 0, inline: Some(Vec::new()) },
+        );
         Cml::write(store, recno, &row)
     }
 }

@@ -93,7 +93,11 @@ impl Server {
             ctx.out.push(Output::ReleaseLimbo(vec![file]));
         }
         let Some(op) = absorbed.operation else { return Ok(()) };
-        let slot = absorbed.unread.map(|unread| Slot { file: unread.file, version: unread.version, latest: record.recno });
+        let slot = absorbed.unread.map(|unread| Slot {
+            file: unread.file,
+            version: unread.version,
+            latest: record.recno,
+        });
         match slot {
             Some(slot) => self.log_unread(ctx, position, op, slot),
             None => self.log(ctx, position, origin, LogWhat::Operation(op), None),
@@ -211,13 +215,28 @@ impl Server {
         file: crate::types::FileId,
         object: ObjectId,
     ) -> Result<(), StoreError> {
-        let id = OpId(Tag { replica: ctx.meta.replica, incarnation: ctx.meta.incarnation, number: record.recno.0 });
+        let id = OpId(Tag {
+            replica: ctx.meta.replica,
+            incarnation: ctx.meta.incarnation,
+            number: record.recno.0,
+        });
         let ticket = ctx.ticket();
         self.keeps.insert(ticket, Keeping::Orphan(file));
         ctx.out.push(Output::Keep { ticket, record: id, content: KeepContent::File(file) });
         let path = View::new(ctx.store, Which::Local).path(object)?;
-        ctx.out.push(Output::Event(Event::Conflict { record: id, kind: ConflictKind::Orphan, path: path.clone() }));
-        let row = ConflictRow { record: id, kind: ConflictKind::Orphan, op: None, path, time: record.time, hash: None };
+        ctx.out.push(Output::Event(Event::Conflict {
+            record: id,
+            kind: ConflictKind::Orphan,
+            path: path.clone(),
+        }));
+        let row = ConflictRow {
+            record: id,
+            kind: ConflictKind::Orphan,
+            op: None,
+            path,
+            time: record.time,
+            hash: None,
+        };
         table::put(ctx.store, Table::Conflict, &table::number_key(record.recno.0), &row)
     }
 }

@@ -49,7 +49,12 @@ impl Server {
         Ok(())
     }
 
-    fn forward_one(&mut self, ctx: &mut Context<'_>, node: &NodeName, limit: Position) -> Result<bool, StoreError> {
+    fn forward_one(
+        &mut self,
+        ctx: &mut Context<'_>,
+        node: &NodeName,
+        limit: Position,
+    ) -> Result<bool, StoreError> {
         let acknowledged = super::ReplicatorRow::get(ctx.store, node)?.ack.position;
         let Some(session) = self.sessions.get_mut(node) else { return Ok(false) };
         let Some(hello) = &mut session.hello else { return Ok(false) };
@@ -58,13 +63,16 @@ impl Server {
             session.state = SessionState::WantsSnapshot;
             return Ok(false);
         }
-        if session.sent >= limit || session.sent.0 > acknowledged.0.max(session.began.0).saturating_add(WINDOW) {
+        if session.sent >= limit
+            || session.sent.0 > acknowledged.0.max(session.began.0).saturating_add(WINDOW)
+        {
             return Ok(false);
         }
         let mut records = Vec::new();
         let mut bytes = 0;
         let mut upto = limit;
-        let rows = ctx.store.scan(Table::Log, &table::number_key(session.sent.0.saturating_add(1)), RECORDS)?;
+        let rows =
+            ctx.store.scan(Table::Log, &table::number_key(session.sent.0.saturating_add(1)), RECORDS)?;
         let full = rows.len() == RECORDS;
         for (_, value) in rows {
             let row: LogRow = table::decode(Table::Log, &value)?;
@@ -130,7 +138,11 @@ impl Server {
     }
 
     /// Barriers of clients: their record judged, and everything up to its verdict durable everywhere.
-    pub(super) fn settle_peer_barriers(&mut self, ctx: &mut Context<'_>, everywhere: Position) -> Result<(), StoreError> {
+    pub(super) fn settle_peer_barriers(
+        &mut self,
+        ctx: &mut Context<'_>,
+        everywhere: Position,
+    ) -> Result<(), StoreError> {
         let read = Position(ctx.meta.last_read().0);
         for (node, session) in &mut self.sessions {
             let Some(hello) = &session.hello else { continue };

@@ -22,8 +22,8 @@ use crate::judge::judge;
 use crate::store::StoreError;
 use crate::tree::Tree;
 use crate::tree::View;
-use crate::types::ConflictKind;
 use crate::types::Attributes;
+use crate::types::ConflictKind;
 use crate::types::Content;
 use crate::types::Hash;
 use crate::types::INLINE_MAX;
@@ -148,7 +148,12 @@ impl Server {
     }
 
     /// Bytes for an accepted record: `Some(None)` = it has none.
-    fn content_for(&mut self, ctx: &mut Context<'_>, node: &NodeName, op: &Operation) -> Option<Option<ReplayContent>> {
+    fn content_for(
+        &mut self,
+        ctx: &mut Context<'_>,
+        node: &NodeName,
+        op: &Operation,
+    ) -> Option<Option<ReplayContent>> {
         let Some(content) = content_of(op) else { return Some(None) };
         if content.size == 0 {
             return Some(Some(ReplayContent::Inline(Vec::new())));
@@ -297,7 +302,11 @@ impl Server {
         })
     }
 
-    fn file_version(&self, ctx: &Context<'_>, object: ObjectId) -> Result<Option<crate::types::Version>, StoreError> {
+    fn file_version(
+        &self,
+        ctx: &Context<'_>,
+        object: ObjectId,
+    ) -> Result<Option<crate::types::Version>, StoreError> {
         let state = View::planned(ctx.store, &self.replaying.overlay).object(object)?;
         if state.is_some_and(|state| state.attributes.is_file()) {
             return self.replaying.version(ctx, object);

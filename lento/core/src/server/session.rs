@@ -158,7 +158,12 @@ impl Server {
     }
 
     /// A message from a client.
-    pub fn message(&mut self, ctx: &mut Context<'_>, node: &NodeName, message: Message) -> Result<(), StoreError> {
+    pub fn message(
+        &mut self,
+        ctx: &mut Context<'_>,
+        node: &NodeName,
+        message: Message,
+    ) -> Result<(), StoreError> {
         if !self.replist.contains(node) {
             let reason = format!("{node} is not in the replication list");
             ctx.out.push(Output::Send(node.clone(), Message::Refused { reason, retry: true }));
@@ -177,20 +182,27 @@ impl Server {
                 session.state = SessionState::Fencing;
             }
             Message::Submit(operations) => {
-                let Some(hello) = session.hello.as_ref().filter(|_| session.state == SessionState::Welcomed) else {
+                let Some(hello) = session.hello.as_ref().filter(|_| session.state == SessionState::Welcomed)
+                else {
                     ctx.out.push(Output::Hangup(node.clone(), "records before the welcome".into()));
                     return Ok(());
                 };
-                let foreign = operations.iter().any(|op| {
-                    op.id.0.replica != hello.replica || op.id.0.incarnation != hello.incarnation
-                });
+                let foreign = operations
+                    .iter()
+                    .any(|op| op.id.0.replica != hello.replica || op.id.0.incarnation != hello.incarnation);
                 let inline_lies = operations.iter().any(|op| {
                     crate::cml::content_of(op).is_some_and(|content| {
-                        content.inline.as_ref().is_some_and(|bytes| crate::types::Hash::of(bytes) != content.hash)
+                        content
+                            .inline
+                            .as_ref()
+                            .is_some_and(|bytes| crate::types::Hash::of(bytes) != content.hash)
                     })
                 });
                 if foreign || inline_lies {
-                    ctx.out.push(Output::Hangup(node.clone(), "records of another replica or with a wrong hash".into()));
+                    ctx.out.push(Output::Hangup(
+                        node.clone(),
+                        "records of another replica or with a wrong hash".into(),
+                    ));
                     return Ok(());
                 }
                 session.inbox.extend(operations);

@@ -58,7 +58,10 @@ pub fn errno(text: &str) -> Result<(), String> {
 impl Disk {
     pub fn new() -> Disk {
         let mut disk = Disk { next_ino: 10, clock: 1000, ..Disk::default() };
-        let dir = Inode { attributes: Attributes { mode: mode::DIR | 0o755, ..Attributes::default() }, ..Inode::default() };
+        let dir = Inode {
+            attributes: Attributes { mode: mode::DIR | 0o755, ..Attributes::default() },
+            ..Inode::default()
+        };
         disk.inodes.insert(ROOT, dir.clone());
         disk.inodes.insert(STAGING, dir);
         disk
@@ -150,8 +153,15 @@ impl Disk {
         self.inodes.get_mut(&dir).ok_or("ENOENT")?.entries.insert(name.to_vec(), file);
         let dir_mtime = self.dir_touched(dir, Some(now));
         let after = self.after(file);
-        let update =
-            Update::Make { dir, name: name.to_vec(), file, after, symlink: vec![], xattrs: vec![], dir_mtime };
+        let update = Update::Make {
+            dir,
+            name: name.to_vec(),
+            file,
+            after,
+            symlink: vec![],
+            xattrs: vec![],
+            dir_mtime,
+        };
         self.record(KmlOrigin::User, update);
         Ok(file)
     }
@@ -237,15 +247,29 @@ impl Disk {
         self.inodes.get_mut(&dir).unwrap().entries.remove(name);
         let (last, limbo) = self.lose(file);
         let dir_mtime = self.dir_touched(dir, Some(now));
-        self.record(KmlOrigin::User, Update::Remove { dir, name: name.to_vec(), file, last, limbo, dir_mtime });
+        self.record(
+            KmlOrigin::User,
+            Update::Remove { dir, name: name.to_vec(), file, last, limbo, dir_mtime },
+        );
         Ok(())
     }
 
     pub fn is_within(&self, dir: FileId, file: FileId) -> bool {
-        dir == file || self.inodes.iter().any(|(id, i)| i.entries.values().any(|f| *f == dir) && self.is_within(*id, file))
+        dir == file
+            || self
+                .inodes
+                .iter()
+                .any(|(id, i)| i.entries.values().any(|f| *f == dir) && self.is_within(*id, file))
     }
 
-    pub fn user_rename(&mut self, from: FileId, from_name: &[u8], to: FileId, to_name: &[u8], exchange: bool) -> Result<(), String> {
+    pub fn user_rename(
+        &mut self,
+        from: FileId,
+        from_name: &[u8],
+        to: FileId,
+        to_name: &[u8],
+        exchange: bool,
+    ) -> Result<(), String> {
         let file = self.entry(from, from_name).ok_or("ENOENT")?;
         let target = self.entry(to, to_name);
         if target == Some(file) || self.is_within(to, file) {
@@ -281,21 +305,24 @@ impl Disk {
         let from_mtime = self.dir_touched(from, Some(now));
         let to_mtime = self.dir_touched(to, Some(now));
         let after = self.after(file);
-        self.record(KmlOrigin::User, Update::Rename {
-            from,
-            from_name: from_name.to_vec(),
-            to,
-            to_name: to_name.to_vec(),
-            file,
-            after,
-            replaced: target,
-            replaced_last,
-            replaced_limbo,
-            exchange,
-            whiteout: false,
-            from_mtime,
-            to_mtime,
-        });
+        self.record(
+            KmlOrigin::User,
+            Update::Rename {
+                from,
+                from_name: from_name.to_vec(),
+                to,
+                to_name: to_name.to_vec(),
+                file,
+                after,
+                replaced: target,
+                replaced_last,
+                replaced_limbo,
+                exchange,
+                whiteout: false,
+                from_mtime,
+                to_mtime,
+            },
+        );
         Ok(())
     }
 
@@ -349,14 +376,20 @@ impl Disk {
             && self.version(file) != expect
         {
             let after = self.after(file);
-            let recno = self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: false });
+            let recno =
+                self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: false });
             return Err(ReplayOutcome::Stale { recno: Some(recno) });
         }
         Ok(())
     }
 
     fn replay_one(&mut self, item: &ReplayItem, since: Recno) -> Result<ReplayOutcome, ReplayOutcome> {
-        let origin = KmlOrigin::Replay { record: item.record, object: item.object, hash: item.hash, verdict: item.verdict };
+        let origin = KmlOrigin::Replay {
+            record: item.record,
+            object: item.object,
+            hash: item.hash,
+            verdict: item.verdict,
+        };
         let stale = || ReplayOutcome::Stale { recno: None };
         let (file, update) = match &item.op {
             ReplayOp::Make { dir, name, attributes, symlink, content, xattrs } => {
@@ -409,10 +442,21 @@ impl Disk {
                 self.inodes.get_mut(&dir).unwrap().entries.remove(name);
                 let last = self.take_away(expect);
                 let dir_mtime = self.dir_touched(dir, item.parent_mtime);
-                let update = Update::Remove { dir, name: name.clone(), file: expect, last, limbo: false, dir_mtime };
+                let update =
+                    Update::Remove { dir, name: name.clone(), file: expect, last, limbo: false, dir_mtime };
                 (expect, update)
             }
-            ReplayOp::Rename { from, from_name, expect, to, to_name, replaced, replaced_version, exchange, busy } => {
+            ReplayOp::Rename {
+                from,
+                from_name,
+                expect,
+                to,
+                to_name,
+                replaced,
+                replaced_version,
+                exchange,
+                busy,
+            } => {
                 let (from, to, expect) = (self.file(*from)?, self.file(*to)?, self.file(*expect)?);
                 let replaced = replaced.map(|r| self.file(r)).transpose()?;
                 self.untouched((from, from_name), since)?;
@@ -450,21 +494,24 @@ impl Disk {
                 let after = self.after(expect);
                 let (from_name, to_name) = (from_name.clone(), to_name.clone());
                 let exchange = *exchange;
-                (expect, Update::Rename {
-                    from,
-                    from_name,
-                    to,
-                    to_name,
-                    file: expect,
-                    after,
-                    replaced,
-                    replaced_last,
-                    replaced_limbo: false,
-                    exchange,
-                    whiteout: false,
-                    from_mtime,
-                    to_mtime,
-                })
+                (
+                    expect,
+                    Update::Rename {
+                        from,
+                        from_name,
+                        to,
+                        to_name,
+                        file: expect,
+                        after,
+                        replaced,
+                        replaced_last,
+                        replaced_limbo: false,
+                        exchange,
+                        whiteout: false,
+                        from_mtime,
+                        to_mtime,
+                    },
+                )
             }
             ReplayOp::SetAttr { file, mask, attributes } => {
                 let file = self.file(*file)?;
@@ -563,7 +610,9 @@ impl Disk {
 /// What a record touches: entries by (directory, name), objects by (file, "").
 fn keys(update: &Update) -> Vec<(FileId, Vec<u8>)> {
     match update {
-        Update::Make { dir, name, file, .. } | Update::Link { dir, name, file, .. } | Update::Remove { dir, name, file, .. } => {
+        Update::Make { dir, name, file, .. }
+        | Update::Link { dir, name, file, .. }
+        | Update::Remove { dir, name, file, .. } => {
             vec![(*dir, name.clone()), (*file, vec![])]
         }
         Update::Rename { from, from_name, to, to_name, file, replaced, .. } => {

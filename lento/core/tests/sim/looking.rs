@@ -17,7 +17,8 @@ impl World {
     /// All trees are one, and every content that was closed is in it, kept beside it, or knowingly gone.
     pub fn check(&self) -> Result<(), String> {
         self.check_agreement()?;
-        let current: BTreeSet<Hash> = self.nodes[SERVER].disk.inodes.values().map(|i| Hash::of(&i.bytes)).collect();
+        let current: BTreeSet<Hash> =
+            self.nodes[SERVER].disk.inodes.values().map(|i| Hash::of(&i.bytes)).collect();
         for (hash, what) in &self.written {
             let safe = current.contains(hash)
                 || self.superseded.contains(hash)
@@ -44,7 +45,8 @@ impl World {
                 let all: BTreeSet<&String> = tree.keys().chain(truth.keys()).collect();
                 for path in all {
                     if tree.get(path) != truth.get(path) {
-                        text += &format!("  {path}: here {:?}, server {:?}\n", tree.get(path), truth.get(path));
+                        text +=
+                            &format!("  {path}: here {:?}, server {:?}\n", tree.get(path), truth.get(path));
                     }
                 }
                 if let Some(volume) = &node.volume {

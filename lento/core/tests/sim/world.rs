@@ -239,7 +239,9 @@ impl World {
         let on_disks: BTreeSet<Hash> = self
             .nodes
             .iter()
-            .flat_map(|node| node.disk.inodes.values().map(|i| Hash::of(&i.bytes)).chain(node.kept.iter().copied()))
+            .flat_map(|node| {
+                node.disk.inodes.values().map(|i| Hash::of(&i.bytes)).chain(node.kept.iter().copied())
+            })
             .collect();
         let gone: Vec<Hash> = self
             .written
@@ -265,7 +267,10 @@ impl World {
                     inputs.push(Input::Replayed { ticket, outcomes: vec![] });
                 }
                 Output::ReadContent { ticket, .. } => {
-                    inputs.push(Input::ContentRead { ticket, result: ReadResult::Failed("presto is gone".into()) });
+                    inputs.push(Input::ContentRead {
+                        ticket,
+                        result: ReadResult::Failed("presto is gone".into()),
+                    });
                 }
                 Output::Sync { ticket } => inputs.push(Input::Synced { ticket, recno: None }),
                 other => self.nodes[index].jobs.push_back(other),
@@ -337,7 +342,9 @@ impl World {
                 self.check_replay(index, &items, &outcomes);
                 self.give(index, Input::Replayed { ticket, outcomes });
             }
-            Output::ReadContent { ticket, file, stage_at } => self.read_content(index, ticket, file, stage_at.is_some()),
+            Output::ReadContent { ticket, file, stage_at } => {
+                self.read_content(index, ticket, file, stage_at.is_some())
+            }
             Output::Fetch { ticket, items } => {
                 let server = &self.nodes[SERVER];
                 let results = items
@@ -347,7 +354,10 @@ impl World {
                             return FetchResult::Failed("cut".into());
                         }
                         match Volume::content_source(&server.store, item.object, item.hash) {
-                            Ok(Some((file, _))) if server.disk.inodes.contains_key(&file) && server.disk.hash(file) == item.hash => {
+                            Ok(Some((file, _)))
+                                if server.disk.inodes.contains_key(&file)
+                                    && server.disk.hash(file) == item.hash =>
+                            {
                                 FetchResult::Inline(server.disk.inodes[&file].bytes.clone())
                             }
                             _ => FetchResult::Superseded,
@@ -427,16 +437,26 @@ impl World {
     }
 
     /// Replays never take away a content that is not known to be safe elsewhere: the core's own promise.
-    fn check_replay(&mut self, index: usize, items: &[ReplayItem], outcomes: &[lento_core::io::ReplayOutcome]) {
+    fn check_replay(
+        &mut self,
+        index: usize,
+        items: &[ReplayItem],
+        outcomes: &[lento_core::io::ReplayOutcome],
+    ) {
         if std::env::var_os("SIM_TRACE").is_some() {
             for (item, outcome) in items.iter().zip(outcomes) {
-                self.note(format!("n{index} replay {:?} {:?} {:?} -> {outcome:?}", item.record, item.object, item.op));
+                self.note(format!(
+                    "n{index} replay {:?} {:?} {:?} -> {outcome:?}",
+                    item.record, item.object, item.op
+                ));
             }
         }
     }
 
     pub fn deliver(&mut self, from: usize, to: usize) -> bool {
-        let Some(message) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
+        let Some(message) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else {
+            return false;
+        };
         if std::env::var_os("SIM_TRACE").is_some() {
             self.note(format!("n{from} -> n{to}: {message:?}"));
         }
@@ -468,7 +488,11 @@ impl World {
             }
             6..=8 => {
                 if index != SERVER {
-                    if self.dice.roll(2) == 0 { self.deliver(index, SERVER) } else { self.deliver(SERVER, index) };
+                    if self.dice.roll(2) == 0 {
+                        self.deliver(index, SERVER)
+                    } else {
+                        self.deliver(SERVER, index)
+                    };
                 }
             }
             _ => self.timeout(index),
