@@ -1,5 +1,15 @@
 //! Streams between two agents over loopback: who is let in, what is passed on, and contents in both directions.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
 mod common;
 
 use common::Authority;

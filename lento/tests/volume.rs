@@ -1,5 +1,15 @@
 //! A volume's task with a real core, a real KML and a presto driven by hand.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
 mod common;
 
 use common::Authority;

@@ -1,6 +1,16 @@
 //! The filter without FUSE, against a plain directory on the same file system: the same operations give the same answers
 //! and the same tree, and the journal alone tells how the tree came about.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;

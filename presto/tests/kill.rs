@@ -1,5 +1,15 @@
 //! Presto is killed under load: the journal and the tree agree, and a new presto serves the volume again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
 #[path = "common/mounted.rs"]
 mod common;
 

@@ -1,5 +1,15 @@
 //! Real mounts: what programs do, what they see, and what the journal says about it. Needs root and /dev/fuse.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
 #[path = "common/mounted.rs"]
 mod common;
 

@@ -1,5 +1,15 @@
 //! Replays on a volume without a mount, users played by calls of the filter: each operation, each precondition.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
 mod attributes;
 mod busy;
 mod install;

@@ -1,5 +1,15 @@
 //! The real program: socket, FUSE mount, kill -9 in the middle of everything.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
 mod fleet;
 mod model;
 mod work;
