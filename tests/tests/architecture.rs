@@ -156,7 +156,9 @@ fn unsafe_stays_in_its_rooms() {
     for (path, text) in sources() {
         let word = ["unsafe", " {"].concat();
         let here = text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&word));
-        assert!(!here || rooms.iter().any(|room| path.starts_with(room)), "unsafe in {}", path.display());
+        // Tests may map memory to see what a program sees.
+        let test = path.components().any(|part| part.as_os_str() == "tests");
+        assert!(!here || test || rooms.iter().any(|room| path.starts_with(room)), "unsafe in {}", path.display());
     }
 }
 
