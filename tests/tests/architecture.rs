@@ -158,7 +158,11 @@ fn unsafe_stays_in_its_rooms() {
         let here = text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(&word));
         // Tests may map memory to see what a program sees.
         let test = path.components().any(|part| part.as_os_str() == "tests");
-        assert!(!here || test || rooms.iter().any(|room| path.starts_with(room)), "unsafe in {}", path.display());
+        assert!(
+            !here || test || rooms.iter().any(|room| path.starts_with(room)),
+            "unsafe in {}",
+            path.display()
+        );
     }
 }
 

@@ -76,7 +76,7 @@ pub struct Cml {
     /// Records whose read goes wrong, with the number of attempts.
     troubled: BTreeMap<Recno, u32>,
     /// Content of each object after its newest record that was sent or judged, for those that build on it.
-    chain: BTreeMap<ObjectId, Hash>,
+    chain: BTreeMap<ObjectId, (Recno, Hash)>,
 }
 
 impl Cml {
@@ -180,7 +180,7 @@ impl Cml {
         self.discard(store, recno, &row)?;
         let carried = row.slot.is_some() || matches!(row.op.kind, OpKind::Create { .. });
         if let Some(hash) = hash.filter(|_| carried) {
-            self.chain.insert(row.op.object, hash);
+            self.left(row.op.object, recno, hash);
         }
         if !pending::any(store, &Facet::Object(row.op.object))? {
             self.chain.remove(&row.op.object);
@@ -205,11 +205,11 @@ impl Cml {
         let object = row.op.object;
         self.fill_before(&mut row.op);
         if let Some(content) = &content {
-            self.chain.insert(object, content.hash);
+            self.left(object, recno, content.hash);
             fill_content(&mut row.op, Content { inline: None, ..content.clone() });
             Cml::write(store, recno, &row)?;
         } else if let Some(hash) = left_by(&row.op) {
-            self.chain.insert(object, hash);
+            self.left(object, recno, hash);
         }
         self.freeze(recno);
         self.sent = recno;
@@ -224,7 +224,7 @@ impl Cml {
     fn fill_before(&self, op: &mut Operation) {
         let chain = |hash: &mut Hash, object: ObjectId| {
             if *hash == crate::local::UNKNOWN
-                && let Some(known) = self.chain.get(&object)
+                && let Some((_, known)) = self.chain.get(&object)
             {
                 *hash = *known;
             }
@@ -247,17 +247,13 @@ impl Cml {
     pub fn build_on(
         &mut self,
         store: &mut dyn Store,
+        after: Recno,
         object: ObjectId,
         hash: Hash,
     ) -> Result<(), StoreError> {
-        self.chain.insert(object, hash);
+        self.left(object, after, hash);
         for recno in pending::list(store, &Facet::Object(object))? {
-            // What was sent on this stream says already what it found. What the server had before may have been folded
-            // away in an earlier life, and then this is how it learns its content (`Client::settle_before`).
-            if recno > self.received && recno <= self.sent {
-                continue;
-            }
-            let Some(mut row) = Cml::row(store, recno)? else { continue };
+            let Some(mut row) = Cml::row(store, recno)?.filter(|_| recno > after) else { continue };
             let before = match &mut row.op.kind {
                 OpKind::Close { before, .. } if row.op.object == object => before,
                 OpKind::Remove { before: Some(before), .. } if row.op.object == object => before,
@@ -267,10 +263,24 @@ impl Cml {
                 } if *target == object => before,
                 _ => continue,
             };
+            // What was sent on this stream says already what it found, and what follows builds on that. What the server
+            // had before may have been folded away in an earlier life: this is how it learns its content
+            // (`Client::settle_before`).
+            if recno > self.received && recno <= self.sent {
+                return Ok(());
+            }
             *before = hash;
             return Cml::write(store, recno, &row);
         }
         Ok(())
+    }
+
+    /// Record `recno` left this content; an older record's verdict that comes later says nothing new.
+    fn left(&mut self, object: ObjectId, recno: Recno, hash: Hash) {
+        let newest = self.chain.entry(object).or_insert((recno, hash));
+        if recno >= newest.0 {
+            *newest = (recno, hash);
+        }
     }
 
     /// Limbo files whose contents no pending record needs any more.

@@ -74,7 +74,7 @@ impl Client {
                         self.unify(ctx, here, op.object)?;
                     }
                     if let Some(hash) = hash {
-                        self.cml.build_on(ctx.store, op.object, hash)?;
+                        self.cml.build_on(ctx.store, recno, op.object, hash)?;
                     }
                 }
                 self.base_moved(ctx, &op)?;
@@ -101,7 +101,7 @@ impl Client {
                 let object = row.op.object;
                 self.settle(ctx, recno, row, hash)?;
                 if let Some(hash) = hash {
-                    self.cml.build_on(ctx.store, object, hash)?;
+                    self.cml.build_on(ctx.store, recno, object, hash)?;
                 }
             }
             (LogWhat::Verdict(Verdict::Accepted(_)), None) if origin.0.replica == ctx.meta.replica => {
@@ -134,7 +134,7 @@ impl Client {
             };
             self.settle(ctx, recno, row, hash)?;
             if let Some(hash) = hash {
-                self.cml.build_on(ctx.store, object, hash)?;
+                self.cml.build_on(ctx.store, recno, object, hash)?;
             }
         }
         Ok(())
