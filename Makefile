@@ -14,7 +14,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill bench bins format clippy architecture deny unit mounts install-tools clean-fleets
+.PHONY: help demo test test-fast test-kill workload bench bins format clippy architecture deny unit mounts install-tools clean-fleets
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -28,7 +28,7 @@ demo: bins
 	$(BIN_DIR)/demo
 
 test: format clippy architecture deny unit
-	$(MAKE) test-kill demo
+	$(MAKE) workload demo
 
 # Mount tests skip themselves by name here; `make unit` runs them.
 test-fast: format clippy architecture
@@ -36,6 +36,10 @@ test-fast: format clippy architecture
 
 test-kill: bins
 	$(BIN_DIR)/kill --rounds $(ROUNDS)
+
+# The same workload without kills.
+workload: bins
+	$(BIN_DIR)/kill --spare --rounds 3
 
 bench:
 	$(MAKE) bins PROFILE=release
