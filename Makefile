@@ -28,7 +28,7 @@ demo: bins
 	$(BIN_DIR)/demo
 
 test: format clippy architecture deny unit
-	$(MAKE) workload demo
+	$(MAKE) demo
 
 # Mount tests skip themselves by name here; `make unit` runs them.
 test-fast: format clippy architecture
