@@ -51,9 +51,10 @@ pub struct Client {
     replaying: Replaying,
     work: Work,
     contents: Contents,
-    /// Large contents in presto's stage, by hash.
-    staged: BTreeMap<Hash, String>,
-    fetching: BTreeMap<Ticket, Vec<Hash>>,
+    /// Large contents in presto's stage. Each is one object's: a staged file becomes that object's file, and nobody may
+    /// write into it again.
+    staged: BTreeMap<(Hash, ObjectId), String>,
+    fetching: BTreeMap<Ticket, Vec<(Hash, ObjectId)>>,
     fetch_again: Option<Millis>,
     read_again: Option<Millis>,
     syncing: Syncing,
@@ -302,12 +303,12 @@ impl Client {
 
     /// Answer to a fetch.
     pub fn fetched(&mut self, ctx: &mut Context<'_>, ticket: Ticket, results: Vec<FetchResult>) {
-        let Some(hashes) = self.fetching.remove(&ticket) else { return };
-        for (index, hash) in hashes.into_iter().enumerate() {
+        let Some(items) = self.fetching.remove(&ticket) else { return };
+        for (index, (hash, object)) in items.into_iter().enumerate() {
             match results.get(index) {
                 Some(FetchResult::Inline(bytes)) => self.contents.insert(hash, bytes.clone()),
                 Some(FetchResult::Staged(name)) => {
-                    self.staged.insert(hash, name.clone());
+                    self.staged.insert((hash, object), name.clone());
                 }
                 // A newer record is on the way; asking again too soon would only repeat the answer.
                 Some(FetchResult::Superseded) | Some(FetchResult::Failed(_)) | None => {

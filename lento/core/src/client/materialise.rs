@@ -54,7 +54,7 @@ pub struct Work {
     for_dir: BTreeMap<ObjectId, BTreeSet<Facet>>,
     /// Facets that wait for a content, and what to ask for.
     for_content: BTreeMap<Hash, BTreeSet<Facet>>,
-    wanted: BTreeMap<Hash, FetchItem>,
+    wanted: BTreeMap<(Hash, ObjectId), FetchItem>,
     later: BTreeSet<Hash>,
     busy: BTreeMap<ObjectId, (Millis, String)>,
 }
@@ -304,7 +304,7 @@ impl Client {
             }
             Repair::NeedsContent(item) => {
                 self.work.for_content.entry(item.hash).or_default().insert(facet);
-                self.work.wanted.insert(item.hash, item);
+                self.work.wanted.insert((item.hash, item.object), item);
             }
         }
         Ok(())
@@ -324,8 +324,10 @@ impl Client {
         while self.fetching.len() < FETCHES && !self.work.wanted.is_empty() {
             let mut items = Vec::new();
             let mut bytes = 0;
-            while let Some((hash, item)) = self.work.wanted.pop_first() {
-                if self.fetching.values().flatten().any(|h| *h == hash) || self.work.later.contains(&hash) {
+            while let Some((wanted, item)) = self.work.wanted.pop_first() {
+                if self.fetching.values().flatten().any(|item| *item == wanted)
+                    || self.work.later.contains(&item.hash)
+                {
                     continue;
                 }
                 bytes += item.size;
@@ -338,7 +340,7 @@ impl Client {
                 return;
             }
             let ticket = ctx.ticket();
-            self.fetching.insert(ticket, items.iter().map(|item| item.hash).collect());
+            self.fetching.insert(ticket, items.iter().map(|item| (item.hash, item.object)).collect());
             ctx.out.push(Output::Fetch { ticket, items });
         }
     }

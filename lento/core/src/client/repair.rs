@@ -241,7 +241,7 @@ impl Client {
             return Ok(Some(ReplayContent::Inline(bytes.clone())));
         }
         // It goes into the tree by rename: another object with the same content fetches its own.
-        if let Some(name) = self.staged.remove(&content.hash) {
+        if let Some(name) = self.staged.remove(&(content.hash, object)) {
             return Ok(Some(ReplayContent::Staged(name, content.size)));
         }
         Err(FetchItem { object, hash: content.hash, size: content.size })
