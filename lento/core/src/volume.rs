@@ -221,10 +221,32 @@ impl Volume {
         store: &mut dyn Store,
         out: &mut Vec<Output>,
     ) -> Result<(), Fault> {
-        match &mut self.part {
-            Part::Server(_) => self.handle_server(now, input, store, out),
-            Part::Client(_) => self.handle_client(now, input, store, out),
+        match &input {
+            Input::PrestoUp { .. } => self.presto = true,
+            Input::PrestoDown => self.presto = false,
+            _ => {}
         }
+        let mut ctx = Context {
+            store,
+            out,
+            now,
+            meta: &mut self.meta,
+            tickets: &mut self.tickets,
+            root: self.config.root,
+            staging: self.config.staging,
+            presto: self.presto,
+        };
+        match &mut self.part {
+            Part::Server(server) => {
+                feed_server(server, &mut ctx, &mut self.generations, input)?;
+                server.pump(&mut ctx)?;
+            }
+            Part::Client(client) => {
+                feed_client(client, &mut ctx, input)?;
+                client.pump(&mut ctx)?;
+            }
+        }
+        Ok(())
     }
 
     fn is_syncing(&self) -> bool {
@@ -232,111 +254,6 @@ impl Volume {
             Part::Server(server) => server.is_syncing(),
             Part::Client(client) => client.is_syncing(),
         }
-    }
-
-    fn handle_server(
-        &mut self,
-        now: Millis,
-        input: Input,
-        store: &mut dyn Store,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Fault> {
-        let Part::Server(server) = &mut self.part else { return Ok(()) };
-        match &input {
-            Input::PrestoUp { .. } => self.presto = true,
-            Input::PrestoDown => self.presto = false,
-            _ => {}
-        }
-        let mut ctx = Context {
-            store,
-            out,
-            now,
-            meta: &mut self.meta,
-            tickets: &mut self.tickets,
-            root: self.config.root,
-            staging: self.config.staging,
-            presto: self.presto,
-        };
-        match input {
-            Input::PrestoUp { last, .. } => {
-                // A server needs no limbo: what its users remove, nobody else decides about.
-                ctx.out.push(Output::Settled(Recno(u64::MAX)));
-                server.presto_up(last);
-            }
-            Input::Timeout => {}
-            Input::PrestoDown => server.presto_down(),
-            Input::Journal(records) => {
-                for record in records {
-                    in_order(ctx.meta, &record)?;
-                    server.absorb(&mut ctx, &record).map_err(|e| journal_fault(&record, e))?;
-                    ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
-                }
-            }
-            Input::Replayed { ticket, outcomes } => server.replayed(&mut ctx, ticket, &outcomes)?,
-            Input::ContentRead { ticket, result } => server.content_read(&mut ctx, ticket, result)?,
-            Input::Fetched { .. } => {}
-            Input::Kept { ticket, result } => server.kept(&mut ctx, ticket, result),
-            Input::Synced { ticket, recno } => server.synced(&mut ctx, ticket, recno.is_some())?,
-            Input::Connected(node) => {
-                self.generations += 1;
-                server.connected(node, self.generations);
-            }
-            Input::Disconnected(node) => server.disconnected(&node),
-            Input::Message(node, message) => server.message(&mut ctx, &node, message)?,
-            Input::Staged { hash, size, name } => server.staged(hash, size, name),
-            Input::Replist(nodes) => server.set_replist(&mut ctx, nodes)?,
-            Input::Barrier { id, upto, all } => server.barrier(id, upto, all),
-        }
-        server.pump(&mut ctx)?;
-        Ok(())
-    }
-
-    fn handle_client(
-        &mut self,
-        now: Millis,
-        input: Input,
-        store: &mut dyn Store,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Fault> {
-        let Part::Client(client) = &mut self.part else { return Ok(()) };
-        match &input {
-            Input::PrestoUp { .. } => self.presto = true,
-            Input::PrestoDown => self.presto = false,
-            _ => {}
-        }
-        let mut ctx = Context {
-            store,
-            out,
-            now,
-            meta: &mut self.meta,
-            tickets: &mut self.tickets,
-            root: self.config.root,
-            staging: self.config.staging,
-            presto: self.presto,
-        };
-        match input {
-            Input::PrestoUp { last, .. } => client.presto_up(last),
-            Input::Timeout => {}
-            Input::PrestoDown => client.presto_down(),
-            Input::Journal(records) => {
-                for record in records {
-                    in_order(ctx.meta, &record)?;
-                    client.absorb(&mut ctx, &record).map_err(|e| journal_fault(&record, e))?;
-                    ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
-                }
-            }
-            Input::Replayed { ticket, outcomes } => client.replayed(&mut ctx, ticket, &outcomes)?,
-            Input::ContentRead { ticket, result } => client.content_read(&mut ctx, ticket, result)?,
-            Input::Fetched { ticket, results } => client.fetched(&mut ctx, ticket, results),
-            Input::Kept { .. } | Input::Staged { .. } | Input::Replist(_) => {}
-            Input::Synced { ticket, recno } => client.synced(&mut ctx, ticket, recno.is_some()),
-            Input::Connected(_) => client.connected(),
-            Input::Disconnected(_) => client.disconnected(),
-            Input::Message(node, message) => client.message(&mut ctx, &node, message)?,
-            Input::Barrier { id, upto, all } => client.barrier(id, upto, all),
-        }
-        client.pump(&mut ctx)?;
-        Ok(())
     }
 
     /// Next thing to do, in order, after the store was committed.
@@ -502,6 +419,72 @@ impl Volume {
             }),
         }
     }
+}
+
+/// One input for the server's side.
+fn feed_server(
+    server: &mut Server,
+    ctx: &mut Context<'_>,
+    generations: &mut u64,
+    input: Input,
+) -> Result<(), Fault> {
+    match input {
+        Input::PrestoUp { last, .. } => {
+            // A server needs no limbo: what its users remove, nobody else decides about.
+            ctx.out.push(Output::Settled(Recno(u64::MAX)));
+            server.presto_up(last);
+        }
+        Input::Timeout => {}
+        Input::PrestoDown => server.presto_down(),
+        Input::Journal(records) => {
+            for record in records {
+                in_order(ctx.meta, &record)?;
+                server.absorb(ctx, &record).map_err(|e| journal_fault(&record, e))?;
+                ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
+            }
+        }
+        Input::Replayed { ticket, outcomes } => server.replayed(ctx, ticket, &outcomes)?,
+        Input::ContentRead { ticket, result } => server.content_read(ctx, ticket, result)?,
+        Input::Fetched { .. } => {}
+        Input::Kept { ticket, result } => server.kept(ctx, ticket, result),
+        Input::Synced { ticket, recno } => server.synced(ctx, ticket, recno.is_some())?,
+        Input::Connected(node) => {
+            *generations += 1;
+            server.connected(node, *generations);
+        }
+        Input::Disconnected(node) => server.disconnected(&node),
+        Input::Message(node, message) => server.message(ctx, &node, message)?,
+        Input::Staged { hash, size, name } => server.staged(hash, size, name),
+        Input::Replist(nodes) => server.set_replist(ctx, nodes)?,
+        Input::Barrier { id, upto, all } => server.barrier(id, upto, all),
+    }
+    Ok(())
+}
+
+/// One input for a client's side.
+fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Result<(), Fault> {
+    match input {
+        Input::PrestoUp { last, .. } => client.presto_up(last),
+        Input::Timeout => {}
+        Input::PrestoDown => client.presto_down(),
+        Input::Journal(records) => {
+            for record in records {
+                in_order(ctx.meta, &record)?;
+                client.absorb(ctx, &record).map_err(|e| journal_fault(&record, e))?;
+                ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
+            }
+        }
+        Input::Replayed { ticket, outcomes } => client.replayed(ctx, ticket, &outcomes)?,
+        Input::ContentRead { ticket, result } => client.content_read(ctx, ticket, result)?,
+        Input::Fetched { ticket, results } => client.fetched(ctx, ticket, results),
+        Input::Kept { .. } | Input::Staged { .. } | Input::Replist(_) => {}
+        Input::Synced { ticket, recno } => client.synced(ctx, ticket, recno.is_some()),
+        Input::Connected(_) => client.connected(),
+        Input::Disconnected(_) => client.disconnected(),
+        Input::Message(node, message) => client.message(ctx, &node, message)?,
+        Input::Barrier { id, upto, all } => client.barrier(id, upto, all),
+    }
+    Ok(())
 }
 
 fn in_order(meta: &Meta, record: &KmlRecord) -> Result<(), Fault> {
