@@ -1,17 +1,22 @@
 //! The store of one volume: a redb database with one table for each of the core's, and a few rows of the shell's own.
 //!
-//! A transaction is a closure: what it wrote is committed when it says `Ok` and forgotten when it says `Err`. Commits
-//! are in memory until [`VolumeStore::make_durable`]; after a crash the store stands where that was called last.
+//! A transaction is a closure: what it wrote is committed when it says `Ok` and forgotten when it says `Err`. A kill of
+//! this process takes no commit back (`redo.rs`); a power cut takes back what came after
+//! [`VolumeStore::make_durable`].
 
+mod redo;
 mod tables;
 
 use crate::random;
 use lento_core::store::Store;
 use lento_core::store::StoreError;
+use parking_lot::Mutex;
 use redb::Database;
 use redb::Durability;
 use redb::ReadableDatabase;
 use redb::TableDefinition;
+use redo::Changes;
+use redo::Redo;
 use std::path::Path;
 use std::path::PathBuf;
 use tables::ReadTables;
@@ -23,6 +28,8 @@ const UID: &str = "uid";
 const BOOT: &str = "boot";
 const CLEAN: &str = "clean";
 const SYNCED: &str = "synced";
+/// The newest frame of the redo file that the database has durably.
+const REDONE: &str = "redone";
 /// Memory for pages, per volume.
 const CACHE_BYTES: usize = 64 << 20;
 
@@ -42,7 +49,7 @@ pub enum TransactionError<E> {
 pub enum LastTime {
     /// There was none: the store is new.
     New,
-    /// Closed in order, or the machine has not been down since: nothing was lost that KML and peers do not bring back.
+    /// Closed in order, or the machine has not been down since: nothing was lost.
     Whole,
     /// The machine went down without a clean shutdown.
     Lost,
@@ -53,6 +60,7 @@ pub enum LastTime {
 pub struct VolumeStore {
     path: PathBuf,
     database: Database,
+    redo: Mutex<Redo>,
     last_time: LastTime,
 }
 
@@ -70,7 +78,12 @@ impl VolumeStore {
             .set_cache_size(CACHE_BYTES)
             .create(path)
             .map_err(|error| failed(path, error))?;
-        let mut store = VolumeStore { path: path.to_owned(), database, last_time: LastTime::New };
+        let redo_path = path.with_extension("redo");
+        let redone = shell_row(&database, path, REDONE)?;
+        let redone = redone.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let redo = Redo::open(&redo_path, redone).map_err(|error| failed(&redo_path, error))?;
+        let mut store =
+            VolumeStore { path: path.to_owned(), database, redo: Mutex::new(redo), last_time: LastTime::New };
         let before = store.shell_row(BOOT)?;
         let clean = store.shell_row(CLEAN)?.is_some_and(|value| value == [1]);
         store.last_time = match before {
@@ -78,11 +91,33 @@ impl VolumeStore {
             Some(before) if clean || before == boot.as_bytes() => LastTime::Whole,
             Some(_) => LastTime::Lost,
         };
+        // After a power cut the redo file says nothing: it would put the store ahead of the journal.
+        if store.last_time == LastTime::Whole {
+            store.redo()?;
+        }
         // "Not clean" is on disk before anything else is; a loss stays known until the core has taken note of it.
-        if store.last_time != LastTime::Lost {
+        if store.last_time == LastTime::Lost {
+            store.redo.lock().clear().map_err(|error| failed(&redo_path, error))?;
+        } else {
             store.put_shell_rows(&[(BOOT, boot.as_bytes()), (CLEAN, &[0])])?;
         }
         Ok(store)
+    }
+
+    /// Does again what a kill took from the database.
+    fn redo(&self) -> Result<(), StoreError> {
+        let transaction = self.begin()?;
+        self.redo
+            .lock()
+            .replay(&mut WriteTables::new(&transaction, &self.path))
+            .map_err(|error| failed(&self.path.with_extension("redo"), error))?;
+        transaction.commit().map_err(|error| failed(&self.path, error))
+    }
+
+    fn begin(&self) -> Result<redb::WriteTransaction, StoreError> {
+        let mut transaction = self.database.begin_write().map_err(|error| failed(&self.path, error))?;
+        transaction.set_durability(Durability::None).map_err(|error| failed(&self.path, error))?;
+        Ok(transaction)
     }
 
     /// Where the conflicts of this volume are kept: beside its store.
@@ -132,7 +167,7 @@ impl VolumeStore {
         Ok(uid)
     }
 
-    /// Runs a write transaction and commits it in memory.
+    /// Runs a write transaction and commits it.
     ///
     /// # Errors
     /// The database's, or what the closure says; nothing was written then.
@@ -140,22 +175,32 @@ impl VolumeStore {
         &self,
         run: impl FnOnce(&mut dyn Store) -> Result<R, E>,
     ) -> Result<R, TransactionError<E>> {
-        let store = |error: StoreError| TransactionError::Store(error);
-        let mut transaction =
-            self.database.begin_write().map_err(|error| store(failed(&self.path, error)))?;
-        transaction.set_durability(Durability::None).map_err(|error| store(failed(&self.path, error)))?;
-        let result = {
+        let transaction = self.begin().map_err(TransactionError::Store)?;
+        let (result, changes) = {
             let mut tables = WriteTables::new(&transaction, &self.path);
-            run(&mut tables)
+            (run(&mut tables), tables.into_changes())
         };
         match result {
-            Ok(value) => {
-                transaction.commit().map_err(|error| store(failed(&self.path, error)))?;
-                Ok(value)
-            }
+            Ok(value) => self.commit(transaction, &changes).map(|()| value).map_err(TransactionError::Store),
             Err(error) => {
-                transaction.abort().map_err(|error| store(failed(&self.path, error)))?;
+                transaction.abort().map_err(|error| TransactionError::Store(failed(&self.path, error)))?;
                 Err(TransactionError::Inner(error))
+            }
+        }
+    }
+
+    fn commit(&self, transaction: redb::WriteTransaction, changes: &Changes) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return transaction.abort().map_err(|error| failed(&self.path, error));
+        }
+        let redo_failed = |error| failed(&self.path.with_extension("redo"), error);
+        let mut redo = self.redo.lock();
+        redo.append(changes).map_err(redo_failed)?;
+        match transaction.commit() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                redo.take_back(changes).map_err(redo_failed)?;
+                Err(failed(&self.path, error))
             }
         }
     }
@@ -187,29 +232,37 @@ impl VolumeStore {
     }
 
     fn shell_row(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let fail = |error: &dyn std::fmt::Display| failed(&self.path, error);
-        let transaction = self.database.begin_read().map_err(|error| fail(&error))?;
-        let table = match transaction.open_table(SHELL) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(fail(&error)),
-        };
-        let row = table.get(name).map_err(|error| fail(&error))?;
-        Ok(row.map(|value| value.value().to_vec()))
+        shell_row(&self.database, &self.path, name)
     }
 
+    /// The only durable commit: everything before it is durable as well.
     fn put_shell_rows(&self, rows: &[(&str, &[u8])]) -> Result<(), StoreError> {
         let fail = |error: &dyn std::fmt::Display| failed(&self.path, error);
         let mut transaction = self.database.begin_write().map_err(|error| fail(&error))?;
         transaction.set_durability(Durability::Immediate).map_err(|error| fail(&error))?;
+        let mut redo = self.redo.lock();
         {
             let mut table = transaction.open_table(SHELL).map_err(|error| fail(&error))?;
-            for (name, value) in rows {
-                table.insert(*name, *value).map_err(|error| fail(&error))?;
+            let redone = redo.last().to_le_bytes();
+            for (name, value) in rows.iter().copied().chain([(REDONE, redone.as_slice())]) {
+                table.insert(name, value).map_err(|error| fail(&error))?;
             }
         }
-        transaction.commit().map_err(|error| fail(&error))
+        transaction.commit().map_err(|error| fail(&error))?;
+        redo.clear().map_err(|error| failed(&self.path.with_extension("redo"), error))
     }
+}
+
+fn shell_row(database: &Database, path: &Path, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    let fail = |error: &dyn std::fmt::Display| failed(path, error);
+    let transaction = database.begin_read().map_err(|error| fail(&error))?;
+    let table = match transaction.open_table(SHELL) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(fail(&error)),
+    };
+    let row = table.get(name).map_err(|error| fail(&error))?;
+    Ok(row.map(|value| value.value().to_vec()))
 }
 
 /// The machine's boot id.

@@ -1,6 +1,7 @@
 //! The core's tables inside one redb transaction. Each is opened when first used and stays open until the end.
 
 use super::failed;
+use super::redo::Changes;
 use lento_core::store::Row;
 use lento_core::store::Store;
 use lento_core::store::StoreError;
@@ -77,11 +78,17 @@ pub(super) struct WriteTables<'txn, 'path> {
     transaction: &'txn WriteTransaction,
     path: &'path Path,
     open: Slots<redb::Table<'txn, Bytes, Bytes>>,
+    changes: Changes,
 }
 
 impl<'txn, 'path> WriteTables<'txn, 'path> {
     pub(super) fn new(transaction: &'txn WriteTransaction, path: &'path Path) -> Self {
-        WriteTables { transaction, path, open: Slots::new() }
+        WriteTables { transaction, path, open: Slots::new(), changes: Changes::default() }
+    }
+
+    /// What was written.
+    pub(super) fn into_changes(self) -> Changes {
+        self.changes
     }
 
     fn with<R, E: std::fmt::Display>(
@@ -110,14 +117,17 @@ impl Store for WriteTables<'_, '_> {
     }
 
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.changes.put(table, key, value);
         self.with(table, |open| open.insert(key, value).map(drop))
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        self.changes.delete(table, key);
         self.with(table, |open| open.remove(key).map(drop))
     }
 
     fn clear(&mut self, table: Table) -> Result<(), StoreError> {
+        self.changes.clear(table);
         // An open table cannot be deleted; the next use makes it anew.
         self.open.of(table)?.borrow_mut().take();
         self.transaction.delete_table(definition(table)).map(drop).map_err(|error| failed(self.path, error))

@@ -15,9 +15,10 @@ fn get(store: &VolumeStore, table: Table, key: &[u8]) -> Option<Vec<u8>> {
     store.read(|tables| tables.get(table, key)).unwrap()
 }
 
-/// What a crash leaves: the file as it is while the database is still open.
+/// What a kill leaves: the files as they are while the database is still open.
 fn crash(path: &Path, to: &Path) {
     std::fs::copy(path, to).unwrap();
+    std::fs::copy(path.with_extension("redo"), to.with_extension("redo")).unwrap();
 }
 
 #[test]
@@ -82,19 +83,57 @@ fn a_reader_cannot_write() {
 }
 
 #[test]
-fn a_crash_goes_back_to_the_last_durable_commit() {
+fn a_kill_takes_nothing_back_and_a_power_cut_what_was_not_durable() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, after) = (dir.path().join("v"), dir.path().join("after"));
+    let path = dir.path().join("v");
     let store = VolumeStore::open(&path, "boot").unwrap();
     put(&store, Table::Meta, b"a", b"1");
+    put(&store, Table::Log, b"cleared", b"1");
+    put(&store, Table::Dirty, b"deleted", b"1");
     store.make_durable(7).unwrap();
     put(&store, Table::Meta, b"a", b"2");
-    put(&store, Table::Meta, b"b", b"2");
-    crash(&path, &after);
-    let store = VolumeStore::open(&after, "boot").unwrap();
-    assert_eq!(store.last_time(), LastTime::Whole, "the machine was not down");
-    assert_eq!(get(&store, Table::Meta, b"a"), Some(b"1".to_vec()));
-    assert_eq!(get(&store, Table::Meta, b"b"), None);
+    store
+        .write(|tables| {
+            tables.clear(Table::Log)?;
+            tables.put(Table::Log, b"b", &[9; 70_000])?;
+            tables.delete(Table::Dirty, b"deleted")
+        })
+        .unwrap();
+    for boot in ["boot", "another"] {
+        let after = dir.path().join(boot);
+        crash(&path, &after);
+        let after = VolumeStore::open(&after, boot).unwrap();
+        let killed = boot == "boot";
+        assert_eq!(after.last_time(), if killed { LastTime::Whole } else { LastTime::Lost });
+        assert_eq!(get(&after, Table::Meta, b"a"), Some(if killed { b"2" } else { b"1" }.to_vec()));
+        assert_eq!(get(&after, Table::Log, b"cleared").is_none(), killed);
+        assert_eq!(get(&after, Table::Log, b"b"), killed.then(|| vec![9; 70_000]));
+        assert_eq!(get(&after, Table::Dirty, b"deleted").is_none(), killed);
+    }
+}
+
+#[test]
+fn a_commit_that_a_kill_cut_short_was_none_and_those_before_it_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let store = VolumeStore::open(&path, "boot").unwrap();
+    put(&store, Table::Meta, b"a", b"1");
+    put(&store, Table::Meta, b"a", b"2");
+    let redo = std::fs::read(path.with_extension("redo")).unwrap();
+    for length in 0..redo.len() {
+        let after = dir.path().join("after");
+        crash(&path, &after);
+        std::fs::write(after.with_extension("redo"), &redo[..length]).unwrap();
+        let killed = VolumeStore::open(&after, "boot").unwrap();
+        let expected = (length >= redo.len() / 2).then(|| b"1".to_vec());
+        assert_eq!(get(&killed, Table::Meta, b"a"), expected, "after {length} bytes");
+        put(&killed, Table::Meta, b"b", b"3");
+        let again = dir.path().join("again");
+        crash(&after, &again);
+        drop(killed);
+        let again = VolumeStore::open(&again, "boot").unwrap();
+        assert_eq!(get(&again, Table::Meta, b"b"), Some(b"3".to_vec()));
+    }
 }
 
 #[test]
