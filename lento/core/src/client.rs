@@ -68,8 +68,6 @@ pub struct Client {
     barriers: BTreeMap<u64, Barrier>,
     /// Newest record when presto came up.
     journal_end: Option<Recno>,
-    /// First record that no earlier life of this node can have sent, so that its row here is what the server got.
-    exact_from: Option<Recno>,
 }
 
 /// Where the stream to the server stands.
@@ -118,7 +116,6 @@ impl Client {
             truncated: Recno(0),
             barriers: BTreeMap::new(),
             journal_end: None,
-            exact_from: None,
         })
     }
 
@@ -193,10 +190,7 @@ impl Client {
         if self.stream != Stream::Reading || self.journal_end.is_none_or(|end| ctx.meta.last_read() < end) {
             return Ok(());
         }
-        // A kill loses rows that were treated before they were sent; read again, they are in the way the user made
-        // them. Of those the server tells everything (rule 4).
-        let exact_from = *self.exact_from.get_or_insert(ctx.meta.next_recno);
-        let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno).max(exact_from);
+        let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno);
         self.stream = Stream::Greeting;
         self.cml.freeze(ctx.meta.last_read());
         let position = if ctx.meta.partial { Position(0) } else { ctx.meta.position };

@@ -12,6 +12,7 @@ pub use read::AfterRead;
 use crate::facet::Facet;
 use crate::facet::pending;
 use crate::io::Output;
+use crate::local::UNKNOWN;
 use crate::local::Unread;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -63,8 +64,6 @@ impl Slot {
 pub struct Cml {
     /// Newest record that may have been received by the server: it and all before it stay as they are.
     frozen: Recno,
-    /// Newest record that the server had when it welcomed this stream.
-    received: Recno,
     /// Newest record sent on this stream.
     sent: Recno,
     /// Records up to here have their contents or a read under way.
@@ -75,8 +74,6 @@ pub struct Cml {
     reads: BTreeMap<Ticket, (Recno, Recno)>,
     /// Records whose read goes wrong, with the number of attempts.
     troubled: BTreeMap<Recno, u32>,
-    /// Content of each object after its newest record that was sent or judged, for those that build on it.
-    chain: BTreeMap<ObjectId, (Recno, Hash)>,
 }
 
 impl Cml {
@@ -88,7 +85,6 @@ impl Cml {
     /// The server said what it received: everything after it is ours again, and every content is read anew.
     pub fn thaw(&mut self, received: Recno) {
         self.frozen = received;
-        self.received = received;
         self.sent = received;
         self.ready.clear();
         self.reads.clear();
@@ -154,9 +150,14 @@ impl Cml {
         &mut self,
         store: &mut dyn Store,
         recno: Recno,
-        op: Operation,
+        mut op: Operation,
         slot: Option<Slot>,
     ) -> Result<(), StoreError> {
+        if let Some((before, object)) = before_of(&mut op)
+            && Cml::predecessor(store, object, recno)?.is_some()
+        {
+            *before = UNKNOWN;
+        }
         self.look_again(recno);
         pending::insert(store, recno, &op)?;
         Cml::write(store, recno, &Row { op, slot })
@@ -169,7 +170,7 @@ impl Cml {
         store.delete(Table::Pending, &table::number_key(recno.0))
     }
 
-    /// Takes a record out because it has its verdict. `hash`: the content that is now known to the server.
+    /// Takes a record out because it has its verdict. `hash`: the content that the server knows it by, if it says.
     pub fn settle(
         &mut self,
         store: &mut dyn Store,
@@ -178,12 +179,8 @@ impl Cml {
     ) -> Result<Option<Row>, StoreError> {
         let Some(row) = Cml::row(store, recno)? else { return Ok(None) };
         self.discard(store, recno, &row)?;
-        let carried = row.slot.is_some() || matches!(row.op.kind, OpKind::Create { .. });
-        if let Some(hash) = hash.filter(|_| carried) {
-            self.left(row.op.object, recno, hash);
-        }
-        if !pending::any(store, &Facet::Object(row.op.object))? {
-            self.chain.remove(&row.op.object);
+        if let Some(left) = left_by(&row.op) {
+            Cml::hand_on(store, recno, row.op.object, hash.unwrap_or(left))?;
         }
         Ok(Some(row))
     }
@@ -195,92 +192,58 @@ impl Cml {
         recno: Recno,
         mut row: Row,
     ) -> Result<Option<Operation>, StoreError> {
-        let content = match row.slot {
-            None => None,
-            Some(_) => match self.ready.remove(&recno) {
-                Some(content) => Some(content),
-                None => return Ok(None),
-            },
-        };
-        let object = row.op.object;
-        self.fill_before(&mut row.op);
-        if let Some(content) = &content {
-            self.left(object, recno, content.hash);
-            fill_content(&mut row.op, Content { inline: None, ..content.clone() });
+        let mut content = None;
+        if row.slot.is_some() {
+            let Some(read) = self.ready.remove(&recno) else { return Ok(None) };
+            fill_content(&mut row.op, Content { inline: None, ..read.clone() });
             Cml::write(store, recno, &row)?;
-        } else if let Some(hash) = left_by(&row.op) {
-            self.left(object, recno, hash);
+            content = Some(read);
         }
         self.freeze(recno);
         self.sent = recno;
         let mut op = row.op;
+        if let Some((before, object)) = before_of(&mut op)
+            && *before == UNKNOWN
+            && let Some(row) = Cml::predecessor(store, object, recno)?
+        {
+            *before = left_by(&row.op).unwrap_or(UNKNOWN);
+        }
         if let Some(content) = content {
             fill_content(&mut op, content);
         }
         Ok(Some(op))
     }
 
-    /// What a record found on disk, where that was a content nobody had read when the record was made.
-    fn fill_before(&self, op: &mut Operation) {
-        let chain = |hash: &mut Hash, object: ObjectId| {
-            if *hash == crate::local::UNKNOWN
-                && let Some((_, known)) = self.chain.get(&object)
-            {
-                *hash = *known;
+    /// The pending record whose content this one found on disk. What that content is, is known when it is sent: until
+    /// then, and as often as it is sent anew, a newer content may take its place (rule 1). So a record that has a
+    /// predecessor carries no hash of its own.
+    fn predecessor(store: &dyn Store, object: ObjectId, before: Recno) -> Result<Option<Row>, StoreError> {
+        for recno in pending::own(store, object)?.into_iter().rev().filter(|recno| *recno < before) {
+            let row = Cml::row(store, recno)?.filter(|row| left_by(&row.op).is_some());
+            if row.is_some() {
+                return Ok(row);
             }
-        };
-        match &mut op.kind {
-            OpKind::Close { before, .. } | OpKind::Remove { before: Some(before), .. } => {
-                chain(before, op.object)
-            }
-            OpKind::Rename { replaced: Some(replaced), .. } => {
-                if let Some(before) = &mut replaced.before {
-                    chain(before, replaced.object);
-                }
-            }
-            _ => {}
         }
+        Ok(None)
     }
 
-    /// The server has content `hash` of this object from us, and the records not sent yet stand for something newer:
-    /// the next of them builds on it, whatever it found when the record was read again.
-    pub fn build_on(
-        &mut self,
-        store: &mut dyn Store,
-        after: Recno,
-        object: ObjectId,
-        hash: Hash,
-    ) -> Result<(), StoreError> {
-        self.left(object, after, hash);
-        for recno in pending::list(store, &Facet::Object(object))? {
-            let Some(mut row) = Cml::row(store, recno)?.filter(|_| recno > after) else { continue };
-            let before = match &mut row.op.kind {
-                OpKind::Close { before, .. } if row.op.object == object => before,
-                OpKind::Remove { before: Some(before), .. } if row.op.object == object => before,
-                OpKind::Rename {
-                    replaced: Some(Replaced { object: target, before: Some(before), .. }),
-                    ..
-                } if *target == object => before,
-                _ => continue,
-            };
-            // What was sent on this stream says already what it found, and what follows builds on that. What the server
-            // had before may have been folded away in an earlier life: this is how it learns its content
-            // (`Client::settle_before`).
-            if recno > self.received && recno <= self.sent {
+    /// Record `recno` is no predecessor any more: those that had it found this content.
+    fn hand_on(store: &mut dyn Store, recno: Recno, object: ObjectId, left: Hash) -> Result<(), StoreError> {
+        for later in pending::list(store, &Facet::Object(object))?.into_iter().filter(|later| *later > recno)
+        {
+            let Some(mut row) = Cml::row(store, later)? else { continue };
+            if let Some((before, found)) = before_of(&mut row.op)
+                && found == object
+                && *before == UNKNOWN
+            {
+                *before = left;
+                Cml::write(store, later, &row)?;
+            }
+            if row.op.object == object && left_by(&row.op).is_some() {
                 return Ok(());
             }
-            *before = hash;
-            return Cml::write(store, recno, &row);
         }
         Ok(())
-    }
-
-    /// Record `recno` left this content; an older record's verdict that comes later says nothing new.
-    fn left(&mut self, object: ObjectId, recno: Recno, hash: Hash) {
-        let newest = self.chain.entry(object).or_insert((recno, hash));
-        if recno >= newest.0 {
-            *newest = (recno, hash);
-        }
     }
 
     /// Limbo files whose contents no pending record needs any more.
@@ -337,6 +300,19 @@ pub fn left_by(op: &Operation) -> Option<Hash> {
             Some(content.as_ref().map_or_else(Hash::empty, |content| content.hash))
         }
         _ => content_of(op).map(|content| content.hash),
+    }
+}
+
+/// What the record found on disk, and in which object.
+fn before_of(op: &mut Operation) -> Option<(&mut Hash, ObjectId)> {
+    match &mut op.kind {
+        OpKind::Close { before, .. } | OpKind::Remove { before: Some(before), .. } => {
+            Some((before, op.object))
+        }
+        OpKind::Rename { replaced: Some(Replaced { object, before: Some(before), .. }), .. } => {
+            Some((before, *object))
+        }
+        _ => None,
     }
 }
 

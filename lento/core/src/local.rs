@@ -71,6 +71,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 file: *file,
                 version: after.version,
                 made: record.recno,
+                written: record.recno,
                 moved: false,
             };
             let mut tree = reading.tree();
@@ -289,6 +290,7 @@ impl<'a> Reading<'a> {
         row.content = content.as_ref().map(|c| Stored { hash: c.hash, size: c.size });
         row.attributes = after.attributes;
         row.version = after.version;
+        row.written = self.record.recno;
         row.file = file;
         apply::drop_privileges(&mut row);
         row.attributes.mode = after.attributes.mode;

@@ -37,6 +37,8 @@ pub struct Object {
     pub version: Version,
     /// Local tree: the record that made it here.
     pub made: Recno,
+    /// Local tree: the newest record that changed its content.
+    pub written: Recno,
     /// Local tree: it no longer has the name it was made with.
     pub moved: bool,
 }

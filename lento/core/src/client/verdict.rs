@@ -13,7 +13,6 @@ use crate::facet::Facet;
 use crate::facet::pending;
 use crate::io::Output;
 use crate::judge::alias;
-use crate::local::UNKNOWN;
 use crate::store::StoreError;
 use crate::tree::Stored;
 use crate::tree::Tree;
@@ -25,7 +24,6 @@ use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
 use crate::types::ObjectId;
-use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
@@ -73,9 +71,6 @@ impl Client {
                     if matches!(op.kind, OpKind::Create { .. }) && here != op.object {
                         self.unify(ctx, here, op.object)?;
                     }
-                    if let Some(hash) = hash {
-                        self.cml.build_on(ctx.store, recno, op.object, hash)?;
-                    }
                 }
                 self.base_moved(ctx, &op)?;
             }
@@ -89,20 +84,13 @@ impl Client {
             }
             (LogWhat::Verdict(Verdict::Unified(target)), Some((recno, row))) => {
                 let object = row.op.object;
-                // The server has the same content at this position; the row may have lost its hash in a kill.
-                let there = View::new(ctx.store, Which::Base).object(target)?.and_then(|state| state.content);
-                let hash = content_of(&row.op).and(there).map(|content| content.hash);
-                self.settle(ctx, recno, row, hash)?;
+                self.settle(ctx, recno, row, None)?;
                 if object != target {
                     self.unify(ctx, object, target)?;
                 }
             }
             (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => {
-                let object = row.op.object;
                 self.settle(ctx, recno, row, hash)?;
-                if let Some(hash) = hash {
-                    self.cml.build_on(ctx.store, recno, object, hash)?;
-                }
             }
             (LogWhat::Verdict(Verdict::Accepted(_)), None) if origin.0.replica == ctx.meta.replica => {
                 return Err(StoreError(format!(
@@ -111,31 +99,6 @@ impl Client {
             }
             // Somebody else's, or a position without effect.
             (LogWhat::Verdict(_), None) => {}
-        }
-        self.settle_before(ctx, origin)
-    }
-
-    /// The server takes our records in order, so what is pending before one with a verdict was never sent under its own
-    /// number: a treatment of an earlier life of this node had folded it into another. Not so after a power cut, which
-    /// may have taken the very record that the treatment was for; then everything is told once more.
-    fn settle_before(&mut self, ctx: &mut Context<'_>, origin: OpId) -> Result<(), StoreError> {
-        let tag = origin.0;
-        if tag.replica != ctx.meta.replica || tag.incarnation != ctx.meta.incarnation {
-            return Ok(());
-        }
-        while let Some((recno, row)) = Cml::rows(ctx.store, Recno(0), 1)?.pop()
-            && recno.0 < tag.number
-        {
-            // It was folded into a record with a verdict, which told what content that left (`Cml::build_on`).
-            let object = row.op.object;
-            let hash = match row.op.kind {
-                OpKind::Close { before, .. } if before != UNKNOWN => Some(before),
-                _ => None,
-            };
-            self.settle(ctx, recno, row, hash)?;
-            if let Some(hash) = hash {
-                self.cml.build_on(ctx.store, recno, object, hash)?;
-            }
         }
         Ok(())
     }
@@ -157,7 +120,8 @@ impl Client {
         Ok(row.filter(|row| row.op.id.0.incarnation <= tag.incarnation || same(row)).map(|row| (recno, row)))
     }
 
-    /// One of our records has its verdict. What it left on disk has this hash, and the server has that content safe.
+    /// One of our records has its verdict. What it left on disk has this hash (or the one that was sent), and the server
+    /// has that content safe.
     fn settle(
         &mut self,
         ctx: &mut Context<'_>,
@@ -168,14 +132,14 @@ impl Client {
         let object = row.op.object;
         let touched = facet::touched(&row.op);
         self.cml.settle(ctx.store, recno, hash)?;
-        if let (Some(hash), Some(slot)) = (hash, row.slot) {
+        let sent = content_of(&row.op)
+            .map(|content| Stored { hash: hash.unwrap_or(content.hash), size: content.size });
+        if let (Some(stored), Some(slot)) = (sent, row.slot) {
             let mut tree = Tree::new(ctx.store, Which::Local);
             if let Some(mut state) = tree.view().object(object)?
-                && state.content.is_none()
-                && state.file == slot.file
-                && state.version.size == slot.version.size
+                && state.written == slot.latest
             {
-                state.content = Some(Stored { hash, size: slot.version.size });
+                state.content = Some(stored);
                 tree.set_object(object, Some(&state))?;
             }
         }

@@ -91,8 +91,7 @@ impl Cml {
         self.ready.insert(recno, Content { hash, size, inline });
         if covers
             && let Some(mut object) = Tree::new(store, Which::Local).view().object(row.op.object)?
-            && object.content.is_none()
-            && object.file == slot.file
+            && object.written == slot.latest
         {
             object.content = Some(Stored { hash, size });
             Tree::new(store, Which::Local).set_object(row.op.object, Some(&object))?;
@@ -128,8 +127,13 @@ impl Cml {
         recno: Recno,
         mut row: Row,
     ) -> Result<(), StoreError> {
-        if matches!(row.op.kind, OpKind::Close { .. }) {
-            return self.discard(store, recno, &row);
+        if let OpKind::Close { before, .. } = row.op.kind {
+            self.discard(store, recno, &row)?;
+            return if before == UNKNOWN {
+                Ok(())
+            } else {
+                Cml::hand_on(store, recno, row.op.object, before)
+            };
         }
         row.slot = None;
         fill_content(

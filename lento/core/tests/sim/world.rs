@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// kill -9 of lento: the log stays, the store is what was last made durable.
+    /// kill -9 of lento: log and store stay, what was said or asked and not done is forgotten.
     pub fn kill(&mut self, index: usize) {
         self.note(format!("kill lento n{index}"));
         self.cut_all(index);
@@ -216,14 +216,12 @@ impl World {
             let done = self.dice.roll(items.len() as u64 + 1) as usize;
             node.disk.replay(items.get(..done).unwrap_or(&[]), untouched_since);
         }
-        node.store.crash();
         self.start(index, false);
     }
 
     /// A volume that stopped with a fault begins again.
     pub fn restart(&mut self, index: usize) {
         self.cut_all(index);
-        self.nodes[index].store.crash();
         self.start(index, false);
     }
 
