@@ -193,11 +193,12 @@ impl Fleet {
     fn free_ports(&mut self) -> Result<(), FleetError> {
         let mut held = Vec::new();
         for node in &mut self.config.nodes {
-            let listener = TcpListener::bind(("127.0.0.1", node.port))
-                .or_else(|_| TcpListener::bind(("127.0.0.1", 0)))
-                .map_err(|error| FleetError::Request(format!("no free port on 127.0.0.1: {error}")))?;
-            let address = listener.local_addr();
-            node.port = address.map_err(|e| FleetError::Request(format!("no free port: {e}")))?.port();
+            let (port, listener) = std::iter::once(node.port)
+                .filter(|port| *port != 0)
+                .chain(quiet_ports())
+                .find_map(|port| Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?)))
+                .ok_or_else(|| FleetError::Request("no free port on 127.0.0.1".to_owned()))?;
+            node.port = port;
             held.push(listener); // All at once, so that no two nodes get the same.
         }
         self.config.write(&self.layout)
@@ -409,4 +410,15 @@ impl Fleet {
             }
         }
     }
+}
+
+/// Ports that the kernel gives to nobody's outgoing connection, which could hold one while its daemon is down.
+fn quiet_ports() -> impl Iterator<Item = u16> {
+    const FIRST: u16 = 10_000;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let end = range.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(32_768_u16);
+    let count = end.saturating_sub(FIRST).max(1);
+    // Fleets that start at the same time begin at different places.
+    let begin = u16::try_from(std::process::id() % u32::from(count)).unwrap_or(0);
+    (0..count).map(move |step| FIRST + (begin.wrapping_add(step)) % count)
 }
