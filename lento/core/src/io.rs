@@ -149,8 +149,20 @@ pub enum Output {
     },
     /// Downcall `Mark{settled}`.
     Settled(Recno),
-    /// Downcall `ReleaseLimbo`.
-    ReleaseLimbo(Vec<FileId>),
+    /// Downcall `ReleaseLimbo`: nothing of what records up to `upto` say about these is needed.
+    ReleaseLimbo {
+        /// The files.
+        files: Vec<FileId>,
+        /// The newest record that counts.
+        upto: Recno,
+    },
+    /// The same for everything in limbo but these.
+    RetainLimbo {
+        /// The files.
+        files: Vec<FileId>,
+        /// The newest record that counts.
+        upto: Recno,
+    },
     /// Downcall `Truncate`: all up to here is in the durable store.
     Truncate(Recno),
     /// Downcall `DropStage`: names no record needs any more.

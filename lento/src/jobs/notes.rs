@@ -21,7 +21,9 @@ pub enum Note {
     /// All up to here is in the durable store.
     Truncate(Recno),
     /// Limbo contents that nobody needs.
-    ReleaseLimbo(Vec<FileId>),
+    ReleaseLimbo(Vec<FileId>, Recno),
+    /// Everything in limbo but these.
+    RetainLimbo(Vec<FileId>, Recno),
     /// Staged files that nobody needs.
     DropStage(Vec<String>),
 }
@@ -37,19 +39,39 @@ pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Note>
     }
 }
 
+fn release_files(files: &[FileId]) -> v1::ReleaseLimbo {
+    v1::ReleaseLimbo { files: files.iter().copied().map(convert::file_id).collect(), ..Default::default() }
+}
+
+fn release(release: v1::ReleaseLimbo) -> (&'static str, Body) {
+    ("ReleaseLimbo", Body::ReleaseLimbo(release))
+}
+
 fn bodies(note: Note) -> Vec<(&'static str, Body)> {
     match note {
         Note::Settled(recno) => {
             vec![("Mark", Body::Mark(v1::Mark { settled: Some(recno.0), ..Default::default() }))]
         }
         Note::Truncate(upto) => vec![("Truncate", Body::Truncate(v1::Truncate { upto: upto.0 }))],
-        Note::ReleaseLimbo(files) => files
+        Note::ReleaseLimbo(files, upto) => files
             .chunks(BATCH)
-            .map(|files| {
-                let files = files.iter().copied().map(convert::file_id).collect();
-                ("ReleaseLimbo", Body::ReleaseLimbo(v1::ReleaseLimbo { files }))
-            })
+            .map(|files| release(v1::ReleaseLimbo { upto: upto.0, ..release_files(files) }))
             .collect(),
+        Note::RetainLimbo(mut files, upto) => {
+            // Presto has them in this order: each call is about the range up to its last file, the last one about the rest.
+            files.sort_unstable();
+            let mut after = None;
+            let mut calls: Vec<_> = files
+                .chunks(BATCH)
+                .map(|files| {
+                    let to = files.last().copied().map(convert::file_id);
+                    let after = std::mem::replace(&mut after, to.clone());
+                    v1::ReleaseLimbo { upto: upto.0, all_but: true, after, to, ..release_files(files) }
+                })
+                .collect();
+            calls.push(v1::ReleaseLimbo { upto: upto.0, all_but: true, after, ..Default::default() });
+            calls.into_iter().map(release).collect()
+        }
         Note::DropStage(names) => names
             .chunks(BATCH)
             .map(|names| ("DropStage", Body::DropStage(v1::DropStage { names: names.to_vec() })))

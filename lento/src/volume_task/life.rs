@@ -220,7 +220,8 @@ impl Life {
                 self.jobs.sync(ticket);
             }
             Output::Settled(recno) => self.jobs.note(Note::Settled(recno)),
-            Output::ReleaseLimbo(files) => self.jobs.note(Note::ReleaseLimbo(files)),
+            Output::ReleaseLimbo { files, upto } => self.jobs.note(Note::ReleaseLimbo(files, upto)),
+            Output::RetainLimbo { files, upto } => self.jobs.note(Note::RetainLimbo(files, upto)),
             Output::Truncate(recno) => self.jobs.note(Note::Truncate(recno)),
             Output::DropStage(names) => self.jobs.note(Note::DropStage(names)),
             Output::BarrierReached(id) => barriers.push(id),

@@ -7,6 +7,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use intermezzo_kml::record::Attributes;
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Flags;
@@ -103,6 +104,25 @@ impl Volume {
         }
     }
 
+    /// The same for one that a replay had replaced under its writer.
+    pub fn close_orphan(&self, id: FileId, present: Attributes) -> Result<(), Errno> {
+        let mut told = Told::default();
+        let mut intent = Volume::intent(Opcode::Close, Caller::default());
+        intent.object = id;
+        intent.before = present;
+        intent.flags = Flags::ORPHAN;
+        let outcome = Outcome { object: id, after: present, flags: intent.flags, ..Outcome::default() };
+        match self.journaled(&mut told, &intent, || Ok(((), outcome))) {
+            Ok(((), recno)) => {
+                self.limbo.note_orphan(id, recno);
+                self.tell(&told);
+                Ok(())
+            }
+            Err(Stop::Errno(errno)) => Err(errno),
+            Err(Stop::Full | Stop::Again) => Err(Errno::NOSPC),
+        }
+    }
+
     fn record_close(&self, caller: Caller, id: FileId, doubt: Doubt) -> Result<bool, Errno> {
         self.record_close_within(caller, id, doubt, Patience::Policy)
     }
@@ -166,7 +186,11 @@ impl Volume {
         intent.flags.set(Flags::ORPHAN, orphan);
         let outcome = Outcome { object: id, after, flags: intent.flags, ..Outcome::default() };
         let ((), recno) = self.journaled(told, &intent, || Ok(((), outcome)))?;
-        self.limbo.note_close(id, recno);
+        if orphan {
+            self.limbo.note_orphan(id, recno);
+        } else {
+            self.limbo.note_close(id, recno);
+        }
         self.writers.recorded(id, after, read_at);
         if writer.mappable {
             // Stores leave the kernel's copy of size and times as it was.
@@ -260,8 +284,12 @@ impl Volume {
     fn finish(&self, id: FileId) {
         let _held = self.locks.lock(&[id]);
         self.writers.finished(id);
-        if !self.writers.is_writing(id) {
-            self.writers.adopt(id);
+        if !self.writers.is_writing(id)
+            && self.writers.adopt(id)
+            && let Err(errno) = self.limbo.writer_left(&self.lower, id)
+        {
+            tracing::warn!(target: "filter", volume = self.name, object = %id, %errno,
+                "an orphan that nobody needs stays in limbo until the next start");
         }
     }
 }

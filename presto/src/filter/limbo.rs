@@ -1,9 +1,11 @@
-//! Limbo: contents of files that lost their last name before the server had a verdict on their content.
+//! Limbo: contents of files that lost their last name before the server had a verdict on their content, and orphans:
+//! files that a replay replaced while somebody wrote to them.
 //!
-//! Owns `limbo/` of the cache: names there are `<ino>-<generation>`, nothing else is ever unlinked there.
+//! Owns `limbo/` of the cache: names there are `<ino>-<generation>`, nothing else is ever unlinked there. Lento says what
+//! may go, and up to which record it knows: a file about which there is a later one stays.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -26,7 +28,27 @@ pub struct Limbo {
 #[derive(Debug, Default)]
 struct State {
     last_close: BTreeMap<FileId, Recno>,
-    kept: BTreeSet<FileId>,
+    kept: BTreeMap<FileId, Kept>,
+}
+
+/// One file there.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// The newest record about it. The largest number while that is not journaled.
+    newest: Recno,
+    /// Lento needs nothing of what records up to here say.
+    dealt_with: Recno,
+    /// An orphan whose writer has left nothing so far: no record will ever make Lento ask for its release.
+    silent: bool,
+}
+
+/// What must be dealt with before a file may go, as long as that record has no number.
+const UNKNOWN: Recno = Recno(u64::MAX);
+
+impl Kept {
+    fn new(silent: bool) -> Kept {
+        Kept { newest: UNKNOWN, dealt_with: Recno::NONE, silent }
+    }
 }
 
 impl Limbo {
@@ -36,10 +58,36 @@ impl Limbo {
         let dir = rustix::fs::Dir::read_from(lower.limbo())?;
         for entry in dir {
             if let Some(id) = parse(entry?.file_name().to_bytes()) {
-                limbo.state.lock().kept.insert(id);
+                limbo.state.lock().kept.insert(id, Kept::new(false));
             }
         }
         Ok(limbo)
+    }
+
+    /// Recovery has read and completed the journal, whose last record is this: nothing an earlier run left here is newer.
+    pub fn inherited(&self, last: Recno) {
+        for kept in self.state.lock().kept.values_mut() {
+            if kept.newest == UNKNOWN {
+                kept.newest = last;
+            }
+        }
+    }
+
+    /// The record that put this file here has its number.
+    pub fn entered(&self, id: FileId, recno: Recno) {
+        if let Some(kept) = self.state.lock().kept.get_mut(&id)
+            && kept.newest == UNKNOWN
+        {
+            kept.newest = recno;
+        }
+    }
+
+    /// What the writer of an orphan left was journaled.
+    pub fn note_orphan(&self, id: FileId, recno: Recno) {
+        if let Some(kept) = self.state.lock().kept.get_mut(&id) {
+            kept.silent = false;
+            kept.newest = recno;
+        }
     }
 
     /// Every record up to here has its verdict; the largest number means that this node never needs limbo.
@@ -71,7 +119,7 @@ impl Limbo {
     /// Whether this file has no name but the one in limbo.
     #[must_use]
     pub fn contains(&self, id: FileId) -> bool {
-        self.state.lock().kept.contains(&id)
+        self.state.lock().kept.contains_key(&id)
     }
 
     /// How many wait.
@@ -92,18 +140,24 @@ impl Limbo {
         lower: &Lower,
         dir: impl AsFd,
         name: &[u8],
-        id: FileId,
+        (id, why): (FileId, Why),
     ) -> Result<(), Errno> {
         rustix::fs::renameat(dir, name, lower.limbo(), entry_name(id))?;
-        self.state.lock().kept.insert(id);
+        self.state.lock().kept.insert(id, Kept::new(why == Why::Orphan));
         Ok(())
     }
 
     /// Gives the file a second name in limbo, before the entry is replaced. `abandon` takes it back.
-    pub fn keep_by_link(&self, lower: &Lower, dir: impl AsFd, name: &[u8], id: FileId) -> Result<(), Errno> {
+    pub fn keep_by_link(
+        &self,
+        lower: &Lower,
+        dir: impl AsFd,
+        name: &[u8],
+        (id, why): (FileId, Why),
+    ) -> Result<(), Errno> {
         match rustix::fs::linkat(dir, name, lower.limbo(), entry_name(id), AtFlags::empty()) {
             Ok(()) | Err(Errno::EXIST) => {
-                self.state.lock().kept.insert(id);
+                self.state.lock().kept.insert(id, Kept::new(why == Why::Orphan));
                 Ok(())
             }
             Err(errno) => Err(errno),
@@ -112,11 +166,43 @@ impl Limbo {
 
     /// The replacement did not happen: the file keeps its name in the tree and loses the one in limbo.
     pub fn abandon(&self, lower: &Lower, id: FileId) -> Result<(), Errno> {
-        self.release(lower, id).map(|_| ())
+        self.drop_file(lower, id)
     }
 
-    /// The content is no longer needed. Says whether it was there.
-    pub fn release(&self, lower: &Lower, id: FileId) -> Result<bool, Errno> {
+    /// Lento needs nothing of what records up to `upto` say about this file. The caller holds the file's lock.
+    pub fn release(&self, lower: &Lower, id: FileId, upto: Recno, is_written: bool) -> Result<(), Errno> {
+        let may_go = {
+            let mut state = self.state.lock();
+            let Some(kept) = state.kept.get_mut(&id) else { return Ok(()) };
+            kept.dealt_with = kept.dealt_with.max(upto);
+            !is_written && kept.newest <= kept.dealt_with
+        };
+        if may_go { self.drop_file(lower, id) } else { Ok(()) }
+    }
+
+    /// Nobody writes to this orphan any more. The caller holds the file's lock.
+    pub fn writer_left(&self, lower: &Lower, id: FileId) -> Result<(), Errno> {
+        let may_go = {
+            let state = self.state.lock();
+            state.kept.get(&id).is_some_and(|kept| kept.silent || kept.newest <= kept.dealt_with)
+        };
+        if may_go { self.drop_file(lower, id) } else { Ok(()) }
+    }
+
+    /// The files here with `after` < id <= `to`.
+    #[must_use]
+    pub fn between(&self, after: Option<FileId>, to: Option<FileId>) -> Vec<FileId> {
+        let state = self.state.lock();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        if let (Some(after), Some(to)) = (after, to)
+            && after >= to
+        {
+            return Vec::new();
+        }
+        state.kept.range((from, to.map_or(Bound::Unbounded, Bound::Included))).map(|(id, _)| *id).collect()
+    }
+
+    fn drop_file(&self, lower: &Lower, id: FileId) -> Result<(), Errno> {
         let name = entry_name(id);
         let there = lower.find(lower.limbo(), name.as_bytes())?;
         if there.is_some_and(|there| there != id) {
@@ -129,8 +215,17 @@ impl Limbo {
         let mut state = self.state.lock();
         state.last_close.remove(&id);
         state.kept.remove(&id);
-        Ok(there.is_some())
+        Ok(())
     }
+}
+
+/// Why a file is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its content has no verdict.
+    Verdict,
+    /// A replay took its name while somebody wrote to it.
+    Orphan,
 }
 
 /// Name of a file in limbo.

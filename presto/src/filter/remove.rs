@@ -8,6 +8,7 @@ use intermezzo_kml::record::Outcome;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
+use super::LimboReason;
 use super::Volume;
 use super::make::mtime;
 use super::update::Stop;
@@ -36,9 +37,9 @@ impl Volume {
             let keep = last && before.is_file() && self.limbo.needs(object);
             intent.flags.set(Flags::LAST_LINK, last);
             intent.flags.set(Flags::LIMBO, keep);
-            self.journaled(told, &intent, || {
+            let ((), recno) = self.journaled(told, &intent, || {
                 if keep {
-                    self.limbo.keep_by_rename(&self.lower, &dir, name, object)?;
+                    self.limbo.keep_by_rename(&self.lower, &dir, name, (object, LimboReason::Verdict))?;
                 } else {
                     rustix::fs::unlinkat(&dir, name, AtFlags::empty())?;
                 }
@@ -58,6 +59,9 @@ impl Volume {
                     },
                 ))
             })?;
+            if keep {
+                self.limbo.entered(object, recno);
+            }
             Ok(())
         })
     }

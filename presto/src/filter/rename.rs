@@ -8,6 +8,7 @@ use intermezzo_kml::record::Outcome;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
+use super::LimboReason;
 use super::Volume;
 use super::make::mtime;
 use super::update::Stop;
@@ -75,9 +76,14 @@ impl Volume {
                 }
                 gone = stat.is_dir().then_some(replaced);
             }
-            self.journaled(told, &intent, || {
+            let ((), recno) = self.journaled(told, &intent, || {
                 if let Some(replaced) = keep {
-                    self.limbo.keep_by_link(&self.lower, &target, to.name, replaced)?;
+                    self.limbo.keep_by_link(
+                        &self.lower,
+                        &target,
+                        to.name,
+                        (replaced, LimboReason::Verdict),
+                    )?;
                 }
                 let moved = rustix::fs::renameat_with(&source, from.name, &target, to.name, flags);
                 if moved.is_err()
@@ -98,6 +104,9 @@ impl Volume {
                 };
                 Ok(((), outcome))
             })?;
+            if let Some(kept) = keep {
+                self.limbo.entered(kept, recno);
+            }
             if let Some(gone) = gone {
                 self.lower.forget_dir(gone);
             }

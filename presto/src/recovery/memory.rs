@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use intermezzo_kml::record::{Attributes, FileId, Opcode, OriginKind, Record, State, Time, Version};
+use intermezzo_kml::record::{Attributes, FileId, Flags, Opcode, OriginKind, Record, State, Time, Version};
 use rustix::fs::FileType;
 
 use crate::filter::Volume;
@@ -16,6 +16,8 @@ pub(super) struct Memory {
     versions: BTreeMap<FileId, Version>,
     /// The modification time that the newest record left on each directory.
     times: BTreeMap<FileId, Time>,
+    /// Files that replays took a name from while somebody wrote to them.
+    orphans: BTreeSet<FileId>,
 }
 
 impl Memory {
@@ -28,9 +30,13 @@ impl Memory {
         self.seen.extend([intent.object, outcome.object, intent.replaced]);
         if intent.origin.kind == OriginKind::User {
             volume.touched.record(intent, outcome, record.recno);
-            if record.opcode == Opcode::Close {
+            if record.opcode == Opcode::Close && outcome.flags.contains(Flags::ORPHAN) {
+                volume.limbo.note_orphan(outcome.object, record.recno);
+            } else if record.opcode == Opcode::Close {
                 volume.limbo.note_close(outcome.object, record.recno);
             }
+        } else if let Some(id) = orphaned(record) {
+            self.orphans.insert(id);
         }
         for (dir, time) in
             [(intent.parent, outcome.parent_mtime), (intent.target_parent, outcome.target_parent_mtime)]
@@ -52,6 +58,11 @@ impl Memory {
         self.times.get(&dir).copied()
     }
 
+    /// Whether a replay orphaned this file, and its content as the journal knows it.
+    pub fn orphan(&self, id: FileId) -> Option<Option<Version>> {
+        self.orphans.contains(&id).then(|| self.versions.get(&id).copied())
+    }
+
     /// Whether a record before has named this object.
     pub fn seen(&self, id: FileId) -> bool {
         self.seen.contains(&id)
@@ -60,6 +71,16 @@ impl Memory {
     /// Files whose present version is worth a look, with the one on record.
     pub fn suspects(&self) -> Vec<(FileId, Option<Version>)> {
         self.versions.iter().map(|(id, version)| (*id, Some(*version))).collect()
+    }
+}
+
+/// The file that a replay put into limbo.
+fn orphaned(record: &Record) -> Option<FileId> {
+    let (intent, flags) = (&record.intent, record.outcome.flags);
+    if flags.contains(Flags::LIMBO) {
+        Some(intent.object)
+    } else {
+        flags.contains(Flags::REPLACED_LIMBO).then_some(intent.replaced)
     }
 }
 

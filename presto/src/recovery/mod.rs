@@ -106,6 +106,8 @@ impl Recovery<'_> {
             .volume
             .close_interrupted()
             .map_err(|errno| self.lower("journal interrupted writes", errno))?;
+        self.report.closes += self.orphans().map_err(|errno| self.lower("journal orphans", errno))?;
+        self.volume.limbo.inherited(self.volume.journal.published());
         for entry in &interrupted {
             lml.finish(entry, &self.volume.lower).map_err(|errno| self.lower("clear lml/", errno))?;
         }
@@ -197,6 +199,29 @@ impl Recovery<'_> {
             self.report.closes += 1;
         }
         Ok(())
+    }
+
+    /// What writers had left in files that a replay had replaced under them: their close would have made a record.
+    fn orphans(&self) -> Result<usize, Errno> {
+        let mut told = 0;
+        for id in self.volume.limbo.between(None, None) {
+            let Some(recorded) = self.memory.orphan(id) else { continue };
+            let stat = match self.volume.lower.stat(id) {
+                Ok(stat) => stat,
+                Err(Errno::STALE | Errno::NOENT) => continue,
+                Err(errno) => return Err(errno),
+            };
+            // Going to limbo moved its ctime; nobody but the writer moved the others.
+            let present = stat.attributes.version();
+            if recorded
+                .is_some_and(|recorded| (recorded.mtime, recorded.size) == (present.mtime, present.size))
+            {
+                continue;
+            }
+            self.volume.close_orphan(id, stat.attributes)?;
+            told += 1;
+        }
+        Ok(told)
     }
 
     fn journal(&self, source: KmlError) -> RecoveryError {

@@ -7,6 +7,7 @@ use super::apply::Left;
 use super::check::{Guard, Old, absent};
 use super::plan::{By, Entry, Item};
 use super::{Applied, Replayer, STALE, Stop};
+use crate::filter::LimboReason;
 use crate::lower::Stat;
 
 impl Replayer {
@@ -86,7 +87,9 @@ impl Replayer {
             if orphan {
                 // Before the name goes: whoever closes it next must find it among the orphans.
                 volume.writers.orphan(expect);
-                if let Err(errno) = volume.limbo.keep_by_rename(&volume.lower, &*lower, name, expect) {
+                if let Err(errno) =
+                    volume.limbo.keep_by_rename(&volume.lower, &*lower, name, (expect, LimboReason::Orphan))
+                {
                     volume.writers.adopt(expect);
                     return Err(errno);
                 }
@@ -97,6 +100,9 @@ impl Replayer {
             let after = if last { Attributes::default() } else { volume.lower.stat(expect)?.attributes };
             Ok(Left { file: expect, after })
         })?;
+        if orphan {
+            volume.limbo.entered(expect, applied.recno);
+        }
         if stat.is_dir() {
             volume.lower.forget_dir(expect);
         }

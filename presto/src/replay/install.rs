@@ -9,6 +9,7 @@ use super::check::{Guard, Old};
 use super::lml::InPlace;
 use super::plan::{By, Content, Entry, Give, Item, Xattr};
 use super::{Applied, Replayer, STALE, Stop};
+use crate::filter::LimboReason;
 use crate::lower::Stat;
 
 /// What to install.
@@ -92,7 +93,12 @@ impl Replayer {
         let applied = self.apply(&intent, &[site.parent], || {
             if orphan {
                 volume.writers.orphan(site.file);
-                if let Err(errno) = volume.limbo.keep_by_link(&volume.lower, &*dir, site.name, site.file) {
+                if let Err(errno) = volume.limbo.keep_by_link(
+                    &volume.lower,
+                    &*dir,
+                    site.name,
+                    (site.file, LimboReason::Orphan),
+                ) {
                     volume.writers.adopt(site.file);
                     return Err(errno);
                 }
@@ -109,6 +115,9 @@ impl Replayer {
             built.discard(&volume.lower);
         }
         let applied = applied?;
+        if orphan {
+            volume.limbo.entered(site.file, applied.recno);
+        }
         volume.notifier.entry(site.dir, site.name);
         volume.notifier.attributes(site.file);
         Ok(applied)

@@ -8,6 +8,7 @@ use super::apply::Left;
 use super::check::{Guard, Old};
 use super::plan::{By, Entry, Item};
 use super::{Applied, Replayer, STALE, Stop};
+use crate::filter::LimboReason;
 use crate::lower::Stat;
 
 /// What must be at the target.
@@ -103,7 +104,12 @@ impl Replayer {
         let applied = self.apply(&intent, &parents, || {
             if let Some(replaced) = kept {
                 volume.writers.orphan(replaced);
-                if let Err(errno) = volume.limbo.keep_by_link(&volume.lower, &*lower_to, to_name, replaced) {
+                if let Err(errno) = volume.limbo.keep_by_link(
+                    &volume.lower,
+                    &*lower_to,
+                    to_name,
+                    (replaced, LimboReason::Orphan),
+                ) {
                     volume.writers.adopt(replaced);
                     return Err(errno);
                 }
@@ -117,6 +123,9 @@ impl Replayer {
             renamed?;
             Ok(Left { file: object, after: Stat::at(&*lower_to, to_name)?.attributes })
         })?;
+        if let Some(kept) = kept {
+            volume.limbo.entered(kept, applied.recno);
+        }
         if let Some(dir) = replaced_dir {
             volume.lower.forget_dir(dir);
         }

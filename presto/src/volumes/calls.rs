@@ -1,9 +1,11 @@
 //! Downcalls about one volume, except those that make or end it.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::{
     DropStage, Mark, OpenStage, ReleaseLimbo, Resolve, Resolved, RevokePermit, Stats, Synced, Truncate,
@@ -68,12 +70,19 @@ impl Running {
             .map(|file| match self.open(convert::file_id(file)) {
                 Ok(fd) => {
                     fds.push(fd);
-                    true
+                    Ok(true)
                 }
-                Err(_) => false,
+                // Gone, or its identity is that of something else by now.
+                Err(Errno::STALE | Errno::NOENT | Errno::INVAL) => Ok(false),
+                Err(errno) => Err((errno, file)),
             })
-            .collect();
-        Reply { body: Body::Resolved(Resolved { found }), fds }
+            .collect::<Result<_, _>>();
+        match found {
+            Ok(found) => Reply { body: Body::Resolved(Resolved { found }), fds },
+            Err((errno, file)) => {
+                self.failure(errno, format_args!("file {} cannot be opened", convert::file_id(file)))
+            }
+        }
     }
 
     /// For reading, without a trace in the access time; also what has its only name in limbo.
@@ -134,10 +143,17 @@ impl Running {
     }
 
     fn release_limbo(&self, release: &ReleaseLimbo) -> Reply {
-        for file in &release.files {
-            let id = convert::file_id(file);
-            let _held = self.volume.locks.lock(&[id]);
-            if let Err(errno) = self.volume.limbo.release(&self.volume.lower, id) {
+        let volume = &self.volume;
+        let mut files: BTreeSet<FileId> = release.files.iter().map(convert::file_id).collect();
+        if release.all_but {
+            let bound = |file: &Option<v1::FileId>| file.as_ref().map(convert::file_id);
+            let there = volume.limbo.between(bound(&release.after), bound(&release.to));
+            files = there.into_iter().filter(|id| !files.contains(id)).collect();
+        }
+        for id in files {
+            let _held = volume.locks.lock(&[id]);
+            let is_written = volume.writers.is_writing(id);
+            if let Err(errno) = volume.limbo.release(&volume.lower, id, Recno(release.upto), is_written) {
                 return self.failure(errno, format_args!("limbo/{}", limbo_name(id)));
             }
         }
