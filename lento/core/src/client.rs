@@ -66,8 +66,14 @@ pub struct Client {
     covered: Recno,
     truncated: Recno,
     barriers: BTreeMap<u64, Barrier>,
+    /// Hellos said.
+    greeting: u64,
+    /// Since the welcome, base has not reached its position: the server's log may still say what it has of ours.
+    frozen: bool,
     /// Newest record when presto came up.
     journal_end: Option<Recno>,
+    /// The same until presto was told what to keep in limbo.
+    limbo_end: Option<Recno>,
 }
 
 /// Where the stream to the server stands.
@@ -78,7 +84,7 @@ enum Stream {
     Reading,
     /// Hello said.
     Greeting,
-    /// Welcomed; submits after base has reached the welcome's position.
+    /// Welcomed; treats and submits records after base has reached the welcome's position (rule 3).
     Up(Welcome),
 }
 
@@ -115,12 +121,16 @@ impl Client {
             covered: Recno(0),
             truncated: Recno(0),
             barriers: BTreeMap::new(),
+            greeting: 0,
+            frozen: true,
             journal_end: None,
+            limbo_end: None,
         })
     }
 
     /// Everything that may go on, goes on. Called after each input.
     pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        self.retain_limbo(ctx)?;
         self.greet(ctx)?;
         self.submit(ctx)?;
         self.materialise(ctx)?;
@@ -146,7 +156,7 @@ impl Client {
         match record.origin {
             KmlOrigin::User => {
                 if let Some((file, _)) = absorbed.orphan {
-                    ctx.out.push(Output::ReleaseLimbo(vec![file]));
+                    ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto: record.recno });
                 }
                 let touched: BTreeSet<Facet> =
                     absorbed.operation.iter().flat_map(crate::facet::touched).collect();
@@ -174,6 +184,7 @@ impl Client {
             self.cml.freeze(last);
         }
         self.journal_end = Some(last);
+        self.limbo_end = Some(last);
         self.replaying.presto_up(last);
         self.work.requeue_all();
         self.syncing.forget();
@@ -182,6 +193,15 @@ impl Client {
     /// The stream is up.
     pub fn connected(&mut self) {
         self.stream = Stream::Reading;
+    }
+
+    /// What an earlier life had released may not have gone, and what was put into limbo may mean nothing any more.
+    fn retain_limbo(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let upto = ctx.meta.last_read();
+        if ctx.presto && self.limbo_end.take_if(|end| upto >= *end).is_some() {
+            ctx.out.push(Output::RetainLimbo { files: Cml::limbo(ctx.store)?, upto });
+        }
+        Ok(())
     }
 
     /// Says who we are, once every record that an earlier life may have sent is known here. Nothing is submitted until
@@ -194,7 +214,9 @@ impl Client {
         self.stream = Stream::Greeting;
         self.cml.freeze(ctx.meta.last_read());
         let position = if ctx.meta.partial { Position(0) } else { ctx.meta.position };
+        self.greeting += 1;
         let hello = Hello {
+            greeting: self.greeting,
             replica: ctx.meta.replica,
             incarnation: ctx.meta.incarnation,
             epoch: ctx.meta.epoch,
@@ -235,12 +257,17 @@ impl Client {
             {
                 Ok(())
             }
+            Message::Welcome(welcome)
+                if welcome.greeting != self.greeting || self.stream != Stream::Greeting =>
+            {
+                Ok(())
+            }
             Message::Welcome(welcome) => {
                 if ctx.meta.epoch != welcome.epoch {
                     ctx.meta.epoch = welcome.epoch;
                 }
-                self.cml.thaw(welcome.received);
                 self.stream = Stream::Up(welcome);
+                self.frozen = true;
                 Ok(())
             }
             Message::Refused { reason, .. } => {

@@ -251,6 +251,7 @@ impl Cml {
         &mut self,
         store: &mut dyn Store,
         object: ObjectId,
+        upto: Recno,
         out: &mut Vec<Output>,
     ) -> Result<(), StoreError> {
         let prefix = table::object_key(object);
@@ -272,8 +273,18 @@ impl Cml {
         for key in keys {
             store.delete(Table::Limbo, &key)?;
         }
-        out.push(Output::ReleaseLimbo(files));
+        out.push(Output::ReleaseLimbo { files, upto });
         Ok(())
+    }
+
+    /// The lower files that presto keeps for us.
+    pub fn limbo(store: &dyn Store) -> Result<Vec<FileId>, StoreError> {
+        let mut files = Vec::new();
+        table::each_with_prefix(store, Table::Limbo, &[], |_, value| {
+            files.push(table::decode(Table::Limbo, value)?);
+            Ok(())
+        })?;
+        Ok(files)
     }
 
     /// Notes a lower file that presto keeps for us.

@@ -63,6 +63,8 @@ pub enum Message {
 /// Who the client is and what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// Counts the client's hellos: the welcome says which one it answers.
+    pub greeting: u64,
     /// Its replica id.
     pub replica: u64,
     /// Its incarnation.
@@ -78,6 +80,8 @@ pub struct Hello {
 /// Where the client stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Welcome {
+    /// The hello it answers. A client may have said another one meanwhile; then this says nothing to it.
+    pub greeting: u64,
     /// The server's epoch.
     pub epoch: Epoch,
     /// Newest durable position: the client submits once it has applied up to here.

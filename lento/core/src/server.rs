@@ -6,7 +6,9 @@
 mod absorb;
 mod forward;
 mod judging;
+mod orphans;
 mod session;
+mod verdicts;
 
 use crate::context::Contents;
 use crate::context::Context;
@@ -65,6 +67,11 @@ pub struct Server {
     reads: BTreeMap<Ticket, (ObjectId, Position, Recno)>,
     read_again: BTreeMap<ObjectId, Millis>,
     keeps: BTreeMap<Ticket, Keeping>,
+    /// What writers left and nobody was asked to keep yet, by the record of their close.
+    orphans: BTreeSet<Recno>,
+    keep_again: Option<Millis>,
+    /// Newest record when presto came up, until presto was told what to keep in limbo.
+    limbo_end: Option<Recno>,
     syncing: Syncing,
     durable: Position,
     barriers: BTreeMap<u64, (Position, bool)>,
@@ -118,7 +125,7 @@ enum Keeping {
     /// The losing content of the first record in a client's queue.
     Refused(NodeName, OpId),
     /// What a writer left in a file that had been replaced.
-    Orphan(crate::types::FileId),
+    Orphan(Recno),
 }
 
 /// One row of the log.
@@ -153,12 +160,14 @@ impl Server {
             }
             Ok(())
         })?;
+        server.orphans = orphans::all(store)?.into_iter().map(|(recno, _)| recno).collect();
         Ok(server)
     }
 
     /// Everything that may go on, goes on. Called after each input.
     pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         self.read_contents(ctx)?;
+        self.keep_orphans(ctx)?;
         self.welcome_waiting(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
@@ -174,6 +183,7 @@ impl Server {
         let mut times = Vec::new();
         times.extend(self.syncing.wake().map(|at| (at, "sync")));
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
+        times.extend(self.keep_again.map(|at| (at, "keep what a writer left")));
         times.extend(self.read_again.values().map(|at| (*at, "read an unstable file again")));
         times
     }
@@ -184,6 +194,7 @@ impl Server {
         self.replaying.presto_up(last);
         self.syncing.forget();
         self.reads.clear();
+        self.limbo_end = Some(last);
     }
 
     /// The channel broke: what was asked of presto and not confirmed is planned anew when it is back.
@@ -309,10 +320,15 @@ impl Server {
 
     fn settle_barriers(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         let everywhere = self.durable_everywhere(ctx)?;
+        if self.barriers.is_empty() {
+            return self.settle_peer_barriers(ctx, everywhere);
+        }
         let forwardable = self.forwardable();
+        let safe = orphans::all(ctx.store)?
+            .first()
+            .map_or(Position(u64::MAX), |(first, _)| Position(first.0.saturating_sub(1)));
         self.barriers.retain(|id, (upto, all)| {
-            let reached =
-                if *all { everywhere >= *upto && forwardable >= *upto } else { forwardable >= *upto };
+            let reached = forwardable >= *upto && safe >= *upto && (!*all || everywhere >= *upto);
             if reached {
                 ctx.out.push(Output::BarrierReached(*id));
             }
@@ -393,11 +409,18 @@ impl Server {
     }
 
     /// Answer to `Keep`.
-    pub fn kept(&mut self, ctx: &mut Context<'_>, ticket: Ticket, result: Result<(), String>) {
-        let Some(keeping) = self.keeps.remove(&ticket) else { return };
+    pub fn kept(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        result: Result<(), String>,
+    ) -> Result<(), StoreError> {
+        let Some(keeping) = self.keeps.remove(&ticket) else { return Ok(()) };
         match (keeping, result) {
             (Keeping::Refused(node, record), Ok(())) => {
-                if let Some(session) = self.sessions.get_mut(&node) {
+                if let Some(session) = self.sessions.get_mut(&node)
+                    && session.keeping == Some(ticket)
+                {
                     session.keeping = None;
                     session.kept = Some(record);
                 }
@@ -408,11 +431,9 @@ impl Server {
                 ctx.out.push(Output::Hangup(node.clone(), format!("cannot keep a conflict: {why}")));
                 self.sessions.remove(&node);
             }
-            (Keeping::Orphan(file), Ok(())) => ctx.out.push(Output::ReleaseLimbo(vec![file])),
-            (Keeping::Orphan(_), Err(why)) => {
-                ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep an orphan: {why}"))))
-            }
+            (Keeping::Orphan(recno), result) => self.orphan_kept(ctx, recno, result)?,
         }
+        Ok(())
     }
 
     /// What waits, for people.

@@ -41,11 +41,13 @@ pub enum Table {
     Conflict = 15,
     /// Lower files that presto keeps in limbo, with their objects.
     Limbo = 16,
+    /// Server: records that get a verdict other than "accepted", until it is in the KML.
+    Verdict = 17,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 17] = [
+    pub const ALL: [Table; 18] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -63,6 +65,7 @@ impl Table {
         Table::Alias,
         Table::Conflict,
         Table::Limbo,
+        Table::Verdict,
     ];
 }
 

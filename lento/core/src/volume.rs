@@ -446,7 +446,7 @@ fn feed_server(
         Input::Replayed { ticket, outcomes } => server.replayed(ctx, ticket, &outcomes)?,
         Input::ContentRead { ticket, result } => server.content_read(ctx, ticket, result)?,
         Input::Fetched { .. } => {}
-        Input::Kept { ticket, result } => server.kept(ctx, ticket, result),
+        Input::Kept { ticket, result } => server.kept(ctx, ticket, result)?,
         Input::Synced { ticket, recno } => server.synced(ctx, ticket, recno.is_some())?,
         Input::Connected(node) => {
             *generations += 1;

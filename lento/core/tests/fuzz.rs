@@ -131,6 +131,7 @@ fn verdict(dice: &mut Dice) -> Verdict {
 fn message(dice: &mut Dice) -> Message {
     match dice.roll(13) {
         0 => Message::Hello(Hello {
+            greeting: dice.roll(3),
             replica: [100, 101, 102][dice.roll(3) as usize],
             incarnation: dice.roll(3) as u32,
             epoch: Epoch([0, 100, 101, u64::MAX][dice.roll(4) as usize]),
@@ -148,6 +149,7 @@ fn message(dice: &mut Dice) -> Message {
         }),
         5 => Message::Barrier { id: number(dice), after: Recno(number(dice)) },
         6 => Message::Welcome(Welcome {
+            greeting: dice.roll(3),
             epoch: Epoch(number(dice)),
             position: Position(number(dice)),
             received: Recno(number(dice)),

@@ -150,8 +150,15 @@ fn user_action(world: &mut World, index: usize) {
         _ => {
             let open: Vec<_> = world.nodes[index].disk.writers.iter().copied().collect();
             for file in open {
-                log(world, format!("close {file:?}"));
-                world.close(index, file);
+                if world.dice.roll(3) == 0 {
+                    let bytes = world.content();
+                    log(world, format!("flush {file:?}, store {}", String::from_utf8_lossy(&bytes)));
+                    world.flush(index, file);
+                    world.open_and_store(index, file, &bytes);
+                } else {
+                    log(world, format!("close {file:?}"));
+                    world.close(index, file);
+                }
             }
         }
     }
@@ -164,6 +171,7 @@ fn run(seed: u64, mix: Mix) -> Result<(), String> {
         match world.dice.roll(200) {
             0..=59 => user_action(&mut world, index),
             60..=62 if mix.cuts && index > 0 => world.cut(index),
+            71 if mix.cuts && index > 0 => world.greet_again(index),
             63..=67 if index > 0 => world.connect(index),
             68 if mix.kills => world.kill(index),
             69 if mix.kills => world.kill_presto(index),

@@ -37,6 +37,7 @@ fn definition(table: Table) -> Definition {
         Table::Alias => "alias",
         Table::Conflict => "conflict",
         Table::Limbo => "limbo",
+        Table::Verdict => "verdict",
     })
 }
 

@@ -69,6 +69,7 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
     let bodies = match message {
         Message::Hello(hello) => vec![Client::Hello(v1::Hello {
             protocol: PROTOCOL,
+            greeting: hello.greeting,
             replica: hello.replica,
             incarnation: hello.incarnation,
             position: position_in(hello.epoch, hello.position),
@@ -108,6 +109,7 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
             }
             let position = need("hello.position", hello.position)?;
             Message::Hello(Hello {
+                greeting: hello.greeting,
                 replica: hello.replica,
                 incarnation: hello.incarnation,
                 epoch: Epoch(position.epoch),
@@ -135,6 +137,7 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
     let bodies = match message {
         Message::Welcome(welcome) => vec![Server::Welcome(v1::Welcome {
             protocol: PROTOCOL,
+            greeting: welcome.greeting,
             position: position_in(welcome.epoch, welcome.position),
             received: welcome.received.0,
         })],
@@ -185,6 +188,7 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
             }
             let position = need("welcome.position", welcome.position)?;
             Message::Welcome(Welcome {
+                greeting: welcome.greeting,
                 epoch: Epoch(position.epoch),
                 position: Position(position.number),
                 received: Recno(welcome.received),

@@ -153,6 +153,7 @@ fn through_server(message: &Message) -> Vec<Message> {
 fn what_a_client_says_comes_back() {
     let messages = [
         Message::Hello(Hello {
+            greeting: 7,
             replica: u64::MAX,
             incarnation: 3,
             epoch: Epoch(2),
@@ -181,7 +182,7 @@ fn what_a_server_says_comes_back() {
         entries: vec![(ObjectId::ROOT, b"one".to_vec()), (object(2), b"two".to_vec())],
     };
     let messages = [
-        Message::Welcome(Welcome { epoch: Epoch(1), position: Position(2), received: Recno(3) }),
+        Message::Welcome(Welcome { greeting: 7, epoch: Epoch(1), position: Position(2), received: Recno(3) }),
         Message::Refused { reason: "not you".to_owned(), retry: true },
         Message::Records { records: records(), upto: Position(99) },
         Message::Records { records: Vec::new(), upto: Position(99) },

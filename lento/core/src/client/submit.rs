@@ -33,7 +33,13 @@ const UNSTABLE: u64 = 100;
 impl Client {
     pub(super) fn submit(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         let Stream::Up(welcome) = &self.stream else { return Ok(()) };
-        if ctx.meta.partial || ctx.meta.position < welcome.position || !ctx.presto {
+        if ctx.meta.partial || ctx.meta.position < welcome.position {
+            return Ok(());
+        }
+        if std::mem::take(&mut self.frozen) {
+            self.cml.thaw(welcome.received);
+        }
+        if !ctx.presto {
             return Ok(());
         }
         if self.read_again.is_some_and(|at| at <= ctx.now) {

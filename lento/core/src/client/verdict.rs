@@ -143,7 +143,7 @@ impl Client {
                 tree.set_object(object, Some(&state))?;
             }
         }
-        self.cml.release_limbo(ctx.store, object, ctx.out)?;
+        self.cml.release_limbo(ctx.store, object, ctx.meta.last_read(), ctx.out)?;
         self.look_at(ctx, touched)
     }
 

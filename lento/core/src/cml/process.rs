@@ -54,7 +54,7 @@ impl Cml {
             }
         }
         if let Some((_, object)) = absorbed.limbo {
-            self.release_limbo(store, object, out)?;
+            self.release_limbo(store, object, recno, out)?;
         }
         Ok(())
     }

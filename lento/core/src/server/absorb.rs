@@ -1,15 +1,16 @@
 //! The server reads its own KML: every record that changed something becomes a position of the volume's log.
 
-use super::Keeping;
 use super::LogRow;
 use super::Server;
+use super::orphans;
+use super::orphans::Orphan;
 use super::session::judged;
 use super::verdict_code;
+use super::verdicts;
 use crate::cml::Slot;
 use crate::context::Context;
 use crate::facet;
 use crate::io::Event;
-use crate::io::KeepContent;
 use crate::io::Output;
 use crate::judge::alias;
 use crate::local;
@@ -69,12 +70,11 @@ impl Server {
             KmlOrigin::Replay { record: id, object, hash, verdict } => {
                 judged::note(ctx.store, id)?;
                 self.flying.remove(&id);
-                let flight = match self.in_flight.iter().position(|flight| flight.op.id == id) {
-                    Some(at) => self.in_flight.remove(at),
-                    None => None,
-                };
+                if let Some(at) = self.in_flight.iter().position(|flight| flight.op.id == id) {
+                    self.in_flight.remove(at);
+                }
+                let op = verdicts::take(ctx.store, id)?;
                 if verdict != 0 {
-                    let op = flight.map(|flight| flight.op);
                     return self.verdict_given(ctx, record, id, object, hash, verdict, op);
                 }
                 id
@@ -90,7 +90,7 @@ impl Server {
         }
         if let Some((file, _)) = absorbed.limbo {
             // What a user of the server removes is gone: nobody had seen it, and nobody else decides here.
-            ctx.out.push(Output::ReleaseLimbo(vec![file]));
+            ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto: record.recno });
         }
         let Some(op) = absorbed.operation else { return Ok(()) };
         let slot = absorbed.unread.map(|unread| Slot {
@@ -220,9 +220,8 @@ impl Server {
             incarnation: ctx.meta.incarnation,
             number: record.recno.0,
         });
-        let ticket = ctx.ticket();
-        self.keeps.insert(ticket, Keeping::Orphan(file));
-        ctx.out.push(Output::Keep { ticket, record: id, content: KeepContent::File(file) });
+        orphans::put(ctx.store, record.recno, &Orphan { file, record: id })?;
+        self.orphans.insert(record.recno);
         let path = View::new(ctx.store, Which::Local).path(object)?;
         ctx.out.push(Output::Event(Event::Conflict {
             record: id,

@@ -6,6 +6,7 @@ use super::Server;
 use super::session::SessionState;
 use super::session::judged;
 use super::verdict_code;
+use super::verdicts;
 use crate::apply;
 use crate::cml::content_of;
 use crate::context::Context;
@@ -97,8 +98,10 @@ impl Server {
                 self.plan(ctx, &op, item)?;
             }
             Decision::Unify(target) => {
+                let is_there = view.object(target)?.is_some();
+                verdicts::plan(ctx.store, &sent)?;
                 let mut item = noop(&op, target, verdict_code::UNIFIED);
-                if view.object(target)?.is_some() {
+                if is_there {
                     // True only while nobody changes, moves or removes the target: a change of nothing carries that
                     // precondition.
                     let file = self.replaying.reference(ctx, target)?;
@@ -115,6 +118,7 @@ impl Server {
                 if content_of(&op).is_some_and(|content| content.size > 0) && !kept {
                     return self.keep(ctx, node, &op);
                 }
+                verdicts::plan(ctx.store, &sent)?;
                 self.replaying.push(noop(&op, op.object, verdict_code::of(kind)));
             }
         }

@@ -178,6 +178,8 @@ impl Server {
                     row.put(ctx.store, node)?;
                 }
                 session.inbox.clear();
+                // What comes again may come with another content.
+                (session.keeping, session.kept) = (None, None);
                 session.hello = Some(hello);
                 session.state = SessionState::Fencing;
             }
@@ -258,7 +260,8 @@ impl Server {
             let Some(hello) = &mut session.hello else { continue };
             let position = Position(ctx.meta.last_read().0);
             let received = judged::last(ctx.store, hello.replica, hello.incarnation)?;
-            let welcome = Welcome { epoch: ctx.meta.epoch, position, received };
+            let greeting = hello.greeting;
+            let welcome = Welcome { greeting, epoch: ctx.meta.epoch, position, received };
             ctx.out.push(Output::Send(node.clone(), Message::Welcome(welcome)));
             let follows = hello.epoch == ctx.meta.epoch
                 && hello.position >= ctx.meta.log_floor

@@ -43,7 +43,8 @@ pub struct Disk {
     touched: BTreeMap<(FileId, Vec<u8>), Recno>,
     last_close: BTreeMap<FileId, Recno>,
     pub settled: u64,
-    pub limbo: BTreeSet<FileId>,
+    /// With the newest record about each, and up to where lento needs nothing of it.
+    limbo: BTreeMap<FileId, (u64, u64)>,
     pub orphans: BTreeSet<FileId>,
     pub writers: BTreeSet<FileId>,
     made: BTreeMap<ObjectId, FileId>,
@@ -185,7 +186,12 @@ impl Disk {
     pub fn user_close(&mut self, file: FileId) {
         if self.orphans.contains(&file) {
             let after = self.after(file);
-            self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: true });
+            let recno =
+                self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: true });
+            if let Some((newest, _)) = self.limbo.get_mut(&file) {
+                *newest = recno.0;
+            }
+            self.let_go();
             return;
         }
         if self.links(file) == 0 {
@@ -231,7 +237,7 @@ impl Disk {
         let last = self.links(file) == 0;
         let limbo = last && self.last_close.get(&file).is_some_and(|recno| recno.0 > self.settled);
         if limbo {
-            self.limbo.insert(file);
+            self.limbo.insert(file, (self.last().0 + 1, 0));
         } else if last && !self.orphans.contains(&file) && !self.writers.contains(&file) {
             self.inodes.remove(&file);
         }
@@ -593,10 +599,29 @@ impl Disk {
         Ok(ReplayOutcome::Applied { file, recno })
     }
 
+    /// Downcall `ReleaseLimbo`.
+    pub fn release_limbo(&mut self, files: &[FileId], all_but: bool, upto: u64) {
+        for (file, (_, dealt_with)) in &mut self.limbo {
+            if files.contains(file) != all_but {
+                *dealt_with = upto.max(*dealt_with);
+            }
+        }
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        let writers = &self.writers;
+        let gone =
+            self.limbo.extract_if(.., |file, (newest, dealt)| newest <= dealt && !writers.contains(file));
+        for (file, _) in gone {
+            self.inodes.remove(&file);
+        }
+    }
+
     fn take_away(&mut self, file: FileId) -> bool {
         let last = self.links(file) == 0;
         if last && self.orphans.contains(&file) {
-            self.limbo.insert(file);
+            self.limbo.insert(file, (self.last().0 + 1, 0));
         } else if last {
             self.inodes.remove(&file);
         } else {

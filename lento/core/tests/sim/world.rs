@@ -174,6 +174,14 @@ impl World {
         self.give(client, Input::Connected("n0".into()));
     }
 
+    /// A client that was refused asks again on the stream it has, which may have been welcomed meanwhile.
+    pub fn greet_again(&mut self, client: usize) {
+        if self.up[client] {
+            self.note(format!("n{client} greets again"));
+            self.give(client, Input::Connected("n0".into()));
+        }
+    }
+
     pub fn cut(&mut self, client: usize) {
         if !self.up[client] {
             return;
@@ -369,7 +377,6 @@ impl World {
                 let bytes = match content {
                     KeepContent::Inline(bytes) => Some(bytes),
                     KeepContent::Staged(name) => node.disk.stage.get(&name).cloned(),
-                    // Gone: kept and released before a kill made the core read its record again.
                     KeepContent::File(file) => node.disk.inodes.get(&file).map(|inode| inode.bytes.clone()),
                 };
                 let result = match bytes {
@@ -389,12 +396,11 @@ impl World {
                 self.give(index, Input::Synced { ticket, recno });
             }
             Output::Settled(recno) => self.nodes[index].disk.settled = recno.0,
-            Output::ReleaseLimbo(files) => {
-                let disk = &mut self.nodes[index].disk;
-                for file in files {
-                    disk.limbo.remove(&file);
-                    disk.inodes.remove(&file);
-                }
+            Output::ReleaseLimbo { files, upto } => {
+                self.nodes[index].disk.release_limbo(&files, false, upto.0);
+            }
+            Output::RetainLimbo { files, upto } => {
+                self.nodes[index].disk.release_limbo(&files, true, upto.0);
             }
             Output::BarrierReached(id) => {
                 self.nodes[index].barriers.insert(id);
@@ -580,8 +586,13 @@ impl World {
     }
 
     pub fn close(&mut self, index: usize, file: FileId) {
+        self.nodes[index].disk.writers.remove(&file);
+        self.flush(index, file);
+    }
+
+    /// What an open file contains is journaled, as a background look or one of several closes does.
+    pub fn flush(&mut self, index: usize, file: FileId) {
         let disk = &mut self.nodes[index].disk;
-        disk.writers.remove(&file);
         if !disk.inodes.contains_key(&file) {
             return;
         }
