@@ -213,14 +213,14 @@ impl Client {
         let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno);
         self.stream = Stream::Greeting;
         self.cml.freeze(ctx.meta.last_read());
-        let position = if ctx.meta.partial { Position(0) } else { ctx.meta.position };
         self.greeting += 1;
         let hello = Hello {
             greeting: self.greeting,
             replica: ctx.meta.replica,
             incarnation: ctx.meta.incarnation,
             epoch: ctx.meta.epoch,
-            position,
+            position: if ctx.meta.partial { Position(0) } else { ctx.meta.position },
+            partial: ctx.meta.partial,
             has: (first, ctx.meta.last_read().max(first)),
         };
         ctx.out.push(Output::Send(self.server.clone(), Message::Hello(hello)));

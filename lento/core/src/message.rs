@@ -73,6 +73,8 @@ pub struct Hello {
     pub epoch: Epoch,
     /// Durable base position in that epoch.
     pub position: Position,
+    /// Its base is half a snapshot: no log helps, only a whole one.
+    pub partial: bool,
     /// Its records that it still has, of this incarnation: first and last, both 0 if none.
     pub has: (Recno, Recno),
 }

@@ -132,6 +132,7 @@ fn message(dice: &mut Dice) -> Message {
     match dice.roll(13) {
         0 => Message::Hello(Hello {
             greeting: dice.roll(3),
+            partial: dice.roll(4) == 0,
             replica: [100, 101, 102][dice.roll(3) as usize],
             incarnation: dice.roll(3) as u32,
             epoch: Epoch([0, 100, 101, u64::MAX][dice.roll(4) as usize]),

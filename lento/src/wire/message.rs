@@ -70,6 +70,7 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
         Message::Hello(hello) => vec![Client::Hello(v1::Hello {
             protocol: PROTOCOL,
             greeting: hello.greeting,
+            partial: hello.partial,
             replica: hello.replica,
             incarnation: hello.incarnation,
             position: position_in(hello.epoch, hello.position),
@@ -110,6 +111,7 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
             let position = need("hello.position", hello.position)?;
             Message::Hello(Hello {
                 greeting: hello.greeting,
+                partial: hello.partial,
                 replica: hello.replica,
                 incarnation: hello.incarnation,
                 epoch: Epoch(position.epoch),

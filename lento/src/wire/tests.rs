@@ -154,6 +154,7 @@ fn what_a_client_says_comes_back() {
     let messages = [
         Message::Hello(Hello {
             greeting: 7,
+            partial: true,
             replica: u64::MAX,
             incarnation: 3,
             epoch: Epoch(2),

@@ -81,6 +81,8 @@ impl Client {
         {
             self.cml.settle(ctx.store, *recno, None)?;
         }
+        // What was dirty before may wait for something that this tree never heard of.
+        self.work.requeue_all();
         self.look_at(ctx, facets)
     }
 }

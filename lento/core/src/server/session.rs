@@ -264,10 +264,11 @@ impl Server {
             let welcome = Welcome { greeting, epoch: ctx.meta.epoch, position, received };
             ctx.out.push(Output::Send(node.clone(), Message::Welcome(welcome)));
             let follows = hello.epoch == ctx.meta.epoch
+                && !hello.partial
                 && hello.position >= ctx.meta.log_floor
                 && hello.position <= position;
             // A replica that never followed any epoch begins where the log begins, if it still does.
-            let begins = hello.position == Position(0) && ctx.meta.log_floor == Position(0);
+            let begins = hello.position == Position(0) && !hello.partial && ctx.meta.log_floor == Position(0);
             if follows || begins {
                 session.sent = hello.position;
                 session.began = hello.position;
