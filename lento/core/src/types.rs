@@ -210,6 +210,12 @@ impl Mask {
         self.0 & other.0 == other.0
     }
 
+    /// The others.
+    #[must_use]
+    pub fn without(self, other: Mask) -> Mask {
+        Mask(self.0 & !other.0)
+    }
+
     /// Both together.
     #[must_use]
     pub fn with(self, other: Mask) -> Mask {

@@ -145,8 +145,15 @@ impl Cml {
         if let Some((at, mut row)) =
             rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned()
         {
+            // A later record that tells the time as well would put an older one in its place.
+            let timed = rows.iter().rfind(|(later, row)| *later > at && tells_time(&row.op.kind)).cloned();
             if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
+                let mask = if timed.is_some() { mask.without(Mask::MTIME) } else { mask };
                 fold_attributes(attributes, xattrs, mask, &new);
+            }
+            if let Some((later, mut timed)) = timed.filter(|_| mask.has(Mask::MTIME)) {
+                set_time(&mut timed.op.kind, new.mtime);
+                Cml::write(store, later, &timed)?;
             }
             return Cml::write(store, at, &row);
         }
@@ -260,6 +267,22 @@ impl Cml {
             rows.extend(Cml::row(store, recno)?.map(|row| (recno, row)));
         }
         Ok(rows)
+    }
+}
+
+fn tells_time(kind: &OpKind) -> bool {
+    match kind {
+        OpKind::SetAttr { mask, .. } => mask.has(Mask::MTIME),
+        OpKind::Close { .. } => true,
+        _ => false,
+    }
+}
+
+fn set_time(kind: &mut OpKind, time: Time) {
+    match kind {
+        OpKind::SetAttr { attributes, .. } => attributes.mtime = time,
+        OpKind::Close { mtime, .. } => *mtime = time,
+        _ => {}
     }
 }
 
