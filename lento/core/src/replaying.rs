@@ -13,6 +13,7 @@ use crate::store::StoreError;
 use crate::tree::Overlay;
 use crate::tree::View;
 use crate::types::ObjectId;
+use crate::types::OpId;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::types::Version;
@@ -37,7 +38,7 @@ pub struct Replaying {
     bytes: usize,
     batch: Option<Ticket>,
     /// What the batch under way is about.
-    sent: Vec<ObjectId>,
+    sent: Vec<(ObjectId, OpId)>,
     /// Newest record that an answer named: plans made before it is read may be wrong or unconfirmed.
     told: Recno,
     /// Plans went wrong: make no new ones before `told` is read.
@@ -56,6 +57,8 @@ pub enum BatchEnd {
     Stopped {
         /// The object it was for.
         object: ObjectId,
+        /// The record.
+        record: OpId,
         /// Why.
         why: ReplayOutcome,
     },
@@ -135,7 +138,7 @@ impl Replaying {
         self.batch = Some(ticket);
         let items = std::mem::take(&mut self.items);
         self.bytes = 0;
-        self.sent = items.iter().map(|item| item.object).collect();
+        self.sent = items.iter().map(|item| (item.object, item.record)).collect();
         ctx.out.push(Output::Replay { ticket, items, untouched_since: ctx.meta.last_read() });
     }
 
@@ -243,9 +246,9 @@ impl Replaying {
     }
 }
 
-fn stopped(sent: &[ObjectId], index: usize, why: &ReplayOutcome) -> BatchEnd {
+fn stopped(sent: &[(ObjectId, OpId)], index: usize, why: &ReplayOutcome) -> BatchEnd {
     match sent.get(index) {
-        Some(object) => BatchEnd::Stopped { object: *object, why: why.clone() },
+        Some((object, record)) => BatchEnd::Stopped { object: *object, record: *record, why: why.clone() },
         None => BatchEnd::Unknown,
     }
 }

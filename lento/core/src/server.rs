@@ -57,6 +57,8 @@ pub struct Server {
     in_flight: VecDeque<InFlight>,
     /// Their ids: a record may arrive twice.
     flying: BTreeSet<OpId>,
+    /// Records whose content cannot go into the tree, because a file of several names is open for writing here.
+    written: BTreeSet<OpId>,
     /// What they will have unified: records behind them name the same objects.
     aliases: crate::judge::alias::UnderWay,
     /// Contents that clients staged: name in presto's stage and size.
@@ -215,7 +217,10 @@ impl Server {
         match end {
             BatchEnd::Fine => {}
             BatchEnd::Unknown => self.requeue(),
-            BatchEnd::Stopped { object, why, .. } => {
+            BatchEnd::Stopped { object, record, why } => {
+                if why == ReplayOutcome::Busy {
+                    self.written.insert(record);
+                }
                 self.requeue();
                 if let ReplayOutcome::Refused { errno, message } = why {
                     let path = View::new(ctx.store, Which::Local).path(object)?;

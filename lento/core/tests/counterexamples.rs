@@ -412,6 +412,25 @@ fn rule_15_the_server_never_waits_for_a_writer() {
 }
 
 #[test]
+fn rule_15_the_server_decides_about_a_file_of_several_names_too() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "v0");
+    link(&mut world, CLIENT, "f", "g");
+    settle(&mut world);
+    // Its one inode cannot be replaced under the writer, and must not be shared with him.
+    let file = at(&world, SERVER, "f").unwrap();
+    world.open_and_store(SERVER, file, b"half a transaction");
+    store(&mut world, CLIENT, "f", "client's");
+    store(&mut world, CLIENT, "other", "more");
+    world.rest();
+    assert_eq!(read(&world, SERVER, "other").as_deref(), Some("more"));
+    assert!(is_kept(&world, "client's"));
+    world.close(SERVER, file);
+    settle(&mut world);
+    everywhere(&world, "g", Some("half a transaction"));
+}
+
+#[test]
 fn rule_15_a_busy_file_defers_its_own_change_only() {
     let mut world = world(1);
     store(&mut world, CLIENT, "f", "v0");

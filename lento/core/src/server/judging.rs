@@ -91,6 +91,11 @@ impl Server {
             // Decided once: its loser is kept already, and the client will learn exactly that.
             decision = Decision::Refuse(ConflictKind::StoreStore);
         }
+        let is_close = matches!(op.kind, OpKind::Close { .. });
+        if is_close && self.written.contains(&id) && decision == Decision::Accept {
+            // Never wait for a writer (rule 15): what he has stays, and the other is kept.
+            decision = Decision::Refuse(ConflictKind::StoreStore);
+        }
         match decision {
             Decision::Accept => {
                 let Some(content) = self.content_for(ctx, node, &op) else { return Ok(Step::Held) };
@@ -125,6 +130,7 @@ impl Server {
         let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
         session.inbox.pop_front();
         session.kept = None;
+        self.written.remove(&id);
         let generation = session.generation;
         self.flying.insert(id);
         self.in_flight.push_back(InFlight { node: node.clone(), generation, op: sent });

@@ -547,10 +547,14 @@ impl Disk {
                 if self.entry(dir, name) != Some(old) {
                     return Err(stale());
                 }
+                let in_place = self.links(old) > 1;
+                if in_place && self.writers.contains(&old) {
+                    // The writer's stores and the new content would mix in one inode.
+                    return Err(ReplayOutcome::Busy);
+                }
                 self.may_take(old, *expect_version, *busy)?;
                 let bytes = self.content(content);
                 let ctime = self.tick().sec as u64;
-                let in_place = self.links(old) > 1;
                 let inode = Inode {
                     attributes: *attributes,
                     bytes,
