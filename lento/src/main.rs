@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     let filter = EnvFilter::try_from_env("LENTO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,11 +1,10 @@
-//! What must happen without anybody's call: looks at files held open for writing or mapped, and the log made durable.
+//! What must happen without anybody's call: looks at files held open for writing or mapped.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-use intermezzo_kml::record::Recno;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 
@@ -15,8 +14,6 @@ use super::Volume;
 const ROUND: Duration = Duration::from_millis(50);
 /// How often files that stay open for writing are looked at.
 const LONG_OPEN: Duration = Duration::from_secs(2);
-/// How old an update may be before it is durable.
-const SYNC: Duration = Duration::from_secs(1);
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
@@ -31,7 +28,7 @@ impl Background {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let shared = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("look-around".to_owned()).spawn(move || {
-            let mut round = Round { looked: Instant::now(), synced: Instant::now(), durable: Recno::NONE };
+            let mut round = Round { looked: Instant::now() };
             let (stopped, wake) = &*shared;
             let mut stopped = stopped.lock();
             while !*stopped {
@@ -64,8 +61,6 @@ impl Drop for Background {
 
 struct Round {
     looked: Instant,
-    synced: Instant,
-    durable: Recno,
 }
 
 impl Round {
@@ -80,17 +75,6 @@ impl Round {
             for id in open {
                 if let Err(errno) = volume.look_at(id) {
                     tracing::debug!(target: "filter", volume = volume.name, object = %id, %errno, "long-open file");
-                }
-            }
-        }
-        if now.duration_since(self.synced) >= SYNC {
-            self.synced = now;
-            if volume.journal.published() > self.durable {
-                match volume.journal.sync() {
-                    Ok(recno) => self.durable = recno,
-                    Err(error) => {
-                        tracing::error!(target: "filter", volume = volume.name, %error, "journal not durable");
-                    }
                 }
             }
         }
