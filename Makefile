@@ -27,7 +27,10 @@ help:
 demo: bins
 	$(BIN_DIR)/demo
 
+# The kill rounds here are a sample; `make test-kill` runs as many as are asked for.
 test: format clippy architecture deny unit
+	$(MAKE) workload
+	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) demo
 
 # Mount tests skip themselves by name here; `make unit` runs them.

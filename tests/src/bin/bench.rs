@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use intermezzo::admin::Scope;
+use intermezzo::fleet::Daemon;
 use intermezzo::output::{Table, print_text, say};
 use intermezzo_tests::fleet::{Keep, Temporary};
 use intermezzo_tests::run::timed;
@@ -42,7 +43,7 @@ struct Args {
 enum Part {
     /// Two nodes
     Replication,
-    /// One node and no network, pinned to one CPU
+    /// One node and no network: programs and presto on one CPU, lento on another if there is one
     Files,
 }
 
@@ -247,34 +248,47 @@ fn equal(a: &Path, b: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One workload in a directory; what counts is timed by itself.
-type Workload = fn(&Path, &Path) -> Result<Duration>;
+/// One workload in a directory: what is to be there first, and what is timed.
+type Workload = (fn(&Path, &Path) -> Result<()>, fn(&Path, &Path) -> Result<()>);
 
 fn files(base: &Path, pairs: usize) -> Result<Vec<Figure>> {
-    pin()?;
+    let (cpu, other) = two_cpus()?;
+    pin(None, cpu)?;
     let scratch = tempfile::Builder::new().prefix("intermezzo-bench-").tempdir_in(base)?;
     let native = scratch.path().join("native");
     fs::create_dir(&native)?;
-    // Daemons inherit the CPU.
+    // Daemons inherit the CPU; lento works behind the programs' backs, as it does wherever there is more than one.
     let fleet = Temporary::up(base, "intermezzo-bench", 1, Keep::Nothing)?;
+    let node = fleet.fleet.node("a")?;
+    let lento = fleet.fleet.running(node, Daemon::Lento).context("lento does not run")?;
+    for task in fs::read_dir(format!("/proc/{}/task", lento.pid))? {
+        pin(Some(task?.file_name().to_string_lossy().parse()?), other)?;
+    }
+    let quiet = || -> Result<()> {
+        fleet.fleet.wait(node, Scope::Server, PATIENCE)?;
+        // Nor does what was written before still go to the disk.
+        rustix::fs::sync();
+        Ok(())
+    };
     let mount = fleet.mount("a")?;
     archive(scratch.path(), 2_000)?;
 
     let mut figures = Vec::new();
-    for (name, target, less, workload) in [
-        ("untar", 3.3, true, untar as Workload),
-        ("rm -rf", 1.9, true, remove_tree),
-        ("create + 4k", 3.2, true, create),
-        ("unlink", 2.2, true, unlink),
-        ("rename", 2.6, true, rename),
-        ("mkdir", 2.3, true, mkdir),
-        ("open + close", 6.0, true, open_close),
-        ("stat", 1.1, true, stat),
-        ("second readdir", 0.6, true, readdir),
-        ("fsync loop", 1.05, true, fsync),
-        ("write throughput", 0.95, false, write),
-        ("read throughput", 0.95, false, read),
-    ] {
+    let workloads: [(&str, f64, bool, Workload); 12] = [
+        ("untar", 3.3, true, (nothing, untar)),
+        ("rm -rf", 1.9, true, (untar, remove_tree)),
+        ("create + 4k", 3.2, true, (nothing, make)),
+        ("unlink", 2.2, true, (make, unlink)),
+        ("rename", 2.6, true, (make, rename)),
+        ("mkdir", 2.3, true, (nothing, mkdir)),
+        ("open + close", 6.0, true, (make, open_close)),
+        ("stat", 1.1, true, (make_and_stat, stat)),
+        ("second readdir", 0.6, true, (make_and_list, readdir)),
+        ("fsync loop", 1.05, true, (nothing, fsync)),
+        ("write throughput", 0.95, false, (nothing, write)),
+        ("read throughput", 0.95, false, (write, read)),
+    ];
+    for (name, target, less, workload) in workloads {
         let mut ratios = Vec::new();
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for pair in 0..=pairs {
@@ -282,8 +296,13 @@ fn files(base: &Path, pairs: usize) -> Result<Vec<Figure>> {
             let run = |root: &Path| -> Result<f64> {
                 let dir = root.join(&dir);
                 fs::create_dir(&dir)?;
-                let took = workload(&dir, scratch.path())?.as_secs_f64();
+                workload.0(&dir, scratch.path())?;
+                quiet()?;
+                let begin = Instant::now();
+                workload.1(&dir, scratch.path())?;
+                let took = begin.elapsed().as_secs_f64();
                 timed("rm", &[Path::new("-rf"), &dir], root)?;
+                quiet()?;
                 Ok(took)
             };
             // Who goes first changes from pair to pair.
@@ -320,104 +339,101 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// This process and all it starts run on one CPU.
-fn pin() -> Result<()> {
+/// Two CPUs this process may use, the same one twice if there is no other.
+fn two_cpus() -> Result<(usize, usize)> {
     let all = rustix::thread::sched_getaffinity(None)?;
-    let last = (0..rustix::thread::CpuSet::MAX_CPU).rev().find(|cpu| all.is_set(*cpu)).context("no CPU")?;
+    let mut cpus = (0..rustix::thread::CpuSet::MAX_CPU).rev().filter(|cpu| all.is_set(*cpu));
+    let first = cpus.next().context("no CPU")?;
+    Ok((first, cpus.next().unwrap_or(first)))
+}
+
+/// The thread (this one, and all it starts, if none is named) runs on one CPU.
+fn pin(thread: Option<i32>, cpu: usize) -> Result<()> {
     let mut one = rustix::thread::CpuSet::new();
-    one.set(last);
-    Ok(rustix::thread::sched_setaffinity(None, &one)?)
+    one.set(cpu);
+    let thread = thread.map(|id| rustix::process::Pid::from_raw(id).context("no thread")).transpose()?;
+    Ok(rustix::thread::sched_setaffinity(thread, &one)?)
 }
 
 const COUNT: usize = 1_000;
 
-fn clock(mut work: impl FnMut() -> Result<()>) -> Result<Duration> {
-    let begin = Instant::now();
-    work()?;
-    Ok(begin.elapsed())
+fn nothing(_: &Path, _: &Path) -> Result<()> {
+    Ok(())
 }
 
-fn make(dir: &Path) -> Result<()> {
-    for n in 0..COUNT {
-        fs::write(dir.join(n.to_string()), [1; 4096])?;
+fn each(mut work: impl FnMut(usize) -> std::io::Result<()>) -> Result<()> {
+    Ok((0..COUNT).try_for_each(&mut work)?)
+}
+
+fn make(dir: &Path, _: &Path) -> Result<()> {
+    each(|n| fs::write(dir.join(n.to_string()), [1; 4096]))
+}
+
+fn untar(dir: &Path, scratch: &Path) -> Result<()> {
+    timed("tar", &[Path::new("xf"), &scratch.join("tree.tar")], dir).map(drop)
+}
+
+fn remove_tree(dir: &Path, _: &Path) -> Result<()> {
+    timed("rm", &["-rf", "tree"], dir).map(drop)
+}
+
+fn unlink(dir: &Path, _: &Path) -> Result<()> {
+    each(|n| fs::remove_file(dir.join(n.to_string())))
+}
+
+fn rename(dir: &Path, _: &Path) -> Result<()> {
+    each(|n| fs::rename(dir.join(n.to_string()), dir.join(format!("r{n}"))))
+}
+
+fn mkdir(dir: &Path, _: &Path) -> Result<()> {
+    each(|n| fs::create_dir(dir.join(n.to_string())))
+}
+
+fn open_close(dir: &Path, _: &Path) -> Result<()> {
+    each(|n| File::open(dir.join(n.to_string())).map(drop))
+}
+
+fn stat(dir: &Path, _: &Path) -> Result<()> {
+    (0..10).try_for_each(|_| each(|n| fs::metadata(dir.join(n.to_string())).map(drop)))
+}
+
+fn make_and_stat(dir: &Path, scratch: &Path) -> Result<()> {
+    make(dir, scratch)?;
+    stat(dir, scratch)
+}
+
+fn readdir(dir: &Path, _: &Path) -> Result<()> {
+    for _ in 0..10 {
+        ensure!(fs::read_dir(dir)?.count() == COUNT, "names are missing");
     }
     Ok(())
 }
 
-fn untar(dir: &Path, scratch: &Path) -> Result<Duration> {
-    timed("tar", &[Path::new("xf"), &scratch.join("tree.tar")], dir)
+fn make_and_list(dir: &Path, scratch: &Path) -> Result<()> {
+    make(dir, scratch)?;
+    readdir(dir, scratch)
 }
 
-fn remove_tree(dir: &Path, scratch: &Path) -> Result<Duration> {
-    untar(dir, scratch)?;
-    timed("rm", &["-rf", "tree"], dir)
-}
-
-fn create(dir: &Path, _: &Path) -> Result<Duration> {
-    clock(|| make(dir))
-}
-
-fn unlink(dir: &Path, _: &Path) -> Result<Duration> {
-    make(dir)?;
-    clock(|| Ok((0..COUNT).try_for_each(|n| fs::remove_file(dir.join(n.to_string())))?))
-}
-
-fn rename(dir: &Path, _: &Path) -> Result<Duration> {
-    make(dir)?;
-    clock(|| Ok((0..COUNT).try_for_each(|n| fs::rename(dir.join(n.to_string()), dir.join(format!("r{n}"))))?))
-}
-
-fn mkdir(dir: &Path, _: &Path) -> Result<Duration> {
-    clock(|| Ok((0..COUNT).try_for_each(|n| fs::create_dir(dir.join(n.to_string())))?))
-}
-
-fn open_close(dir: &Path, _: &Path) -> Result<Duration> {
-    make(dir)?;
-    clock(|| Ok((0..COUNT).try_for_each(|n| File::open(dir.join(n.to_string())).map(drop))?))
-}
-
-fn stat(dir: &Path, _: &Path) -> Result<Duration> {
-    make(dir)?;
-    let all = || -> Result<()> {
-        Ok((0..COUNT).try_for_each(|n| fs::metadata(dir.join(n.to_string())).map(drop))?)
-    };
-    all()?;
-    clock(all)
-}
-
-fn readdir(dir: &Path, _: &Path) -> Result<Duration> {
-    make(dir)?;
-    let list = || -> Result<()> {
-        ensure!(fs::read_dir(dir)?.count() == COUNT, "names are missing");
-        Ok(())
-    };
-    list()?;
-    clock(|| (0..10).try_for_each(|_| list()))
-}
-
-fn fsync(dir: &Path, _: &Path) -> Result<Duration> {
+fn fsync(dir: &Path, _: &Path) -> Result<()> {
     let mut file = File::create(dir.join("file"))?;
-    clock(|| {
-        for _ in 0..100 {
-            file.write_all(&[1; 4096])?;
-            file.sync_all()?;
-        }
-        Ok(())
-    })
+    for _ in 0..100 {
+        file.write_all(&[1; 4096])?;
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 const BLOCK: usize = 128 << 10;
 const BLOCKS: u64 = 1024;
 
-fn write(dir: &Path, _: &Path) -> Result<Duration> {
+fn write(dir: &Path, _: &Path) -> Result<()> {
     let file = File::create(dir.join("file"))?;
     let block = vec![1; BLOCK];
-    clock(|| Ok((0..BLOCKS).try_for_each(|n| file.write_all_at(&block, n * BLOCK as u64))?))
+    Ok((0..BLOCKS).try_for_each(|n| file.write_all_at(&block, n * BLOCK as u64))?)
 }
 
-fn read(dir: &Path, scratch: &Path) -> Result<Duration> {
-    write(dir, scratch)?;
+fn read(dir: &Path, _: &Path) -> Result<()> {
     let file = File::open(dir.join("file"))?;
     let mut block = vec![0; BLOCK];
-    clock(|| Ok((0..BLOCKS).try_for_each(|n| file.read_exact_at(&mut block, n * BLOCK as u64))?))
+    Ok((0..BLOCKS).try_for_each(|n| file.read_exact_at(&mut block, n * BLOCK as u64))?)
 }
