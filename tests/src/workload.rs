@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-pub use model::{Model, read_tree};
+pub use model::{Content, Model, read_tree};
 pub use private::Worker;
-pub use shared::{Appender, lines, prepare};
+pub use shared::{Appender, Lines, prepare};
 
 /// A program that takes longer hangs.
 pub const DEADLINE: Duration = Duration::from_secs(90);
@@ -77,8 +77,8 @@ impl Mount {
 }
 
 /// Says which paths differ and how, for a message.
-pub(crate) fn describe(path: &Path, found: Option<&Vec<u8>>, wanted: Option<&Vec<u8>>) -> String {
-    let one = |content: Option<&Vec<u8>>| match content {
+pub(crate) fn describe(path: &Path, found: Option<&Content>, wanted: Option<&Content>) -> String {
+    let one = |content: Option<&Content>| match content {
         None => "absent".to_owned(),
         Some(content) => {
             let begin: Vec<u8> = content.iter().copied().take(24).collect();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use intermezzo_channel::MAX_FDS;
 use intermezzo_channel::v1::packet::Body;
@@ -19,6 +19,10 @@ use super::transport::Connection;
 
 /// Answers that may wait for the socket; a Lento that asks and never reads is cut off.
 const MAX_QUEUE: usize = 4096;
+
+/// Time between two notices. The first after a rest goes out at once; under load a notice for each record would cost a
+/// thread switch each.
+const NOTICE_PAUSE: Duration = Duration::from_micros(200);
 
 /// What a synchronous upcall does when Lento is away or late; set by volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -60,6 +64,10 @@ struct State {
     notices: BTreeMap<String, (u64, u64)>,
     /// Per volume, the newest record announced on this connection.
     announced: BTreeMap<String, u64>,
+    /// When the last notice was sent.
+    noticed: Option<Instant>,
+    /// The writer waits for `NOTICE_PAUSE` to pass: it need not be woken for another notice.
+    pausing: bool,
     last_id: u64,
     waiting: BTreeMap<u64, SyncSender<Body>>,
     policies: BTreeMap<String, NoLento>,
@@ -87,8 +95,11 @@ impl Link {
             return;
         }
         state.notices.insert(volume.to_owned(), (from, to));
+        let pausing = state.pausing;
         drop(state);
-        self.wake.notify_all();
+        if !pausing {
+            self.wake.notify_all();
+        }
     }
 
     /// Asks Lento and waits for its answer, at most `deadline`.
@@ -235,23 +246,37 @@ impl Link {
                 let packet = Packet { id, volume: volume.unwrap_or_default(), body: Some(reply.body) };
                 return Some((packet, reply.fds));
             }
-            if let Some((volume, (from, to))) = state.notices.pop_first() {
-                state.announced.insert(volume.clone(), to);
-                let body = Some(Body::Journal(Journal { from, to }));
-                return Some((Packet { id: 0, volume, body }, Vec::new()));
+            let pause = state.noticed.map_or(Duration::ZERO, |at| NOTICE_PAUSE.saturating_sub(at.elapsed()));
+            if state.notices.is_empty() {
+                self.wake.wait(&mut state);
+            } else if pause.is_zero() {
+                state.notice_all();
+            } else {
+                state.pausing = true;
+                self.wake.wait_for(&mut state, pause);
+                state.pausing = false;
             }
-            self.wake.wait(&mut state);
         }
     }
 }
 
 impl State {
+    /// Queues the notices that wait.
+    fn notice_all(&mut self) {
+        self.noticed = Some(Instant::now());
+        for (volume, (from, to)) in std::mem::take(&mut self.notices) {
+            self.announced.insert(volume.clone(), to);
+            self.queue.push_back((0, Some(volume), Reply::of(Body::Journal(Journal { from, to }))));
+        }
+    }
+
     fn hang_up(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.attached = false;
         self.queue.clear();
         self.notices.clear();
         self.announced.clear();
+        (self.noticed, self.pausing) = (None, false);
         // Dropping the senders wakes whoever waits for an answer.
         self.waiting.clear();
         if let Some(connection) = self.connection.take() {

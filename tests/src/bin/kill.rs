@@ -17,7 +17,7 @@ use intermezzo::fleet::{Daemon, Node};
 use intermezzo::output::say;
 use intermezzo_tests::fleet::{Keep, Temporary};
 use intermezzo_tests::walk::walk_both;
-use intermezzo_tests::workload::{self, Appender, Mount, Worker};
+use intermezzo_tests::workload::{self, Appender, Lines, Mount, Worker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -93,6 +93,7 @@ struct Harness {
     mounts: Vec<Arc<Mount>>,
     workers: Vec<Worker>,
     appenders: Vec<Appender>,
+    lines: Lines,
 }
 
 impl Harness {
@@ -105,7 +106,8 @@ impl Harness {
         if let Some(first) = mounts.first() {
             workload::prepare(&first.path)?;
         }
-        let mut harness = Harness { fleet, mounts, workers: Vec::new(), appenders: Vec::new() };
+        let mut harness =
+            Harness { fleet, mounts, workers: Vec::new(), appenders: Vec::new(), lines: Lines::default() };
         harness.settle()?;
         for mount in &harness.mounts {
             for number in 0..args.workers {
@@ -173,13 +175,14 @@ impl Harness {
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&mut self) -> Result<()> {
         for worker in &self.workers {
             for mount in &self.mounts {
                 worker.check(&mount.node, &mount.path)?;
             }
         }
-        let kept = workload::lines(&self.mounts.first().context("no nodes")?.path, &self.conflicts()?)?;
+        let conflicts = self.conflicts()?;
+        let kept = self.lines.look(&self.mounts.first().context("no nodes")?.path, &conflicts)?;
         for appender in &self.appenders {
             appender.check(&kept)?;
         }

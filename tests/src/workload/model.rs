@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
 use super::describe;
 
-/// Regular files by path relative to the directory.
-pub type Model = BTreeMap<PathBuf, Vec<u8>>;
+/// Regular files by path relative to the directory. Copies share the contents.
+pub type Model = BTreeMap<PathBuf, Content>;
+/// What a file contains.
+pub type Content = Arc<[u8]>;
 
 /// What an interrupted step may leave behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +43,7 @@ pub fn read_tree(dir: &Path) -> io::Result<Model> {
                 waiting.push(below);
             } else if kind.is_file() {
                 let content = std::fs::read(entry.path())?;
-                model.insert(below, content);
+                model.insert(below, content.into());
             }
         }
     }
@@ -56,7 +59,7 @@ pub(super) fn allowed(found: &Model, before: &Model, after: &Model, rule: Rule) 
     for path in paths {
         let (is, was, will) = (found.get(path), before.get(path), after.get(path));
         let partly = match (is, will) {
-            (Some(is), Some(will)) => will.starts_with(is),
+            (Some(is), Some(will)) => will.starts_with(&**is),
             _ => false,
         };
         let fine = is == was || is == will || (partly && was != will);
@@ -82,7 +85,7 @@ mod tests {
     use super::*;
 
     fn model(files: &[(&str, &str)]) -> Model {
-        files.iter().map(|(path, content)| (PathBuf::from(path), content.as_bytes().to_vec())).collect()
+        files.iter().map(|(path, content)| (PathBuf::from(path), content.as_bytes().into())).collect()
     }
 
     #[test]

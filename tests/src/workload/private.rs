@@ -15,6 +15,9 @@ use super::model::{self, Model, Rule};
 use super::{DEADLINE, Mount, read_tree};
 use crate::run::{Ended, run};
 
+/// Trees a worker has at most, so that a late round is like an early one.
+const DIRECTORIES: usize = 12;
+
 /// One worker on one node.
 #[derive(Debug)]
 pub struct Worker {
@@ -172,7 +175,7 @@ impl Worker {
     fn write_to(&mut self, path: PathBuf, content: Vec<u8>) -> Result<Step> {
         let words = vec![self.staged(&content)?.into(), self.inside(&path).into()];
         let mut after = self.model.clone();
-        after.insert(path, content);
+        after.insert(path, content.into());
         Ok(Step { program: "cp", words, after, rule: Rule::EachFile })
     }
 
@@ -180,7 +183,8 @@ impl Worker {
         let (path, content) = (self.some_file(), self.content());
         let from = self.staged(&content)?;
         let mut after = self.model.clone();
-        after.entry(path.clone()).or_default().extend(content);
+        let before = after.get(&path).map(|content| content.to_vec()).unwrap_or_default();
+        after.insert(path.clone(), [before, content].concat().into());
         let mut words: Vec<OsString> =
             ["oflag=append", "conv=notrunc", "bs=1M", "status=none"].iter().map(OsString::from).collect();
         for (word, path) in [("if=", from), ("of=", self.inside(&path))] {
@@ -208,6 +212,9 @@ impl Worker {
 
     /// Unpacks a small tree under a new name.
     fn untar(&mut self) -> Result<Step> {
+        if self.directories().len() >= DIRECTORIES {
+            return self.remove_directory();
+        }
         let top = PathBuf::from(format!("t{}", self.next));
         let tree = self.scratch.join(&top);
         let mut after = self.model.clone();
@@ -217,7 +224,7 @@ impl Worker {
             let full = self.scratch.join(&path);
             fs::create_dir_all(full.parent().unwrap_or(&tree))?;
             fs::write(&full, &content)?;
-            after.insert(path, content);
+            after.insert(path, content.into());
         }
         let archive = self.scratch.join("tree.tar");
         let words = ["cf".into(), archive.clone().into_os_string(), top.clone().into_os_string()];

@@ -102,17 +102,35 @@ pub fn prepare(volume: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every line that is in a shared file of the volume or in one of the kept contents.
-///
-/// # Errors
-/// Anything that cannot be read.
-pub fn lines(volume: &Path, conflicts: &[PathBuf]) -> Result<BTreeSet<String>> {
-    let mut lines = BTreeSet::new();
-    let shared = fs::read_dir(volume.join(DIRECTORY))?.map(|entry| Ok(entry?.path()));
-    let files: Vec<PathBuf> = shared.collect::<std::io::Result<_>>()?;
-    for file in files.iter().chain(conflicts) {
-        let content = fs::read(file)?;
-        lines.extend(String::from_utf8_lossy(&content).lines().map(str::to_owned));
+/// Lines that are kept somewhere.
+#[derive(Debug, Default)]
+pub struct Lines {
+    /// Kept contents never change: each is read once.
+    read: BTreeSet<PathBuf>,
+    kept: BTreeSet<String>,
+}
+
+impl Lines {
+    /// Every line that is in a shared file of the volume or in one of the kept contents.
+    ///
+    /// # Errors
+    /// Anything that cannot be read.
+    pub fn look(&mut self, volume: &Path, conflicts: &[PathBuf]) -> Result<BTreeSet<String>> {
+        for file in conflicts {
+            if !self.read.contains(file) {
+                self.kept.extend(lines(file)?);
+                self.read.insert(file.clone());
+            }
+        }
+        let mut all = self.kept.clone();
+        for entry in fs::read_dir(volume.join(DIRECTORY))? {
+            all.extend(lines(&entry?.path())?);
+        }
+        Ok(all)
     }
-    Ok(lines)
+}
+
+fn lines(file: &Path) -> Result<Vec<String>> {
+    let content = fs::read(file)?;
+    Ok(String::from_utf8_lossy(&content).lines().map(str::to_owned).collect())
 }
