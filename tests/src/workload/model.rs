@@ -59,7 +59,7 @@ pub(super) fn allowed(found: &Model, before: &Model, after: &Model, rule: Rule) 
     for path in paths {
         let (is, was, will) = (found.get(path), before.get(path), after.get(path));
         let partly = match (is, will) {
-            (Some(is), Some(will)) => will.starts_with(&**is),
+            (Some(is), Some(will)) => will.starts_with(is),
             _ => false,
         };
         let fine = is == was || is == will || (partly && was != will);
