@@ -30,6 +30,7 @@ use common::mounted;
 use intermezzo_kml::record::Flags;
 use intermezzo_kml::record::Mask;
 use intermezzo_kml::record::Opcode;
+use intermezzo_kml::record::Recno;
 use presto::fuse::MountOptions;
 use rustix::fs::RenameFlags;
 use rustix::fs::XattrFlags;
@@ -91,7 +92,11 @@ fn names_are_journaled_in_order() {
         // Its content was closed after the settled mark, so it waits in limbo.
         assert!(records[7].outcome.flags.contains(Flags::LAST_LINK | Flags::LIMBO));
         assert_eq!(m.volume.limbo.len(), 1);
-        assert!(m.volume.limbo.release(&m.volume.lower, records[7].intent.object).unwrap());
+        let (object, removal) = (records[7].intent.object, records[7].recno);
+        let release = |upto| m.volume.limbo.release(&m.volume.lower, object, upto, false).unwrap();
+        release(Recno(removal.0 - 1));
+        assert_eq!(m.volume.limbo.len(), 1, "released by somebody who has not read of it");
+        release(removal);
         assert!(m.volume.limbo.is_empty());
         assert!(fs::read_dir(m.cache.join("limbo")).unwrap().next().is_none());
     });

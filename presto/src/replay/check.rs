@@ -82,6 +82,15 @@ impl Replayer {
         }
     }
 
+    /// A file went to limbo under its writer; its lock is held. That moved its ctime, which is no store of the writer's.
+    pub(super) fn orphaned(&self, id: FileId, before: &Stat, recno: Recno) {
+        self.volume.limbo.entered(id, recno);
+        let read_at = filter::now();
+        if let Ok(after) = self.volume.lower.stat(id) {
+            self.volume.writers.attributes_changed(id, &before.attributes, &after.attributes, read_at);
+        }
+    }
+
     fn missed_close(&self, id: FileId, present: &Attributes) -> Result<Recno, Stop> {
         let intent = Intent {
             opcode: Some(Opcode::Close),

@@ -101,7 +101,7 @@ impl Replayer {
             Ok(Left { file: expect, after })
         })?;
         if orphan {
-            volume.limbo.entered(expect, applied.recno);
+            self.orphaned(expect, &stat, applied.recno);
         }
         if stat.is_dir() {
             volume.lower.forget_dir(expect);

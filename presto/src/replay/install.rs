@@ -116,7 +116,7 @@ impl Replayer {
         }
         let applied = applied?;
         if orphan {
-            volume.limbo.entered(site.file, applied.recno);
+            self.orphaned(site.file, &site.stat, applied.recno);
         }
         volume.notifier.entry(site.dir, site.name);
         volume.notifier.attributes(site.file);

@@ -85,7 +85,7 @@ impl Replayer {
         if at_source != Some(object) || at_target != other {
             return Err(STALE);
         }
-        let mut kept = None;
+        let mut kept: Option<(FileId, Stat)> = None;
         let mut replaced_dir = None;
         if let Target::Replace(replaced, guard) = target {
             let old = volume.lower.stat(replaced)?;
@@ -97,12 +97,12 @@ impl Replayer {
                 intent.flags |= Flags::REPLACED_LAST_LINK;
                 if state == Old::Written {
                     intent.flags |= Flags::REPLACED_LIMBO;
-                    kept = Some(replaced);
+                    kept = Some((replaced, old));
                 }
             }
         }
         let applied = self.apply(&intent, &parents, || {
-            if let Some(replaced) = kept {
+            if let Some((replaced, _)) = kept {
                 volume.writers.orphan(replaced);
                 if let Err(errno) = volume.limbo.keep_by_link(
                     &volume.lower,
@@ -116,15 +116,15 @@ impl Replayer {
             }
             let renamed =
                 rustix::fs::renameat_with(&*lower_from, from_name, &*lower_to, to_name, kernel_flags);
-            if let (Err(_), Some(replaced)) = (renamed, kept) {
+            if let (Err(_), Some((replaced, _))) = (renamed, kept) {
                 volume.writers.adopt(replaced);
                 volume.limbo.abandon(&volume.lower, replaced)?;
             }
             renamed?;
             Ok(Left { file: object, after: Stat::at(&*lower_to, to_name)?.attributes })
         })?;
-        if let Some(kept) = kept {
-            volume.limbo.entered(kept, applied.recno);
+        if let Some((replaced, old)) = kept {
+            self.orphaned(replaced, &old, applied.recno);
         }
         if let Some(dir) = replaced_dir {
             volume.lower.forget_dir(dir);

@@ -5,7 +5,7 @@ use intermezzo_channel::v1::Busy;
 use intermezzo_channel::v1::outcome::Result as Kind;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::replay_item::Op;
-use intermezzo_kml::record::{Flags, Opcode};
+use intermezzo_kml::record::{FileId, Flags, Opcode};
 
 use crate::install::install;
 use crate::world::*;
@@ -71,11 +71,84 @@ fn a_server_decides_and_what_the_writer_leaves_is_an_orphan() {
     assert!(orphan_close(&w, old));
     assert_eq!(resolve(&w, old).as_deref(), Some("what the writer leaves"));
     assert_eq!(w.read("f"), "new");
-    let files = vec![v1::FileId { ino: old.ino, generation: old.generation }];
-    let reply = w.call(Body::ReleaseLimbo(v1::ReleaseLimbo { files }));
-    assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
-    assert!(std::fs::read_dir(w.cache.join("limbo")).unwrap().next().is_none());
+    release(&w, old, w.volume.journal.published().0);
+    empties(&w);
     drop(handle);
+}
+
+#[test]
+fn an_orphan_stays_while_somebody_writes_to_it_or_a_later_record_tells_of_it() {
+    let w = world();
+    let old = w.save("f", "old");
+    let (first, second) = (w.open("f"), w.open("f"));
+    w.write(&first, "one");
+    let asked = v1::Install { busy: Busy::Decide.into(), ..install(&w, "f", inline("new")) };
+    applied(&w.one(item(Op::Install(asked))));
+    w.close(&first);
+    let told = w.volume.journal.published().0;
+    release(&w, old, told);
+    assert_eq!(resolve(&w, old).as_deref(), Some("one"), "released under a writer");
+    w.write(&second, "two!");
+    w.close(&second);
+    release(&w, old, told);
+    assert_eq!(resolve(&w, old).as_deref(), Some("two!"), "released before its last record was dealt with");
+    release(&w, old, w.volume.journal.published().0);
+    empties(&w);
+}
+
+#[test]
+fn an_orphan_that_nobody_changed_goes_with_its_last_writer() {
+    let w = world();
+    w.save("f", "old");
+    let handle = w.open("f");
+    let asked = v1::Install { busy: Busy::Decide.into(), ..install(&w, "f", inline("new")) };
+    applied(&w.one(item(Op::Install(asked))));
+    assert_eq!(in_limbo(&w).len(), 1);
+    w.close(&handle);
+    empties(&w);
+}
+
+#[test]
+fn what_a_writer_left_in_an_orphan_is_told_after_a_kill() {
+    let w = world();
+    let old = w.save("f", "old");
+    let handle = w.open("f");
+    let asked = v1::Install { busy: Busy::Decide.into(), ..install(&w, "f", inline("new")) };
+    applied(&w.one(item(Op::Install(asked))));
+    w.write(&handle, "synced, and never closed");
+    let w = w.restart(|_| {});
+    assert!(orphan_close(&w, old));
+    retain(&w, &[old]);
+    assert_eq!(resolve(&w, old).as_deref(), Some("synced, and never closed"));
+    retain(&w, &[]);
+    assert!(in_limbo(&w).is_empty());
+}
+
+fn release(w: &World, file: FileId, upto: u64) {
+    let files = vec![v1::FileId { ino: file.ino, generation: file.generation }];
+    let reply = w.call(Body::ReleaseLimbo(v1::ReleaseLimbo { files, upto, ..Default::default() }));
+    assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
+}
+
+fn retain(w: &World, files: &[FileId]) {
+    let files = files.iter().map(|file| v1::FileId { ino: file.ino, generation: file.generation }).collect();
+    let upto = w.volume.journal.published().0;
+    let release = v1::ReleaseLimbo { files, upto, all_but: true, ..Default::default() };
+    let reply = w.call(Body::ReleaseLimbo(release));
+    assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
+}
+
+/// After the last close presto looks for a while whether the file is still mapped.
+fn empties(w: &World) {
+    let begin = std::time::Instant::now();
+    while !in_limbo(w).is_empty() {
+        assert!(begin.elapsed().as_secs() < 20, "limbo keeps {:?}", in_limbo(w));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn in_limbo(w: &World) -> Vec<std::ffi::OsString> {
+    std::fs::read_dir(w.cache.join("limbo")).unwrap().map(|entry| entry.unwrap().file_name()).collect()
 }
 
 #[test]
@@ -148,7 +221,6 @@ fn a_content_without_a_verdict_is_found_in_limbo_until_it_is_released() {
     assert_eq!(resolve(&w, id).as_deref(), Some("precious"));
     let w = w.restart(|_| {});
     assert_eq!(resolve(&w, id).as_deref(), Some("precious"));
-    let files = vec![v1::FileId { ino: id.ino, generation: id.generation }];
-    w.call(Body::ReleaseLimbo(v1::ReleaseLimbo { files }));
+    release(&w, id, w.volume.journal.published().0);
     assert_eq!(resolve(&w, id), None);
 }
