@@ -152,6 +152,8 @@ fn peers(authority: &Authority, name: &str, server: &str, address: SocketAddr) -
 
 fn hello() -> Message {
     Message::Hello(Hello {
+        greeting: 1,
+        partial: false,
         replica: 7,
         incarnation: 1,
         epoch: Epoch(0),
@@ -171,7 +173,8 @@ async fn messages_go_both_ways_and_an_end_is_told() {
     to_server.say(&client.volume.name, hello());
     let to_client = server.connected("b").await;
     assert_eq!(server.message("b").await, hello());
-    let welcome = Message::Welcome(Welcome { epoch: Epoch(1), position: Position(5), received: Recno(0) });
+    let welcome =
+        Message::Welcome(Welcome { greeting: 1, epoch: Epoch(1), position: Position(5), received: Recno(0) });
     to_client.say(&server.volume.name, welcome.clone());
     assert_eq!(client.message("a").await, welcome);
 
