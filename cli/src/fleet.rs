@@ -196,7 +196,11 @@ impl Fleet {
             let (port, listener) = std::iter::once(node.port)
                 .filter(|port| *port != 0)
                 .chain(quiet_ports())
-                .find_map(|port| Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?)))
+                .chain([0])
+                .find_map(|port| {
+                    let listener = TcpListener::bind(("127.0.0.1", port)).ok()?;
+                    Some((listener.local_addr().ok()?.port(), listener))
+                })
                 .ok_or_else(|| FleetError::Request("no free port on 127.0.0.1".to_owned()))?;
             node.port = port;
             held.push(listener); // All at once, so that no two nodes get the same.

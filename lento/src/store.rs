@@ -109,7 +109,7 @@ impl VolumeStore {
         let transaction = self.begin()?;
         self.redo
             .lock()
-            .replay(&mut WriteTables::new(&transaction, &self.path))
+            .replay(&mut WriteTables::unnoted(&transaction, &self.path))
             .map_err(|error| failed(&self.path.with_extension("redo"), error))?;
         transaction.commit().map_err(|error| failed(&self.path, error))
     }

@@ -28,6 +28,7 @@ use crate::table;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::ConflictKind;
+use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::ObjectId;
@@ -37,6 +38,7 @@ use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
+use orphans::Orphans;
 use serde::Deserialize;
 use serde::Serialize;
 use session::Session;
@@ -69,11 +71,8 @@ pub struct Server {
     reads: BTreeMap<Ticket, (ObjectId, Position, Recno)>,
     read_again: BTreeMap<ObjectId, Millis>,
     keeps: BTreeMap<Ticket, Keeping>,
-    /// What writers left and nobody was asked to keep yet, by the record of their close.
-    orphans: BTreeSet<Recno>,
-    keep_again: Option<Millis>,
-    /// Newest record when presto came up, until presto was told what to keep in limbo.
-    limbo_end: Option<Recno>,
+    /// What writers left.
+    orphans: Orphans,
     syncing: Syncing,
     durable: Position,
     barriers: BTreeMap<u64, (Position, bool)>,
@@ -127,7 +126,18 @@ enum Keeping {
     /// The losing content of the first record in a client's queue.
     Refused(NodeName, OpId),
     /// What a writer left in a file that had been replaced.
-    Orphan(Recno),
+    Orphan {
+        /// Where it lies.
+        file: FileId,
+        /// Its closes up to here are in the copy.
+        upto: Recno,
+    },
+}
+
+impl Keeping {
+    fn is_of(&self, orphan: FileId) -> bool {
+        matches!(self, Keeping::Orphan { file, .. } if *file == orphan)
+    }
 }
 
 /// One row of the log.
@@ -162,7 +172,7 @@ impl Server {
             }
             Ok(())
         })?;
-        server.orphans = orphans::all(store)?.into_iter().map(|(recno, _)| recno).collect();
+        server.orphans = Orphans::load(store)?;
         Ok(server)
     }
 
@@ -185,7 +195,7 @@ impl Server {
         let mut times = Vec::new();
         times.extend(self.syncing.wake().map(|at| (at, "sync")));
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
-        times.extend(self.keep_again.map(|at| (at, "keep what a writer left")));
+        times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
         times.extend(self.read_again.values().map(|at| (*at, "read an unstable file again")));
         times
     }
@@ -196,7 +206,7 @@ impl Server {
         self.replaying.presto_up(last);
         self.syncing.forget();
         self.reads.clear();
-        self.limbo_end = Some(last);
+        self.orphans.limbo_end = Some(last);
     }
 
     /// The channel broke: what was asked of presto and not confirmed is planned anew when it is back.
@@ -329,9 +339,7 @@ impl Server {
             return self.settle_peer_barriers(ctx, everywhere);
         }
         let forwardable = self.forwardable();
-        let safe = orphans::all(ctx.store)?
-            .first()
-            .map_or(Position(u64::MAX), |(first, _)| Position(first.0.saturating_sub(1)));
+        let safe = self.orphans.safe();
         self.barriers.retain(|id, (upto, all)| {
             let reached = forwardable >= *upto && safe >= *upto && (!*all || everywhere >= *upto);
             if reached {
@@ -436,7 +444,7 @@ impl Server {
                 ctx.out.push(Output::Hangup(node.clone(), format!("cannot keep a conflict: {why}")));
                 self.sessions.remove(&node);
             }
-            (Keeping::Orphan(recno), result) => self.orphan_kept(ctx, recno, result)?,
+            (Keeping::Orphan { file, upto }, result) => self.orphan_kept(ctx, file, upto, result)?,
         }
         Ok(())
     }
@@ -446,6 +454,9 @@ impl Server {
         let mut list = Vec::new();
         for object in self.unread.objects.keys().take(3) {
             list.push(format!("{}: content not read yet", View::new(store, Which::Local).path(*object)?));
+        }
+        if self.orphans.len() > 0 {
+            list.push(format!("{} files that writers left are being kept", self.orphans.len()));
         }
         for (node, session) in &self.sessions {
             if !session.inbox.is_empty() {

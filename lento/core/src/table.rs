@@ -119,6 +119,13 @@ pub fn file_key(file: FileId) -> Vec<u8> {
     key
 }
 
+/// Reads the key of a lower file.
+pub fn file_from_key(key: &[u8]) -> Option<FileId> {
+    let (ino, generation) = key.split_first_chunk::<8>()?;
+    let generation = <[u8; 8]>::try_from(generation).ok()?;
+    Some(FileId { ino: u64::from_be_bytes(*ino), generation: u64::from_be_bytes(generation) })
+}
+
 /// Key of a number (recno, position).
 pub fn number_key(number: u64) -> [u8; 8] {
     number.to_be_bytes()
@@ -126,7 +133,7 @@ pub fn number_key(number: u64) -> [u8; 8] {
 
 /// Reads a number key.
 pub fn number_from_key(key: &[u8]) -> Option<u64> {
-    key.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+    <[u8; 8]>::try_from(key).ok().map(u64::from_be_bytes)
 }
 
 /// Reads a recno key.

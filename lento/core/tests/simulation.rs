@@ -185,7 +185,10 @@ fn run(seed: u64, mix: Mix) -> Result<(), String> {
         }
     }
     let rested = world.settle();
-    let result = if mix.server_power { world.check_agreement() } else { world.check() };
+    let mut result = if mix.server_power { world.check_agreement() } else { world.check() };
+    if !mix.power {
+        result = result.and_then(|()| world.check_limbo());
+    }
     if result.is_err() || !rested {
         if std::env::var_os("SIM_TRACE").is_some() {
             for line in &world.log {

@@ -4,6 +4,7 @@ use super::Shared;
 use crate::content::source::read_whole;
 use lento_core::io::Input;
 use lento_core::io::KeepContent;
+use lento_core::types::FileId;
 use lento_core::types::OpId;
 use lento_core::types::Ticket;
 use std::fs::File;
@@ -12,6 +13,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use tracing::error;
 
 enum From {
     Bytes(Vec<u8>),
@@ -32,8 +34,10 @@ async fn keep(shared: &Shared, record: OpId, content: KeepContent) -> Result<(),
         }
         KeepContent::File(file) => {
             let mut files = super::read::resolve(shared, &[file]).await?;
-            let file = files.pop().flatten();
-            From::File(file.ok_or_else(|| "the file to keep is gone".to_owned())?)
+            match files.pop().flatten() {
+                Some(file) => From::File(file),
+                None => return gone(shared, record, file).await,
+            }
         }
     };
     let dir = shared.conflicts.clone();
@@ -42,6 +46,16 @@ async fn keep(shared: &Shared, record: OpId, content: KeepContent) -> Result<(),
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| format!("conflict store {}: {error}", shared.conflicts.display()))
+}
+
+/// It was kept and released before, and a power cut took the note of that; or somebody took it from limbo.
+async fn gone(shared: &Shared, record: OpId, file: FileId) -> Result<(), String> {
+    let kept = shared.conflicts.join(record.to_string());
+    if !tokio::fs::try_exists(&kept).await.map_err(|error| format!("{}: {error}", kept.display()))? {
+        error!(target: "volume", volume = &*shared.volume.name, %record, ?file,
+            "what a writer left is gone, and its conflict has no content");
+    }
+    Ok(())
 }
 
 /// A staged file comes open for writing; reading it needs another descriptor.

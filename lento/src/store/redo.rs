@@ -89,13 +89,15 @@ pub(super) struct Redo {
     /// Sequence number of the newest frame; grows for ever.
     last: u64,
     length: u64,
+    /// The file may end in what is no frame and could not be cut off: nothing after it would be found.
+    spoilt: bool,
 }
 
 impl Redo {
     /// Opens or makes the file; the database has everything up to frame `durable`.
     pub(super) fn open(path: &Path, durable: u64) -> io::Result<Redo> {
         let file = File::options().read(true).append(true).create(true).open(path)?;
-        Ok(Redo { file, last: durable, length: 0 })
+        Ok(Redo { file, last: durable, length: 0, spoilt: false })
     }
 
     /// Brings `store` from where it is durable to the newest commit; what a kill left half written was none.
@@ -119,6 +121,11 @@ impl Redo {
 
     /// Writes down what is about to be committed.
     pub(super) fn append(&mut self, changes: &Changes) -> io::Result<()> {
+        if self.spoilt {
+            return Err(io::Error::other(
+                "it could not be cut back after a failed write; waiting for a sync",
+            ));
+        }
         let sequence = self.last + 1;
         let mut frame = Vec::with_capacity(HEADER + changes.0.len());
         let length = u32::try_from(changes.0.len()).map_err(io::Error::other)?;
@@ -132,7 +139,7 @@ impl Redo {
         }
         if let Err(error) = self.file.write_all(&frame) {
             // Half a frame would hide all that follow it.
-            self.file.set_len(self.length)?;
+            self.spoilt = self.file.set_len(self.length).is_err();
             return Err(error);
         }
         self.last = sequence;
@@ -144,7 +151,9 @@ impl Redo {
     pub(super) fn take_back(&mut self, changes: &Changes) -> io::Result<()> {
         self.length = self.length.saturating_sub((HEADER + changes.0.len()) as u64);
         self.last = self.last.saturating_sub(1);
-        self.file.set_len(self.length)
+        let cut = self.file.set_len(self.length);
+        self.spoilt = cut.is_err();
+        cut
     }
 
     /// Sequence number of the newest frame.
@@ -156,6 +165,7 @@ impl Redo {
     pub(super) fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.length = 0;
+        self.spoilt = false;
         Ok(())
     }
 }

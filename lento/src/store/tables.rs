@@ -79,17 +79,23 @@ pub(super) struct WriteTables<'txn, 'path> {
     transaction: &'txn WriteTransaction,
     path: &'path Path,
     open: Slots<redb::Table<'txn, Bytes, Bytes>>,
-    changes: Changes,
+    /// What was written, where somebody wants to know.
+    changes: Option<Changes>,
 }
 
 impl<'txn, 'path> WriteTables<'txn, 'path> {
     pub(super) fn new(transaction: &'txn WriteTransaction, path: &'path Path) -> Self {
-        WriteTables { transaction, path, open: Slots::new(), changes: Changes::default() }
+        WriteTables { transaction, path, open: Slots::new(), changes: Some(Changes::default()) }
+    }
+
+    /// For what is written down already.
+    pub(super) fn unnoted(transaction: &'txn WriteTransaction, path: &'path Path) -> Self {
+        WriteTables { changes: None, ..WriteTables::new(transaction, path) }
     }
 
     /// What was written.
     pub(super) fn into_changes(self) -> Changes {
-        self.changes
+        self.changes.unwrap_or_default()
     }
 
     fn with<R, E: std::fmt::Display>(
@@ -118,17 +124,23 @@ impl Store for WriteTables<'_, '_> {
     }
 
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.changes.put(table, key, value);
+        if let Some(changes) = &mut self.changes {
+            changes.put(table, key, value);
+        }
         self.with(table, |open| open.insert(key, value).map(drop))
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        self.changes.delete(table, key);
+        if let Some(changes) = &mut self.changes {
+            changes.delete(table, key);
+        }
         self.with(table, |open| open.remove(key).map(drop))
     }
 
     fn clear(&mut self, table: Table) -> Result<(), StoreError> {
-        self.changes.clear(table);
+        if let Some(changes) = &mut self.changes {
+            changes.clear(table);
+        }
         // An open table cannot be deleted; the next use makes it anew.
         self.open.of(table)?.borrow_mut().take();
         self.transaction.delete_table(definition(table)).map(drop).map_err(|error| failed(self.path, error))

@@ -111,7 +111,7 @@ impl Volume {
                     }
                 }
             })?;
-            self.writers.attributes_changed(id, &before.attributes, &after.attributes, now());
+            self.writers.attributes_changed(id, &before.attributes, &after.attributes, intent.mask, now());
             if capable {
                 self.capability_gone(told, caller, id, &file, &after.attributes);
             }
@@ -201,7 +201,7 @@ impl Volume {
             if name == xattr::CAPABILITY {
                 self.writers.set_capability(id, opcode == Opcode::Setxattr);
             }
-            self.writers.attributes_changed(id, &before.attributes, &after, now());
+            self.writers.attributes_changed(id, &before.attributes, &after, Mask::empty(), now());
             Ok(())
         })
     }

@@ -7,6 +7,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use intermezzo_kml::Class;
 use intermezzo_kml::record::Attributes;
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
@@ -14,6 +15,7 @@ use intermezzo_kml::record::Flags;
 use intermezzo_kml::record::Mask;
 use intermezzo_kml::record::Opcode;
 use intermezzo_kml::record::Outcome;
+use intermezzo_kml::record::Recno;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -80,47 +82,38 @@ impl Volume {
             Err(Errno::STALE | Errno::NOENT) => return Ok(false),
             Err(errno) => return Err(errno),
         };
-        let mut told = Told::default();
-        let held = self.locks.lock(&[id]);
+        let _held = self.locks.lock(&[id]);
         let stat = Stat::of(&file)?;
         if !stat.is_file() || self.is_removed(id, &stat) {
             return Ok(false);
         }
         start_writeback(reopen(&file, OFlags::RDONLY)?)?;
-        let mut intent = Volume::intent(Opcode::Close, Caller::default());
-        intent.object = id;
-        intent.before = stat.attributes;
-        let outcome = Outcome { object: id, after: stat.attributes, ..Outcome::default() };
-        let recorded = self.journaled(&mut told, &intent, || Ok(((), outcome)));
-        drop(held);
-        self.tell(&told);
-        match recorded {
-            Ok(((), recno)) => {
-                self.limbo.note_close(id, recno);
-                Ok(true)
-            }
-            Err(Stop::Errno(errno)) => Err(errno),
-            Err(Stop::Full | Stop::Again) => Err(Errno::NOSPC),
-        }
+        let recno = self.close_at_start(id, stat.attributes, Flags::empty())?;
+        self.limbo.note_close(id, recno);
+        Ok(true)
     }
 
     /// The same for one that a replay had replaced under its writer.
     pub fn close_orphan(&self, id: FileId, present: Attributes) -> Result<(), Errno> {
-        let mut told = Told::default();
+        let recno = self.close_at_start(id, present, Flags::ORPHAN)?;
+        self.limbo.note_orphan(id, recno);
+        Ok(())
+    }
+
+    /// From the reserve: a journal without room for users must not keep a volume from coming up, since only Lento can
+    /// make room then.
+    fn close_at_start(&self, id: FileId, present: Attributes, flags: Flags) -> Result<Recno, Errno> {
         let mut intent = Volume::intent(Opcode::Close, Caller::default());
         intent.object = id;
         intent.before = present;
-        intent.flags = Flags::ORPHAN;
-        let outcome = Outcome { object: id, after: present, flags: intent.flags, ..Outcome::default() };
-        match self.journaled(&mut told, &intent, || Ok(((), outcome))) {
-            Ok(((), recno)) => {
-                self.limbo.note_orphan(id, recno);
-                self.tell(&told);
-                Ok(())
-            }
-            Err(Stop::Errno(errno)) => Err(errno),
-            Err(Stop::Full | Stop::Again) => Err(Errno::NOSPC),
-        }
+        intent.flags = flags;
+        let outcome = Outcome { object: id, after: present, flags, ..Outcome::default() };
+        let recno = self.journal.append(Class::Replay, &intent, &outcome).map_err(|error| {
+            tracing::error!(target: "filter", volume = self.name, %error, "an interrupted write is not journaled");
+            if error.is_full() { Errno::NOSPC } else { Errno::IO }
+        })?;
+        self.touched.record(&intent, &outcome, recno);
+        Ok(recno)
     }
 
     fn record_close(&self, caller: Caller, id: FileId, doubt: Doubt) -> Result<bool, Errno> {
@@ -284,12 +277,13 @@ impl Volume {
     fn finish(&self, id: FileId) {
         let _held = self.locks.lock(&[id]);
         self.writers.finished(id);
-        if !self.writers.is_writing(id)
-            && self.writers.adopt(id)
-            && let Err(errno) = self.limbo.writer_left(&self.lower, id)
-        {
+        if self.writers.is_writing(id) {
+            return;
+        }
+        self.writers.adopt(id);
+        if let Err(errno) = self.limbo.writer_left(&self.lower, id) {
             tracing::warn!(target: "filter", volume = self.name, object = %id, %errno,
-                "an orphan that nobody needs stays in limbo until the next start");
+                "a file that nobody needs stays in limbo until the next start");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Limbo: contents of files that lost their last name before the server had a verdict on their content, and orphans:
 //! files that a replay replaced while somebody wrote to them.
 //!
-//! Owns `limbo/` of the cache: names there are `<ino>-<generation>`, nothing else is ever unlinked there. Lento says what
+//! Owns `limbo/` of the cache: names there are `<ino>-<generation>`, with `-orphan` behind it for those, and nothing else
+//! is ever unlinked there. Lento says what
 //! may go, and up to which record it knows: a file about which there is a later one stays.
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ struct State {
 /// One file there.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
+    why: Why,
     /// The newest record about it. The largest number while that is not journaled.
     newest: Recno,
     /// Lento needs nothing of what records up to here say.
@@ -42,12 +44,15 @@ struct Kept {
     silent: bool,
 }
 
+/// End of an orphan's name.
+const ORPHAN: &str = "-orphan";
+
 /// What must be dealt with before a file may go, as long as that record has no number.
 const UNKNOWN: Recno = Recno(u64::MAX);
 
 impl Kept {
-    fn new(silent: bool) -> Kept {
-        Kept { newest: UNKNOWN, dealt_with: Recno::NONE, silent }
+    fn new(why: Why) -> Kept {
+        Kept { why, newest: UNKNOWN, dealt_with: Recno::NONE, silent: why == Why::Orphan }
     }
 }
 
@@ -57,8 +62,8 @@ impl Limbo {
         let limbo = Limbo::default();
         let dir = rustix::fs::Dir::read_from(lower.limbo())?;
         for entry in dir {
-            if let Some(id) = parse(entry?.file_name().to_bytes()) {
-                limbo.state.lock().kept.insert(id, Kept::new(false));
+            if let Some((id, why)) = parse(entry?.file_name().to_bytes()) {
+                limbo.state.lock().kept.insert(id, Kept { silent: false, ..Kept::new(why) });
             }
         }
         Ok(limbo)
@@ -142,8 +147,8 @@ impl Limbo {
         name: &[u8],
         (id, why): (FileId, Why),
     ) -> Result<(), Errno> {
-        rustix::fs::renameat(dir, name, lower.limbo(), entry_name(id))?;
-        self.state.lock().kept.insert(id, Kept::new(why == Why::Orphan));
+        rustix::fs::renameat(dir, name, lower.limbo(), entry_name(id, why))?;
+        self.state.lock().kept.insert(id, Kept::new(why));
         Ok(())
     }
 
@@ -155,9 +160,9 @@ impl Limbo {
         name: &[u8],
         (id, why): (FileId, Why),
     ) -> Result<(), Errno> {
-        match rustix::fs::linkat(dir, name, lower.limbo(), entry_name(id), AtFlags::empty()) {
+        match rustix::fs::linkat(dir, name, lower.limbo(), entry_name(id, why), AtFlags::empty()) {
             Ok(()) | Err(Errno::EXIST) => {
-                self.state.lock().kept.insert(id, Kept::new(why == Why::Orphan));
+                self.state.lock().kept.insert(id, Kept::new(why));
                 Ok(())
             }
             Err(errno) => Err(errno),
@@ -189,6 +194,13 @@ impl Limbo {
         if may_go { self.drop_file(lower, id) } else { Ok(()) }
     }
 
+    /// Orphans.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<FileId> {
+        let state = self.state.lock();
+        state.kept.iter().filter(|(_, kept)| kept.why == Why::Orphan).map(|(id, _)| *id).collect()
+    }
+
     /// The files here with `after` < id <= `to`.
     #[must_use]
     pub fn between(&self, after: Option<FileId>, to: Option<FileId>) -> Vec<FileId> {
@@ -203,7 +215,8 @@ impl Limbo {
     }
 
     fn drop_file(&self, lower: &Lower, id: FileId) -> Result<(), Errno> {
-        let name = entry_name(id);
+        let Some(why) = self.state.lock().kept.get(&id).map(|kept| kept.why) else { return Ok(()) };
+        let name = entry_name(id, why);
         let there = lower.find(lower.limbo(), name.as_bytes())?;
         if there.is_some_and(|there| there != id) {
             // Not the file that the name says: never unlink what we did not put there.
@@ -229,12 +242,14 @@ pub enum Why {
 }
 
 /// Name of a file in limbo.
-#[must_use]
-pub fn entry_name(id: FileId) -> String {
-    format!("{}-{}", id.ino, id.generation)
+fn entry_name(id: FileId, why: Why) -> String {
+    let mark = if why == Why::Orphan { ORPHAN } else { "" };
+    format!("{}-{}{mark}", id.ino, id.generation)
 }
 
-fn parse(name: &[u8]) -> Option<FileId> {
-    let (ino, generation) = std::str::from_utf8(name).ok()?.split_once('-')?;
-    Some(FileId { ino: ino.parse().ok()?, generation: generation.parse().ok()? })
+fn parse(name: &[u8]) -> Option<(FileId, Why)> {
+    let name = std::str::from_utf8(name).ok()?;
+    let (id, why) = name.strip_suffix(ORPHAN).map_or((name, Why::Verdict), |id| (id, Why::Orphan));
+    let (ino, generation) = id.split_once('-')?;
+    Some((FileId { ino: ino.parse().ok()?, generation: generation.parse().ok()? }, why))
 }

@@ -48,7 +48,6 @@ pub use files::OpenFile;
 pub use files::Seek;
 pub use limbo::Limbo;
 pub use limbo::Why as LimboReason;
-pub use limbo::entry_name as limbo_name;
 pub use locks::Held;
 pub use locks::Locks;
 pub use make::NewMode;

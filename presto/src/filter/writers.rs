@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use intermezzo_kml::record::Attributes;
 use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Mask;
 use intermezzo_kml::record::Time;
 use intermezzo_kml::record::Version;
 use parking_lot::Mutex;
@@ -175,10 +176,20 @@ impl Writers {
         }
     }
 
-    /// Attributes were changed by a journaled setattr: what differs from `before` to `after` is no change of content.
-    pub fn attributes_changed(&self, id: FileId, before: &Attributes, after: &Attributes, read_at: Time) {
+    /// Attributes were changed by a record that says so: what differs from `before` to `after` is no change of content,
+    /// as far as it was asked for. Stores go past presto at any time, and one in between moved more than that.
+    pub fn attributes_changed(
+        &self,
+        id: FileId,
+        before: &Attributes,
+        after: &Attributes,
+        asked: Mask,
+        read_at: Time,
+    ) {
+        let stored = (!asked.contains(Mask::SIZE) && after.size != before.size)
+            || (!asked.intersects(Mask::SIZE | Mask::MTIME) && after.mtime != before.mtime);
         if let Some(writer) = self.files.lock().get_mut(&id) {
-            if writer.changed(before) {
+            if stored || writer.changed(before) {
                 // Content is pending: only the privilege bits are to be followed.
                 writer.recorded.mode = after.mode;
             } else {

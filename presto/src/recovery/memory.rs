@@ -16,8 +16,6 @@ pub(super) struct Memory {
     versions: BTreeMap<FileId, Version>,
     /// The modification time that the newest record left on each directory.
     times: BTreeMap<FileId, Time>,
-    /// Files that replays took a name from while somebody wrote to them.
-    orphans: BTreeSet<FileId>,
 }
 
 impl Memory {
@@ -35,8 +33,6 @@ impl Memory {
             } else if record.opcode == Opcode::Close {
                 volume.limbo.note_close(outcome.object, record.recno);
             }
-        } else if let Some(id) = orphaned(record) {
-            self.orphans.insert(id);
         }
         for (dir, time) in
             [(intent.parent, outcome.parent_mtime), (intent.target_parent, outcome.target_parent_mtime)]
@@ -58,9 +54,9 @@ impl Memory {
         self.times.get(&dir).copied()
     }
 
-    /// Whether a replay orphaned this file, and its content as the journal knows it.
-    pub fn orphan(&self, id: FileId) -> Option<Option<Version>> {
-        self.orphans.contains(&id).then(|| self.versions.get(&id).copied())
+    /// The version that the newest record left.
+    pub fn version(&self, id: FileId) -> Option<Version> {
+        self.versions.get(&id).copied()
     }
 
     /// Whether a record before has named this object.
@@ -71,16 +67,6 @@ impl Memory {
     /// Files whose present version is worth a look, with the one on record.
     pub fn suspects(&self) -> Vec<(FileId, Option<Version>)> {
         self.versions.iter().map(|(id, version)| (*id, Some(*version))).collect()
-    }
-}
-
-/// The file that a replay put into limbo.
-fn orphaned(record: &Record) -> Option<FileId> {
-    let (intent, flags) = (&record.intent, record.outcome.flags);
-    if flags.contains(Flags::LIMBO) {
-        Some(intent.object)
-    } else {
-        flags.contains(Flags::REPLACED_LIMBO).then_some(intent.replaced)
     }
 }
 

@@ -204,8 +204,8 @@ impl Recovery<'_> {
     /// What writers had left in files that a replay had replaced under them: their close would have made a record.
     fn orphans(&self) -> Result<usize, Errno> {
         let mut told = 0;
-        for id in self.volume.limbo.between(None, None) {
-            let Some(recorded) = self.memory.orphan(id) else { continue };
+        for id in self.volume.limbo.orphans() {
+            let recorded = self.memory.version(id);
             let stat = match self.volume.lower.stat(id) {
                 Ok(stat) => stat,
                 Err(Errno::STALE | Errno::NOENT) => continue,

@@ -118,7 +118,8 @@ impl Replayer {
             && intent.opcode != Some(intermezzo_kml::Opcode::Close)
         {
             versions.same_content(left.file, intent.before.version(), now, recno);
-            self.volume.writers.attributes_changed(left.file, &intent.before, &left.after, filter::now());
+            let writers = &self.volume.writers;
+            writers.attributes_changed(left.file, &intent.before, &left.after, intent.mask, filter::now());
         } else {
             versions.content(left.file, now, recno);
         }

@@ -87,7 +87,8 @@ impl Replayer {
         self.volume.limbo.entered(id, recno);
         let read_at = filter::now();
         if let Ok(after) = self.volume.lower.stat(id) {
-            self.volume.writers.attributes_changed(id, &before.attributes, &after.attributes, read_at);
+            let (before, after) = (&before.attributes, &after.attributes);
+            self.volume.writers.attributes_changed(id, before, after, kml::Mask::empty(), read_at);
         }
     }
 

@@ -16,7 +16,6 @@ use rustix::io::Errno;
 
 use super::served::{Running, Served};
 use crate::channel::{Reply, convert, stage_name};
-use crate::filter::limbo_name;
 use crate::lower::Stat;
 use crate::replay::stage;
 
@@ -150,14 +149,16 @@ impl Running {
             let there = volume.limbo.between(bound(&release.after), bound(&release.to));
             files = there.into_iter().filter(|id| !files.contains(id)).collect();
         }
+        let mut failed = None;
         for id in files {
             let _held = volume.locks.lock(&[id]);
             let is_written = volume.writers.is_writing(id);
             if let Err(errno) = volume.limbo.release(&volume.lower, id, Recno(release.upto), is_written) {
-                return self.failure(errno, format_args!("limbo/{}", limbo_name(id)));
+                failed = Some((id, errno));
             }
         }
-        Reply::done()
+        // One that cannot go keeps no other from going.
+        failed.map_or_else(Reply::done, |(id, errno)| self.failure(errno, format_args!("limbo: file {id}")))
     }
 
     /// New updates ask for the permit again; those that run are waited for, so that the journal holds all of them.

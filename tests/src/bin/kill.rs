@@ -201,7 +201,7 @@ impl Harness {
     }
 
     /// Files that hold the losing contents of Conflicts.
-    fn conflicts(&self) -> Result<Vec<PathBuf>> {
+    fn conflicts(&self) -> Result<BTreeSet<PathBuf>> {
         let fleet = &self.fleet.fleet;
         let mut contents = BTreeSet::new();
         for node in &fleet.config.nodes {

@@ -1,10 +1,11 @@
 //! Several nodes append to the same files. Each line is unique; every acknowledged one must be in the file at the end, or
 //! in a kept Conflict: who appends can not have removed what he did not see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use rand::rngs::StdRng;
@@ -105,8 +106,8 @@ pub fn prepare(volume: &Path) -> Result<()> {
 /// Lines that are kept somewhere.
 #[derive(Debug, Default)]
 pub struct Lines {
-    /// Kept contents never change: each is read once.
-    read: BTreeSet<PathBuf>,
+    /// Kept contents with the version that was read. They only gain lines (a writer may close an orphan twice).
+    read: BTreeMap<PathBuf, (u64, SystemTime)>,
     kept: BTreeSet<String>,
 }
 
@@ -115,11 +116,16 @@ impl Lines {
     ///
     /// # Errors
     /// Anything that cannot be read.
-    pub fn look(&mut self, volume: &Path, conflicts: &[PathBuf]) -> Result<BTreeSet<String>> {
+    pub fn look(&mut self, volume: &Path, conflicts: &BTreeSet<PathBuf>) -> Result<BTreeSet<String>> {
+        if let Some(gone) = self.read.keys().find(|file| !conflicts.contains(*file)) {
+            bail!("the kept content {} is not listed any more", gone.display());
+        }
         for file in conflicts {
-            if !self.read.contains(file) {
+            let stat = fs::metadata(file)?;
+            let version = (stat.len(), stat.modified()?);
+            if self.read.get(file) != Some(&version) {
                 self.kept.extend(lines(file)?);
-                self.read.insert(file.clone());
+                self.read.insert(file.clone(), version);
             }
         }
         let mut all = self.kept.clone();

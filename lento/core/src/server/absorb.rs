@@ -2,8 +2,6 @@
 
 use super::LogRow;
 use super::Server;
-use super::orphans;
-use super::orphans::Orphan;
 use super::session::judged;
 use super::verdict_code;
 use super::verdicts;
@@ -220,8 +218,10 @@ impl Server {
             incarnation: ctx.meta.incarnation,
             number: record.recno.0,
         });
-        orphans::put(ctx.store, record.recno, &Orphan { file, record: id })?;
-        self.orphans.insert(record.recno);
+        let (_, is_new) = self.orphans.left(ctx.store, file, record.recno, id)?;
+        if !is_new {
+            return Ok(());
+        }
         let path = View::new(ctx.store, Which::Local).path(object)?;
         ctx.out.push(Output::Event(Event::Conflict {
             record: id,

@@ -1,7 +1,8 @@
 //! What writers left in files that a client's record had replaced under them: each is kept as a Conflict, then presto may
 //! forget it.
 //!
-//! Owns the server's rows in [`Table::Limbo`], by the record of the writer's close.
+//! Owns the server's rows in [`Table::Limbo`]: one for each such file, however often its writer closes it, and one
+//! Conflict with it, which holds what was left last.
 
 use super::Keeping;
 use super::Server;
@@ -15,34 +16,94 @@ use crate::store::Table;
 use crate::table;
 use crate::types::FileId;
 use crate::types::OpId;
+use crate::types::Position;
 use crate::types::Recno;
 use crate::volume::Millis;
 use serde::Deserialize;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// How long after a failure it is tried again, in milliseconds.
 const AGAIN: u64 = 1000;
+/// A writer that goes on and on is copied this often, in milliseconds.
+const PAUSE: u64 = 2000;
 
-/// One that is not safe yet.
+/// One such file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orphan {
-    /// Where presto keeps it.
-    pub file: FileId,
-    /// The name of its Conflict.
+    /// The record of its writer's first close: the name of its Conflict.
     pub record: OpId,
+    /// The oldest close whose content is not safe.
+    pub unsafe_since: Option<Recno>,
 }
 
-/// Notes one.
-pub fn put(store: &mut dyn Store, recno: Recno, orphan: &Orphan) -> Result<(), StoreError> {
-    table::put(store, Table::Limbo, &table::number_key(recno.0), orphan)
+/// What is kept in memory of them.
+#[derive(Debug, Default)]
+pub struct Orphans {
+    /// Files with a content that is not safe: the close that left it.
+    waiting: BTreeMap<FileId, Recno>,
+    /// The newest close of each, in this life.
+    newest: BTreeMap<FileId, Recno>,
+    /// When a file may be copied.
+    not_before: BTreeMap<FileId, Millis>,
+    /// Newest record when presto came up, until presto was told what to keep in limbo.
+    pub limbo_end: Option<Recno>,
 }
 
-/// All of them.
-pub fn all(store: &dyn Store) -> Result<Vec<(Recno, Orphan)>, StoreError> {
+impl Orphans {
+    /// Rebuilds it.
+    pub fn load(store: &dyn Store) -> Result<Orphans, StoreError> {
+        let rows = all(store)?;
+        let waiting = rows.into_iter().filter_map(|(file, row)| Some((file, row.unsafe_since?))).collect();
+        Ok(Orphans { waiting, ..Orphans::default() })
+    }
+
+    /// What writers left up to here is safe.
+    pub fn safe(&self) -> Position {
+        self.waiting.values().min().map_or(Position(u64::MAX), |first| Position(first.0.saturating_sub(1)))
+    }
+
+    /// When to look again.
+    pub fn wake(&self) -> Option<Millis> {
+        self.waiting.keys().filter_map(|file| self.not_before.get(file)).min().copied()
+    }
+
+    /// For people.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A writer left something; the name of its Conflict, and whether that is new.
+    pub fn left(
+        &mut self,
+        store: &mut dyn Store,
+        file: FileId,
+        recno: Recno,
+        record: OpId,
+    ) -> Result<(OpId, bool), StoreError> {
+        let row = row(store, file)?;
+        let since = row.and_then(|row| row.unsafe_since).unwrap_or(recno);
+        let first = row.map_or(record, |row| row.record);
+        put(store, file, &Orphan { record: first, unsafe_since: Some(since) })?;
+        self.waiting.insert(file, since);
+        self.newest.insert(file, recno);
+        Ok((first, row.is_none()))
+    }
+}
+
+fn row(store: &dyn Store, file: FileId) -> Result<Option<Orphan>, StoreError> {
+    table::get(store, Table::Limbo, &table::file_key(file))
+}
+
+fn put(store: &mut dyn Store, file: FileId, orphan: &Orphan) -> Result<(), StoreError> {
+    table::put(store, Table::Limbo, &table::file_key(file), orphan)
+}
+
+fn all(store: &dyn Store) -> Result<Vec<(FileId, Orphan)>, StoreError> {
     let mut found = Vec::new();
     table::each_with_prefix(store, Table::Limbo, &[], |key, value| {
-        if let Some(recno) = table::recno_from_key(key) {
-            found.push((recno, table::decode(Table::Limbo, value)?));
+        if let Some(file) = table::file_from_key(key) {
+            found.push((file, table::decode(Table::Limbo, value)?));
         }
         Ok(())
     })?;
@@ -52,52 +113,74 @@ pub fn all(store: &dyn Store) -> Result<Vec<(Recno, Orphan)>, StoreError> {
 impl Server {
     /// Asks for what is not safe yet and not asked for.
     pub(super) fn keep_orphans(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        if self.keep_again.take_if(|at| *at <= ctx.now).is_some() {
-            let rows = all(ctx.store)?.into_iter().map(|(recno, _)| recno);
-            self.orphans = rows.filter(|recno| !self.is_keeping(*recno)).collect();
-        }
         if !ctx.presto {
             return Ok(());
         }
-        let read = ctx.meta.last_read();
-        if self.limbo_end.take_if(|end| read >= *end).is_some() {
-            let files = all(ctx.store)?.into_iter().map(|(_, orphan)| orphan.file).collect();
-            ctx.out.push(Output::RetainLimbo { files, upto: read });
-        }
-        for recno in std::mem::take(&mut self.orphans) {
-            let key = table::number_key(recno.0);
-            let Some(orphan) = table::get::<Orphan>(ctx.store, Table::Limbo, &key)? else { continue };
+        self.retain_limbo(ctx)?;
+        let due: Vec<(FileId, Recno)> = self
+            .orphans
+            .waiting
+            .iter()
+            .filter(|(file, _)| self.orphans.not_before.get(file).is_none_or(|at| *at <= ctx.now))
+            .filter(|(file, _)| !self.keeps.values().any(|keeping| keeping.is_of(**file)))
+            .map(|(file, since)| (*file, *since))
+            .collect();
+        for (file, _) in due {
+            let Some(orphan) = row(ctx.store, file)? else { continue };
             let ticket = ctx.ticket();
-            self.keeps.insert(ticket, Keeping::Orphan(recno));
-            let content = KeepContent::File(orphan.file);
+            self.keeps.insert(ticket, Keeping::Orphan { file, upto: ctx.meta.last_read() });
+            let content = KeepContent::File(file);
             ctx.out.push(Output::Keep { ticket, record: orphan.record, content });
         }
         Ok(())
     }
 
-    fn is_keeping(&self, recno: Recno) -> bool {
-        self.keeps.values().any(|keeping| matches!(keeping, Keeping::Orphan(at) if *at == recno))
+    /// At the beginning of presto's life, and of ours: files that are safe need no row any more, and no place in limbo.
+    fn retain_limbo(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let upto = ctx.meta.last_read();
+        if self.orphans.limbo_end.take_if(|end| upto >= *end).is_none() {
+            return Ok(());
+        }
+        let mut files = Vec::new();
+        for (file, orphan) in all(ctx.store)? {
+            if orphan.unsafe_since.is_some() {
+                files.push(file);
+            } else {
+                ctx.store.delete(Table::Limbo, &table::file_key(file))?;
+            }
+        }
+        ctx.out.push(Output::RetainLimbo { files, upto });
+        Ok(())
     }
 
-    /// It is safe, or could not be kept.
+    /// What was left up to record `upto` is safe, or could not be kept.
     pub(super) fn orphan_kept(
         &mut self,
         ctx: &mut Context<'_>,
-        recno: Recno,
+        file: FileId,
+        upto: Recno,
         result: Result<(), String>,
     ) -> Result<(), StoreError> {
+        let pause = if result.is_ok() { PAUSE } else { AGAIN };
+        self.orphans.not_before.insert(file, Millis(ctx.now.0.saturating_add(pause)));
         if let Err(why) = result {
             ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep what a writer left: {why}"))));
-            self.keep_again = Some(Millis(ctx.now.0.saturating_add(AGAIN)));
             return Ok(());
         }
-        let key = table::number_key(recno.0);
-        let Some(orphan) = table::get::<Orphan>(ctx.store, Table::Limbo, &key)? else { return Ok(()) };
-        ctx.store.delete(Table::Limbo, &key)?;
-        // A later record about the same file: its content is still to be read.
-        if all(ctx.store)?.iter().all(|(_, other)| other.file != orphan.file) {
-            ctx.out.push(Output::ReleaseLimbo { files: vec![orphan.file], upto: recno });
+        let Some(orphan) = row(ctx.store, file)? else { return Ok(()) };
+        let newest = self.orphans.newest.get(&file).copied();
+        if newest.is_some_and(|newest| newest > upto) {
+            // Left meanwhile: the next copy has it.
+            self.orphans.waiting.insert(file, Recno(upto.0.saturating_add(1)));
+            return put(
+                ctx.store,
+                file,
+                &Orphan { unsafe_since: Some(Recno(upto.0.saturating_add(1))), ..orphan },
+            );
         }
+        self.orphans.waiting.remove(&file);
+        put(ctx.store, file, &Orphan { unsafe_since: None, ..orphan })?;
+        ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto });
         Ok(())
     }
 }

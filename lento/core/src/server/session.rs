@@ -180,6 +180,7 @@ impl Server {
                 session.inbox.clear();
                 // What comes again may come with another content.
                 (session.keeping, session.kept) = (None, None);
+                self.written.retain(|id| id.0.replica != hello.replica);
                 session.hello = Some(hello);
                 session.state = SessionState::Fencing;
             }

@@ -195,6 +195,7 @@ impl Disk {
             return;
         }
         if self.links(file) == 0 {
+            self.let_go();
             return;
         }
         let after = self.after(file);
@@ -611,6 +612,11 @@ impl Disk {
             }
         }
         self.let_go();
+    }
+
+    /// Files that nobody has let go.
+    pub fn in_limbo(&self) -> Vec<FileId> {
+        self.limbo.keys().copied().collect()
     }
 
     fn let_go(&mut self) {

@@ -30,6 +30,17 @@ impl World {
         Ok(())
     }
 
+    /// Nothing takes room that nobody needs.
+    pub fn check_limbo(&self) -> Result<(), String> {
+        for node in &self.nodes {
+            let limbo = node.disk.in_limbo();
+            if !limbo.is_empty() {
+                return Err(format!("{}: nobody let {limbo:?} go from limbo", node.name));
+            }
+        }
+        Ok(())
+    }
+
     /// All trees are one, and nobody waits for anything.
     pub fn check_agreement(&self) -> Result<(), String> {
         for node in &self.nodes {
