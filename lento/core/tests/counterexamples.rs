@@ -187,6 +187,30 @@ fn rule_1_limbo_keeps_what_is_removed_before_it_was_read() {
 }
 
 #[test]
+fn rule_1_a_file_that_is_never_quiet_while_it_is_read_ends_as_it_is() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "old");
+    settle(&mut world);
+    store(&mut world, CLIENT, "f", "v");
+    // So that a folded close leaves its time in a record of its own.
+    let file = at(&world, CLIENT, "f").unwrap();
+    world.nodes[CLIENT].disk.user_setxattr(file, b"user.x", b"y");
+    let mut reads = 0;
+    // Each read begins before the newest close is known here, and ends after one more.
+    for round in 0..12 {
+        world.read_journal(CLIENT, 100);
+        store(&mut world, CLIENT, "f", &format!("known {round}"));
+        world.read_journal(CLIENT, 1);
+        store(&mut world, CLIENT, "f", &format!("not known {round}"));
+        reads += u32::from(world.run_read(CLIENT, true));
+        while world.run_read(CLIENT, false) {}
+    }
+    assert!(reads > 8, "{reads} reads");
+    settle(&mut world);
+    everywhere(&world, "f", Some("not known 11"));
+}
+
+#[test]
 fn rule_2_nothing_is_shown_before_its_content() {
     let mut world = world(1);
     store(&mut world, CLIENT, "f", "old");

@@ -14,6 +14,7 @@ use crate::tree::Stored;
 use crate::tree::Tree;
 use crate::tree::Which;
 use crate::types::Content;
+use crate::types::Mask;
 use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
@@ -85,7 +86,9 @@ impl Cml {
             if *tries < PATIENCE {
                 return Ok(AfterRead::Again);
             }
-            self.split(store, recno, row.clone(), slot)?;
+            if !self.split(store, recno, row.clone(), slot)? {
+                return Ok(AfterRead::Later);
+            }
         }
         self.troubled.remove(&recno);
         self.ready.insert(recno, Content { hash, size, inline });
@@ -99,14 +102,25 @@ impl Cml {
         Ok(AfterRead::GoOn)
     }
 
-    /// The file moved on while it was read: what was read goes now, the newest close gets its record back.
+    /// The file moved on while it was read: what was read goes now, the newest close gets its record back. `false`: that
+    /// record stands for something else by now.
     fn split(
         &mut self,
         store: &mut dyn Store,
         recno: Recno,
         mut row: Row,
         slot: Slot,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
+        // Folded away, the close may have left the file's new time under its number.
+        let time = Cml::row(store, slot.latest)?;
+        if let Some(time) = &time
+            && !matches!(time.op.kind, OpKind::SetAttr { mask: Mask::MTIME, .. } if time.op.object == row.op.object)
+        {
+            return Ok(false);
+        }
+        if let Some(time) = time {
+            self.discard(store, slot.latest, &time)?;
+        }
         let mtime = slot.version.mtime;
         let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
         let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };
@@ -114,10 +128,8 @@ impl Cml {
         let later = Operation { id, time: row.op.time, object: row.op.object, kind };
         row.slot = Some(Slot { latest: recno, ..slot });
         Cml::write(store, recno, &row)?;
-        if Cml::row(store, slot.latest)?.is_none() {
-            self.append(store, slot.latest, later, Some(slot))?;
-        }
-        Ok(())
+        self.append(store, slot.latest, later, Some(slot))?;
+        Ok(true)
     }
 
     /// The file no longer exists anywhere: a creation goes empty, a close means nothing any more.

@@ -323,6 +323,17 @@ impl World {
         matches!(self.nodes[index].jobs.front(), Some(Output::Replay { .. }))
     }
 
+    /// Reads the content that was asked for first, or does what is to be done beside reading.
+    pub fn run_read(&mut self, index: usize, read: bool) -> bool {
+        let jobs = &mut self.nodes[index].jobs;
+        let Some(at) = jobs.iter().position(|job| matches!(job, Output::ReadContent { .. }) == read) else {
+            return false;
+        };
+        let Some(job) = jobs.remove(at) else { return false };
+        jobs.push_front(job);
+        self.run_job(index)
+    }
+
     /// Batches that presto was asked for and has not done.
     pub fn replays_under_way(&self, index: usize) -> usize {
         self.nodes[index].jobs.iter().filter(|job| matches!(job, Output::Replay { .. })).count()
