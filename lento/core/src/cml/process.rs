@@ -182,7 +182,8 @@ impl Cml {
         self.append(store, recno, op, None)
     }
 
-    /// The newest content takes the place of the oldest unsent record that stands for a content of this object.
+    /// The newest content takes the place of the oldest unsent record that stands for a content of this object. Any others
+    /// go: what they stood for is older, and would come after it.
     fn process_close(
         &mut self,
         store: &mut dyn Store,
@@ -196,8 +197,11 @@ impl Cml {
             OpKind::Create { attributes, .. } => attributes.is_file(),
             _ => false,
         };
-        let earlier = self.own_rows(store, op.object)?.into_iter().find(|(_, row)| carries(row));
-        let Some((at, mut row)) = earlier else { return self.append(store, recno, op, slot) };
+        let mut earlier = self.own_rows(store, op.object)?.into_iter().filter(|(_, row)| carries(row));
+        let Some((at, mut row)) = earlier.next() else { return self.append(store, recno, op, slot) };
+        for (older, row) in earlier {
+            self.discard(store, older, &row)?;
+        }
         row.slot = slot;
         if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
             drop_privileges(attributes, xattrs);

@@ -423,6 +423,7 @@ impl World {
     }
 
     fn read_content(&mut self, index: usize, ticket: Ticket, file: FileId, stage: bool) {
+        let racy = self.dice.roll(3) == 0;
         let node = &self.nodes[index];
         let result = match node.disk.inodes.get(&file) {
             None => ReadResult::Gone,
@@ -432,7 +433,7 @@ impl World {
                     hash: Hash::of(&inode.bytes),
                     size: inode.bytes.len() as u64,
                     version: node.disk.version(file),
-                    racy: false,
+                    racy,
                     inline: small.then(|| inode.bytes.clone()),
                 }
             }
@@ -499,6 +500,17 @@ impl World {
                 self.read_journal(index, most);
             }
             3..=5 => {
+                // Reads overtake each other and wait for each other.
+                if self.dice.roll(4) == 0 {
+                    let reads = |job: &Output| matches!(job, Output::ReadContent { .. });
+                    let skip = self.dice.roll(3) as usize;
+                    let jobs = &mut self.nodes[index].jobs;
+                    let found =
+                        jobs.iter().enumerate().filter(|(_, job)| reads(job)).nth(skip).map(|(at, _)| at);
+                    if let Some(job) = found.and_then(|at| jobs.remove(at)) {
+                        jobs.push_front(job);
+                    }
+                }
                 self.run_job(index);
             }
             6..=8 => {
