@@ -12,6 +12,7 @@ use crate::replication::listen;
 use crate::req_dispatcher::Downcalls;
 use crate::req_dispatcher::ReqDispatcher;
 use crate::req_handler::ReqHandler;
+use crate::stage_names::StageNames;
 use crate::store::boot_id;
 use crate::tls::NodeIdentity;
 use crate::volume::Mail;
@@ -80,6 +81,7 @@ impl Agent {
             volumes: volumes.clone(),
             downcalls: downcalls.clone(),
             contents: contents.clone(),
+            names: StageNames::default(),
         };
         let address = listen(service, options.listen, &identity, rooms.clone()).map_err(AgentError::Setup)?;
         admin::listen(

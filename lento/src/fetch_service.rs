@@ -1,16 +1,21 @@
 //! `Fetch`: contents of this node's lower tree for a client, each whole and with the hash asked for, or `superseded`.
+//! What the client says it has of a content does not travel.
 
 use crate::channel::convert;
+use crate::content::difference::Have;
+use crate::content::difference::Piece;
+use crate::content::difference::send;
+use crate::content::packing::Pace;
+use crate::content::packing::Packer;
 use crate::content::source::SourceError;
-use crate::content::source::read_whole;
 use crate::content::source::version;
 use crate::jobs::DEADLINE;
 use crate::replication::ReplicationService;
 use crate::req_dispatcher::CallError;
 use crate::req_dispatcher::Downcalls;
+use crate::store::VolumeStore;
 use crate::volume::VolumeHandle;
 use crate::wire;
-use bytes::Bytes;
 use intermezzo_channel::v1::Resolve;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_proto::v1;
@@ -35,6 +40,7 @@ const BATCH: usize = 64;
 struct Wanted {
     object: ObjectId,
     hash: Hash,
+    have: Have,
 }
 
 /// Answers one request.
@@ -49,10 +55,16 @@ pub fn fetch(
     let volume = service.admitted(node, &request.volume)?;
     let invalid = |error: wire::WireError| Status::invalid_argument(error.to_string());
     wire::limit("fetch.items", request.items.len(), wire::FETCH_MAX).map_err(invalid)?;
+    let several = request.items.len() > 1;
     let wanted = request.items.into_iter().map(|item| {
+        if several && item.have.is_some() {
+            let reason = "one content at a time where the client has some of it";
+            return Err(wire::WireError::Wrong { field: "fetch.have", reason });
+        }
         Ok(Wanted {
             object: wire::object_id("fetch.object", item.object)?,
             hash: wire::hash("fetch.hash", &item.hash)?,
+            have: wire::have_back("fetch.have", item.have)?,
         })
     });
     let wanted: Vec<Wanted> = wanted.collect::<Result<_, _>>().map_err(invalid)?;
@@ -106,16 +118,17 @@ async fn send_one(
     source: Option<(Arc<File>, Version)>,
     chunks: &Chunks,
 ) -> Result<(), Status> {
-    let last = |data: Bytes, end| v1::FetchChunk { item: number, offset: 0, data, end: Some(end) };
-    let superseded = || last(Bytes::new(), End::Superseded(true));
+    let last = |piece, end| v1::FetchChunk { item: number, piece, end: Some(end) };
+    let superseded = || last(None, End::Superseded(true));
     let end = match source {
         None => superseded(),
         Some((file, expected)) => {
-            let (pieces, hash) = (chunks.clone(), item.hash);
-            let read =
-                tokio::task::spawn_blocking(move || read_pieces(number, &file, expected, hash, &pieces));
+            let (pieces, hash, have) = (chunks.clone(), item.hash, item.have.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                read_pieces(number, &file, expected, hash, &have, &pieces)
+            });
             match read.await.map_err(|error| Status::internal(error.to_string()))? {
-                Ok((size, inline)) => last(inline, End::Complete(size)),
+                Ok((size, piece)) => last(piece, End::Complete(size)),
                 Err(SourceError::Changed | SourceError::NotAFile) => superseded(),
                 Err(error) => return Err(Status::unavailable(error.to_string())),
             }
@@ -128,27 +141,48 @@ async fn send_one(
     }
 }
 
-/// Sends what is large piece by piece and gives back what is small; size and bytes.
+/// Sends what is large piece by piece and gives back what is small; size and bytes if any.
 fn read_pieces(
     number: u32,
     file: &File,
     expected: Version,
     hash: Hash,
+    have: &Have,
     chunks: &Chunks,
-) -> Result<(u64, Bytes), SourceError> {
+) -> Result<(u64, Option<v1::Piece>), SourceError> {
     // Names and permissions move ctime without touching content, so only these two end it here; the hash decides.
     let now = version(file)?;
     if (now.mtime, now.size) != (expected.mtime, expected.size) {
         return Err(SourceError::Changed);
     }
-    let whole = read_whole(file, &mut |offset, data| {
-        let chunk = v1::FetchChunk { item: number, offset, data, end: None };
+    let mut packer = Packer::default();
+    let mut pack = |piece| packer.pack(piece, pace(chunks));
+    let whole = send(file, have, &mut |piece| {
+        let chunk = v1::FetchChunk { item: number, piece: Some(pack(piece)), end: None };
         chunks.blocking_send(Ok(chunk)).map_err(|_| "the client went away".to_owned())
     })?;
     if whole.hash != hash {
         return Err(SourceError::Changed);
     }
-    Ok((whole.size, whole.inline.unwrap_or_default().into()))
+    let small = whole.inline.filter(|bytes| !bytes.is_empty());
+    Ok((whole.size, small.map(|bytes| pack(Piece { offset: 0, bytes: bytes.into() }))))
+}
+
+/// Whether the peer behind a queue takes what it is sent at once.
+pub fn pace<T>(queue: &mpsc::Sender<T>) -> Pace {
+    if queue.capacity() == 0 { Pace::Lags } else { Pace::Keeps }
+}
+
+/// This node's file of an object, to begin a new content of it with. `None`: there is nothing to begin with.
+pub async fn ground(
+    downcalls: &Downcalls,
+    volume: &str,
+    store: Option<&VolumeStore>,
+    object: Option<ObjectId>,
+) -> Option<Arc<File>> {
+    let object = object?;
+    let file = store?.read(|tables| Volume::lower_file(tables, object)).ok()??;
+    resolve(downcalls, volume, &[file], DEADLINE).await.ok()?.pop()?
 }
 
 /// Opens lower files by identity, in order; `None` for those that are gone.

@@ -23,6 +23,7 @@ pub mod random;
 pub mod replication;
 pub mod req_dispatcher;
 pub mod req_handler;
+pub mod stage_names;
 pub mod stage_service;
 pub mod store;
 pub mod tls;

@@ -7,6 +7,7 @@ use crate::link::Link;
 use crate::link::LinkQueue;
 use crate::link::link;
 use crate::req_dispatcher::Downcalls;
+use crate::stage_names::StageNames;
 use crate::stage_service;
 use crate::tls::NodeIdentity;
 use crate::tls::peer_node;
@@ -50,6 +51,8 @@ pub struct ReplicationService {
     pub downcalls: Downcalls,
     /// Room for contents in work.
     pub contents: Arc<Semaphore>,
+    /// Names of the files that clients' contents arrive in.
+    pub names: StageNames,
 }
 
 /// Listens at `address`. The port may be 0: the answer says which one it became.
@@ -90,6 +93,7 @@ pub fn listen(
 impl Replication for ReplicationService {
     type ConnectStream = ReceiverStream<Result<v1::ServerFrame, Status>>;
     type FetchStream = ReceiverStream<Result<v1::FetchChunk, Status>>;
+    type StageStream = stage_service::Replies;
 
     async fn connect(
         &self,
@@ -112,9 +116,9 @@ impl Replication for ReplicationService {
     async fn stage(
         &self,
         request: Request<Streaming<v1::StageChunk>>,
-    ) -> Result<Response<v1::StageReply>, Status> {
+    ) -> Result<Response<Self::StageStream>, Status> {
         let node = peer_node(&request)?;
-        stage_service::stage(self, &node, request.into_inner()).await.map(Response::new)
+        Ok(Response::new(stage_service::stage(self, &node, request.into_inner())))
     }
 }
 

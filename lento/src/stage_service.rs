@@ -1,10 +1,14 @@
-//! `Stage`: a client's content comes ahead of the record that names it, and is durable here before the answer.
+//! `Stage`: a client's content comes ahead of the record that names it, and is durable here before the answer. What this
+//! node has of it, from the object's present content or from an interrupted try, is told first and does not travel.
 
-use crate::content::sink::Sink;
+use crate::content::assembly::Assembly;
+use crate::content::packing::unpack;
+use crate::fetch_service::ground;
 use crate::jobs::DEADLINE;
 use crate::jobs::open_stage;
-use crate::random;
+use crate::jobs::patience;
 use crate::replication::ReplicationService;
+use crate::stage_names::Arriving;
 use crate::volume::Mail;
 use crate::volume::VolumeHandle;
 use crate::wire;
@@ -12,45 +16,76 @@ use bytes::Bytes;
 use intermezzo_channel::v1::DropStage;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_proto::v1;
+use intermezzo_proto::v1::stage_chunk::What;
+use intermezzo_proto::v1::stage_reply;
 use lento_core::types::Hash;
-use std::fs::File;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::Streaming;
+use tracing::debug;
 
-/// How long a client may say nothing.
-const IDLE: Duration = Duration::from_secs(60);
+/// What goes back to the client.
+pub type Replies = ReceiverStream<Result<v1::StageReply, Status>>;
 
-enum Piece {
-    Data(u64, Bytes),
-    End(u64, Hash),
-}
+type Sender = mpsc::Sender<Result<v1::StageReply, Status>>;
 
 /// Takes one content in.
-///
-/// # Errors
-/// The peer may not, the stream broke, or the bytes are not what they should be; nothing stays then.
-pub async fn stage(
+#[must_use]
+pub fn stage(service: &ReplicationService, node: &str, stream: Streaming<v1::StageChunk>) -> Replies {
+    let (replies, outbound) = mpsc::channel(2);
+    let (service, node) = (service.clone(), node.to_owned());
+    tokio::spawn(async move {
+        let last = match run(&service, &node, stream, &replies).await {
+            Ok(hash) => Ok(reply(stage_reply::What::Staged(Bytes::copy_from_slice(&hash.0)))),
+            Err(status) => Err(status),
+        };
+        let _ = tokio::time::timeout(DEADLINE, replies.send(last)).await;
+    });
+    ReceiverStream::new(outbound)
+}
+
+fn reply(what: stage_reply::What) -> v1::StageReply {
+    v1::StageReply { what: Some(what) }
+}
+
+fn invalid(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+async fn run(
     service: &ReplicationService,
     node: &str,
     mut stream: Streaming<v1::StageChunk>,
-) -> Result<v1::StageReply, Status> {
-    let first = next(&mut stream).await?;
-    let volume = service.admitted(node, &first.volume)?;
+    replies: &Sender,
+) -> Result<Hash, Status> {
+    let What::Begin(begin) = next(&mut stream, patience(0)).await? else {
+        return Err(invalid("a piece of a content that was not begun"));
+    };
+    wire::limit("stage.volume", begin.volume.len(), wire::TEXT_MAX).map_err(invalid)?;
+    let volume = service.admitted(node, &begin.volume)?;
+    let object = begin.object.map(|object| wire::object_id("stage.object", Some(object)));
+    let arriving = Arriving {
+        volume: begin.volume,
+        node: node.to_owned(),
+        object: object.transpose().map_err(invalid)?,
+        version: begin.version,
+    };
     let _room = service.contents.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
-    let name = name()?;
-    let file = open_stage(&service.downcalls, &volume.name, &name, 0)
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    match take(file, first, &mut stream).await {
-        Ok((size, hash)) => {
-            arrived(&volume, hash, size, name).await?;
-            Ok(v1::StageReply { hash: Bytes::copy_from_slice(&hash.0) })
+    let name = service.names.begin(&arriving);
+    match take(service, &volume, &arriving, &name, begin.size, &mut stream, replies).await {
+        Ok(hash) => {
+            service.names.complete(&name);
+            arrived(&volume, hash, begin.size, name).await?;
+            Ok(hash)
         }
         Err(status) => {
-            let body = Body::DropStage(DropStage { names: vec![name] });
-            let _ = service.downcalls.call(&volume.name, body, "DropStage", DEADLINE).await;
+            debug!(target: "content", volume = &*volume.name, client = node, %status, "a stage ended early");
+            if let Some((volume, name)) = service.names.broken(arriving, name) {
+                let body = Body::DropStage(DropStage { names: vec![name] });
+                let _ = service.downcalls.call(&volume, body, "DropStage", DEADLINE).await;
+            }
             Err(status)
         }
     }
@@ -64,51 +99,69 @@ async fn arrived(volume: &VolumeHandle, hash: Hash, size: u64, name: String) -> 
     }
 }
 
-fn name() -> Result<String, Status> {
-    let part = || random::id().map_err(|error| Status::internal(error.to_string()));
-    Ok(format!("{:016x}{:016x}", part()?, part()?))
+async fn next(stream: &mut Streaming<v1::StageChunk>, idle: Duration) -> Result<What, Status> {
+    let chunk = match tokio::time::timeout(idle, stream.message()).await {
+        Ok(chunk) => chunk?.ok_or_else(|| Status::aborted("the content ended early"))?,
+        Err(_) => return Err(Status::deadline_exceeded(format!("nothing came for {idle:?}"))),
+    };
+    chunk.what.ok_or_else(|| invalid("a chunk that says nothing"))
 }
 
-async fn next(stream: &mut Streaming<v1::StageChunk>) -> Result<v1::StageChunk, Status> {
-    match tokio::time::timeout(IDLE, stream.message()).await {
-        Ok(chunk) => chunk?.ok_or_else(|| Status::aborted("the content ended early")),
-        Err(_) => Err(Status::deadline_exceeded(format!("nothing came for {IDLE:?}"))),
-    }
+enum Arrival {
+    Piece(v1::Piece),
+    End(Hash),
 }
 
 async fn take(
-    file: File,
-    first: v1::StageChunk,
+    service: &ReplicationService,
+    volume: &VolumeHandle,
+    arriving: &Arriving,
+    name: &str,
+    size: u64,
     stream: &mut Streaming<v1::StageChunk>,
-) -> Result<(u64, Hash), Status> {
+    replies: &Sender,
+) -> Result<Hash, Status> {
+    let unavailable = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
+    let file = open_stage(&service.downcalls, &volume.name, name, 0).await.map_err(|e| unavailable(&e))?;
+    let store = volume.store();
+    let old = ground(&service.downcalls, &volume.name, store.as_deref(), arriving.object).await;
+    let began = tokio::task::spawn_blocking(move || Assembly::begin(file, size, old.as_deref())).await;
+    let began = began.map_err(|error| Status::internal(error.to_string()))?;
+    let (assembly, have) = began.map_err(|error| unavailable(&error))?;
+    let have = reply(stage_reply::What::Have(wire::have(&have)));
+    let told = tokio::time::timeout(DEADLINE, replies.send(Ok(have))).await;
+    let Ok(Ok(())) = told else { return Err(Status::cancelled("the client went away")) };
+
     let (pieces, queue) = mpsc::channel(8);
-    let writing = tokio::task::spawn_blocking(move || write_pieces(file, queue));
-    let mut chunk = first;
+    let writing = tokio::task::spawn_blocking(move || write_pieces(assembly, queue));
     loop {
-        let last = !chunk.hash.is_empty();
-        if !chunk.data.is_empty() && pieces.send(Piece::Data(chunk.offset, chunk.data)).await.is_err() {
-            break;
+        match next(stream, patience(size)).await? {
+            What::Begin(_) => return Err(invalid("a content that begins twice")),
+            What::Piece(piece) => {
+                if pieces.send(Arrival::Piece(piece)).await.is_err() {
+                    break; // The writer knows why.
+                }
+            }
+            What::End(end) => {
+                let hash = wire::hash("stage.hash", &end.hash).map_err(invalid)?;
+                let _ = pieces.send(Arrival::End(hash)).await;
+                break;
+            }
         }
-        if last {
-            let hash = wire::hash("stage.hash", &chunk.hash)
-                .map_err(|error| Status::invalid_argument(error.to_string()))?;
-            let _ = pieces.send(Piece::End(chunk.complete, hash)).await;
-            break;
-        }
-        chunk = next(stream).await?;
     }
     drop(pieces);
     writing.await.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::data_loss)
 }
 
-fn write_pieces(file: File, mut queue: mpsc::Receiver<Piece>) -> Result<(u64, Hash), String> {
-    let mut sink = Sink::new(file).map_err(|error| error.to_string())?;
-    while let Some(piece) = queue.blocking_recv() {
-        match piece {
-            Piece::Data(offset, bytes) => sink.write(offset, &bytes).map_err(|error| error.to_string())?,
-            Piece::End(size, hash) => {
-                sink.finish(size, hash).map_err(|error| error.to_string())?;
-                return Ok((size, hash));
+fn write_pieces(mut assembly: Assembly, mut queue: mpsc::Receiver<Arrival>) -> Result<Hash, String> {
+    while let Some(arrival) = queue.blocking_recv() {
+        match arrival {
+            Arrival::Piece(piece) => {
+                let piece = unpack(piece).map_err(|error| error.to_string())?;
+                assembly.take(&piece).map_err(|error| error.to_string())?;
+            }
+            Arrival::End(hash) => {
+                return assembly.finish(hash).map(|()| hash).map_err(|error| error.to_string());
             }
         }
     }

@@ -15,6 +15,7 @@ mod common;
 use common::Authority;
 use common::HandChannel;
 use common::HandPresto;
+use common::Wire;
 use common::install_crypto;
 use common::soon;
 use intermezzo_channel::v1 as channel;
@@ -28,6 +29,7 @@ use lento::replication::listen;
 use lento::req_dispatcher::Downcalls;
 use lento::req_dispatcher::ReqDispatcher;
 use lento::req_handler::ReqHandler;
+use lento::stage_names::StageNames;
 use lento::store::VolumeStore;
 use lento::volume::Mail;
 use lento::volume::VolumeHandle;
@@ -95,6 +97,7 @@ impl Node {
             volumes: self.volumes.clone(),
             downcalls: self.downcalls.clone(),
             contents: self.contents.clone(),
+            names: StageNames::default(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         listen(service, any, &authority.identity(name), self.stop.clone()).unwrap()
@@ -248,7 +251,7 @@ async fn answer_open_stage(presto: &mut HandChannel, dir: &std::path::Path) -> s
     let Some(Body::OpenStage(open)) = &packet.body else { panic!("{packet:?}") };
     assert!(open.name.bytes().all(|byte| b"0123456789abcdef-".contains(&byte)) && open.name.len() <= 80);
     let path = dir.join(&open.name);
-    let file = File::create(&path).unwrap();
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
     presto.answer(&packet, Body::Done(channel::Done {}), &[file]).await;
     path
 }
@@ -323,4 +326,79 @@ async fn what_the_server_does_not_have_is_superseded_and_without_it_a_fetch_fail
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// One try to stage `path` at the server: whether it succeeded, with the hash. After a failure the wire is whole again
+/// and both are connected.
+async fn stage(
+    path: &std::path::Path,
+    ticket: u64,
+    jobs: &Jobs,
+    wire: &Wire,
+    client: (&mut Node, &mut HandChannel),
+    server: (&Node, &mut HandChannel),
+) -> Result<Hash, String> {
+    let (client, client_presto) = client;
+    let (server, server_presto) = server;
+    jobs.read(Ticket(ticket), FileId { ino: 9, generation: 1 }, Some("a".to_owned()));
+    answer_resolve(client_presto, File::open(path).unwrap()).await;
+    answer_open_stage(server_presto, server.dir.path()).await;
+    let mut failure = None;
+    let (mut was_down, mut again) = (false, false);
+    while failure.is_none() || !again {
+        match client.mail().await {
+            Mail::Answer(_, at, Input::ContentRead { result, .. }) if at == Ticket(ticket) => match result {
+                ReadResult::Whole { hash, .. } => return Ok(hash),
+                ReadResult::Failed(reason) => {
+                    wire.cut_after(usize::MAX);
+                    failure = Some(reason);
+                }
+                other => panic!("{other:?}"),
+            },
+            Mail::Disconnected(..) => was_down = true,
+            Mail::Connected(..) => again = was_down,
+            other => panic!("{other:?}"),
+        }
+    }
+    Err(failure.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_that_is_cut_goes_on_where_it_was() {
+    const SIZE: usize = 24 << 20;
+    let authority = Authority::new();
+    let (mut server, mut client) = (node(), node());
+    let wire = Wire::to(server.serve(&authority, "a", &["b"])).await;
+    let peers = peers(&authority, "b", "a", wire.address);
+    peers.follow("a", client.volume.clone());
+    client.connected("a").await;
+    let mut server_presto = server.attach().await;
+    let mut client_presto = client.attach().await;
+
+    let path = client.dir.path().join("content");
+    let mut bytes = vec![0; SIZE];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    std::fs::write(&path, &bytes).unwrap();
+    let jobs = client.jobs(&peers);
+    let before = wire.sent();
+    let mut ticket = 0;
+    let mut hash = None;
+    while hash.is_none() {
+        ticket += 1;
+        assert!(ticket < 8, "it does not get on");
+        wire.cut_after(if ticket <= 3 { SIZE / 5 } else { usize::MAX });
+        let near = (&mut client, &mut client_presto);
+        let tried = stage(&path, ticket, &jobs, &wire, near, (&server, &mut server_presto)).await;
+        assert!(tried.is_err() || ticket > 3, "{tried:?}");
+        hash = tried.ok();
+        // The server sees the end of the stream a little after the client does.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let total = wire.sent() - before;
+    assert_eq!(hash, Some(Hash::of(&bytes)));
+    let Mail::Staged { name, .. } = server.mail().await else { panic!() };
+    assert_eq!(std::fs::read(server.dir.path().join(name)).unwrap(), bytes);
+    // What was on its way at each of the three cuts is sent again.
+    println!("{ticket} tries, {total} bytes for {SIZE}");
+    assert!(total < SIZE + 3 * (8 << 20), "{total} bytes for {SIZE}");
 }

@@ -76,7 +76,7 @@ pub fn read_whole(
     sink: &mut dyn FnMut(u64, Bytes) -> Result<(), String>,
 ) -> Result<Whole, SourceError> {
     let version = version(file)?;
-    let racy = clock::nanos_between(version.ctime, clock::wall()) < TICK_NANOS;
+    let racy = is_racy(&version);
     let (hash, inline) = if version.size <= INLINE_MAX {
         let bytes = read_small(file, version.size)?;
         (Hash::of(&bytes), Some(bytes))
@@ -87,6 +87,11 @@ pub fn read_whole(
         return Err(SourceError::Changed);
     }
     Ok(Whole { hash, size: version.size, version, racy, inline })
+}
+
+/// Whether a store may hide behind this version.
+pub(super) fn is_racy(version: &Version) -> bool {
+    clock::nanos_between(version.ctime, clock::wall()) < TICK_NANOS
 }
 
 fn read_small(file: &File, size: u64) -> Result<Vec<u8>, SourceError> {
@@ -119,7 +124,7 @@ fn read_large(
 }
 
 /// Where data begins at or after `offset`, and where it ends.
-fn next_data(file: &File, offset: u64, size: u64) -> Result<(u64, u64), SourceError> {
+pub(super) fn next_data(file: &File, offset: u64, size: u64) -> Result<(u64, u64), SourceError> {
     let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
         Ok(data) => data.clamp(offset, size),
         Err(Errno::NXIO) => return Ok((size, size)),
@@ -141,7 +146,7 @@ pub(super) fn hash_zeros(hasher: &mut blake3::Hasher, mut count: u64) {
     }
 }
 
-fn shorter_means_changed(error: io::Error) -> SourceError {
+pub(super) fn shorter_means_changed(error: io::Error) -> SourceError {
     if error.kind() == io::ErrorKind::UnexpectedEof { SourceError::Changed } else { error.into() }
 }
 

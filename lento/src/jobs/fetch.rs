@@ -1,7 +1,11 @@
 //! `Output::Fetch`: contents from the server, in few round trips; small ones into memory, large ones into the stage.
 
 use super::Shared;
-use crate::content::sink::Sink;
+use super::patience;
+use crate::content::assembly::Assembly;
+use crate::content::difference::Have;
+use crate::content::packing::unpack;
+use crate::fetch_service::ground;
 use crate::wire;
 use bytes::Bytes;
 use intermezzo_proto::v1;
@@ -14,7 +18,6 @@ use lento_core::types::Hash;
 use lento_core::types::INLINE_MAX;
 use lento_core::types::ObjectId;
 use lento_core::types::Ticket;
-use std::fs::File;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -70,12 +73,13 @@ pub(super) async fn run(shared: Shared, ticket: Ticket, items: Vec<FetchItem>) {
 async fn begin(
     shared: &Shared,
     channel: &Channel,
-    items: impl Iterator<Item = FetchItem>,
+    items: impl Iterator<Item = (FetchItem, Option<Have>)>,
 ) -> Result<Streaming<v1::FetchChunk>, String> {
     let items = items
-        .map(|item| v1::FetchItem {
+        .map(|(item, have)| v1::FetchItem {
             object: Some(wire::tag(item.object.0)),
             hash: Bytes::copy_from_slice(&item.hash.0),
+            have: have.as_ref().map(wire::have),
         })
         .collect();
     let request = v1::FetchRequest { volume: shared.volume.name.to_string(), items };
@@ -87,19 +91,23 @@ async fn begin(
     }
 }
 
-async fn next(shared: &Shared, stream: &mut Streaming<v1::FetchChunk>) -> Result<v1::FetchChunk, String> {
-    match timeout(IDLE, stream.message()).await {
+async fn next(
+    shared: &Shared,
+    stream: &mut Streaming<v1::FetchChunk>,
+    idle: Duration,
+) -> Result<v1::FetchChunk, String> {
+    match timeout(idle, stream.message()).await {
         Ok(Ok(Some(chunk))) => Ok(chunk),
         Ok(Ok(None)) => Err(format!("fetch from {}: the stream ended early", shared.server)),
         Ok(Err(status)) => Err(format!("fetch from {}: {}", shared.server, status.message())),
-        Err(_) => Err(format!("fetch from {}: nothing came for {IDLE:?}", shared.server)),
+        Err(_) => Err(format!("fetch from {}: nothing came for {idle:?}", shared.server)),
     }
 }
 
 async fn fetch_small(shared: &Shared, channel: &Channel, items: &[(usize, FetchItem)]) -> Vec<FetchResult> {
     let mut results = Vec::new();
     let outcome = async {
-        let mut stream = begin(shared, channel, items.iter().map(|(_, item)| *item)).await?;
+        let mut stream = begin(shared, channel, items.iter().map(|(_, item)| (*item, None))).await?;
         for (index, (_, item)) in items.iter().enumerate() {
             let result = small_content(shared, &mut stream, index, item).await?;
             results.push(result);
@@ -119,16 +127,19 @@ async fn small_content(
 ) -> Result<FetchResult, String> {
     let mut bytes = Vec::new();
     loop {
-        let chunk = next(shared, stream).await?;
+        let chunk = next(shared, stream, IDLE).await?;
         if usize::try_from(chunk.item) != Ok(index) {
             return Err(format!("fetch from {}: contents out of order", shared.server));
         }
-        let end = chunk.offset.saturating_add(chunk.data.len() as u64);
-        if chunk.offset < bytes.len() as u64 || end > INLINE_MAX {
-            return Err(format!("fetch from {}: more came than was asked for", shared.server));
+        if let Some(piece) = chunk.piece {
+            let piece = unpack(piece).map_err(|error| format!("fetch from {}: {error}", shared.server))?;
+            let end = piece.offset.saturating_add(piece.bytes.len() as u64);
+            if piece.offset < bytes.len() as u64 || end > INLINE_MAX {
+                return Err(format!("fetch from {}: more came than was asked for", shared.server));
+            }
+            bytes.resize(usize::try_from(piece.offset).unwrap_or(0), 0);
+            bytes.extend_from_slice(&piece.bytes);
         }
-        bytes.resize(usize::try_from(chunk.offset).unwrap_or(0), 0);
-        bytes.extend_from_slice(&chunk.data);
         match chunk.end {
             None => {}
             Some(End::Superseded(_)) => return Ok(FetchResult::Superseded),
@@ -157,36 +168,45 @@ async fn fetch_large(shared: &Shared, channel: &Channel, item: FetchItem) -> Fet
     }
 }
 
-/// `Ok(false)`: superseded. What is left in the stage then is overwritten by the next try.
+/// `Ok(false)`: superseded. After an error the next try goes on with what is in the stage then.
 async fn fetch_into_stage(
     shared: &Shared,
     channel: &Channel,
     item: FetchItem,
     name: &str,
 ) -> Result<bool, String> {
-    let file = shared.open_stage(name, item.size).await.map_err(|error| error.to_string())?;
-    let mut stream = begin(shared, channel, std::iter::once(item)).await?;
-    let (pieces, queue) = mpsc::channel(8);
-    let hash = item.hash;
-    let writing = tokio::task::spawn_blocking(move || write_pieces(file, queue, hash));
+    let from = |error: &dyn std::fmt::Display| format!("fetch from {}: {error}", shared.server);
+    let file = shared.open_stage(name, 0).await.map_err(|error| error.to_string())?;
+    let old = ground(&shared.downcalls, &shared.volume.name, Some(&shared.store), Some(item.object)).await;
+    let began = tokio::task::spawn_blocking(move || Assembly::begin(file, item.size, old.as_deref())).await;
+    let began = began.map_err(|error| error.to_string())?;
+    let (assembly, have) = began.map_err(|error| format!("staged {name}: {error}"))?;
+    let mut stream = begin(shared, channel, std::iter::once((item, Some(have)))).await?;
+    let (arrivals, queue) = mpsc::channel(8);
+    let writing = tokio::task::spawn_blocking(move || write_pieces(assembly, queue, item.hash));
     let complete = loop {
-        let chunk = next(shared, &mut stream).await?;
-        if !chunk.data.is_empty() && pieces.send(Piece::Data(chunk.offset, chunk.data)).await.is_err() {
+        let chunk = next(shared, &mut stream, patience(item.size)).await?;
+        if let Some(piece) = chunk.piece
+            && arrivals.send(Arrival::Piece(piece)).await.is_err()
+        {
             break true; // The writer knows why.
         }
         match chunk.end {
             None => {}
             Some(End::Superseded(_)) => break false,
-            Some(End::Complete(size)) => {
-                let _ = pieces.send(Piece::End(size)).await;
+            Some(End::Complete(size)) if size != item.size => {
+                return Err(from(&format!("a content of {size} bytes instead of {}", item.size)));
+            }
+            Some(End::Complete(_)) => {
+                let _ = arrivals.send(Arrival::End).await;
                 break true;
             }
         }
     };
-    drop(pieces);
+    drop(arrivals);
     let written = writing.await.map_err(|error| error.to_string())?;
     if complete {
-        written.map(|()| true).map_err(|error| format!("fetch from {}: {error}", shared.server))
+        written.map(|()| true).map_err(|error| from(&error))
     } else {
         shared_drop(shared, name);
         Ok(false)
@@ -202,17 +222,23 @@ fn shared_drop(shared: &Shared, name: &str) {
     });
 }
 
-enum Piece {
-    Data(u64, Bytes),
-    End(u64),
+enum Arrival {
+    Piece(v1::Piece),
+    End,
 }
 
-fn write_pieces(file: File, mut queue: mpsc::Receiver<Piece>, hash: Hash) -> Result<(), String> {
-    let mut sink = Sink::new(file).map_err(|error| error.to_string())?;
-    while let Some(piece) = queue.blocking_recv() {
-        match piece {
-            Piece::Data(offset, bytes) => sink.write(offset, &bytes).map_err(|error| error.to_string())?,
-            Piece::End(size) => return sink.finish(size, hash).map_err(|error| error.to_string()),
+fn write_pieces(
+    mut assembly: Assembly,
+    mut queue: mpsc::Receiver<Arrival>,
+    hash: Hash,
+) -> Result<(), String> {
+    while let Some(arrival) = queue.blocking_recv() {
+        match arrival {
+            Arrival::Piece(piece) => {
+                let piece = unpack(piece).map_err(|error| error.to_string())?;
+                assembly.take(&piece).map_err(|error| error.to_string())?;
+            }
+            Arrival::End => return assembly.finish(hash).map_err(|error| error.to_string()),
         }
     }
     Err("the stream ended early".to_owned())

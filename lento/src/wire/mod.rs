@@ -2,10 +2,13 @@
 //!
 //! A [`WireError`] ends the stream of the peer that sent it, and only that one.
 
+mod content;
 mod message;
 mod operation;
 mod words;
 
+pub use content::have;
+pub use content::have_back;
 pub use message::client_frames;
 pub use message::from_client;
 pub use message::from_server;

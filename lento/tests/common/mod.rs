@@ -17,11 +17,19 @@ use rustix::net::AddressFamily;
 use rustix::net::SocketAddrUnix;
 use rustix::net::SocketFlags;
 use rustix::net::SocketType;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 
 /// An authority that makes node certificates.
 pub struct Authority {
@@ -131,5 +139,59 @@ impl HandChannel {
         let packet = Packet { id: to.id, volume: to.volume.clone(), body: Some(body) };
         let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         soon(self.socket.send(&packet, &fds)).await.unwrap();
+    }
+}
+
+/// A wire between two agents that counts what goes to the listener and can be cut.
+pub struct Wire {
+    /// Dial here.
+    pub address: SocketAddr,
+    /// Bytes that went to the listener.
+    pub sent: Arc<AtomicUsize>,
+    /// Connections end when so many have.
+    pub cut_at: Arc<AtomicUsize>,
+}
+
+impl Wire {
+    pub async fn to(listener: SocketAddr) -> Wire {
+        let incoming = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = incoming.local_addr().unwrap();
+        let (sent, cut_at) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(usize::MAX)));
+        let counters = (sent.clone(), cut_at.clone());
+        tokio::spawn(async move {
+            while let Ok((near, _)) = incoming.accept().await {
+                let (sent, cut_at) = counters.clone();
+                tokio::spawn(async move {
+                    let Ok(far) = TcpStream::connect(listener).await else { return };
+                    let (mut from_near, mut to_near) = near.into_split();
+                    let (mut from_far, mut to_far) = far.into_split();
+                    let there = async {
+                        let mut bytes = vec![0; 64 << 10];
+                        while let Ok(count @ 1..) = from_near.read(&mut bytes).await {
+                            if sent.load(Ordering::Relaxed) >= cut_at.load(Ordering::Relaxed)
+                                || to_far.write_all(&bytes[..count]).await.is_err()
+                            {
+                                break;
+                            }
+                            sent.fetch_add(count, Ordering::Relaxed);
+                        }
+                    };
+                    tokio::select! {
+                        () = there => {}
+                        _ = tokio::io::copy(&mut from_far, &mut to_near) => {}
+                    }
+                });
+            }
+        });
+        Wire { address, sent, cut_at }
+    }
+
+    pub fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Ends connections once so many more bytes went.
+    pub fn cut_after(&self, bytes: usize) {
+        self.cut_at.store(self.sent().saturating_add(bytes), Ordering::Relaxed);
     }
 }

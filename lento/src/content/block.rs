@@ -1,0 +1,278 @@
+//! A content as aligned blocks. The hash of a block is a subtree of the content's blake3, so one pass over the bytes
+//! gives both, and the hash of the whole follows from those of the blocks.
+
+use super::CHUNK;
+use super::source::SourceError;
+use super::source::hash_zeros;
+use super::source::next_data;
+use super::source::shorter_means_changed;
+use blake3::Hasher;
+use blake3::hazmat::ChainingValue;
+use blake3::hazmat::HasherExt;
+use blake3::hazmat::Mode;
+use blake3::hazmat::left_subtree_len;
+use blake3::hazmat::merge_subtrees_non_root;
+use blake3::hazmat::merge_subtrees_root;
+use lento_core::types::Hash;
+use std::fs::File;
+use std::num::NonZero;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a block of all but the largest contents.
+pub const LEAST: u64 = 64 << 10;
+/// Most blocks of a content: beyond that, blocks are larger.
+pub const BLOCKS_MAX: usize = 131_072;
+/// Largest content, in bytes: what a file offset can say.
+pub const SIZE_MAX: u64 = i64::MAX as u64;
+/// Bytes of a [`Mark`].
+pub const MARK: usize = 16;
+
+/// The beginning of a block's hash: enough to find what is equal, because the whole is checked afterwards.
+pub type Mark = [u8; MARK];
+
+/// How a content of this size is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    size: u64,
+    block: u64,
+}
+
+impl Layout {
+    /// `None`: too small to be divided, or too large to exist.
+    #[must_use]
+    pub fn of(size: u64) -> Option<Layout> {
+        if size <= LEAST || size > SIZE_MAX {
+            return None;
+        }
+        let mut block = LEAST;
+        while size.div_ceil(block) > BLOCKS_MAX as u64 {
+            block *= 2;
+        }
+        Some(Layout { size, block })
+    }
+
+    /// Bytes of the content.
+    #[must_use]
+    pub fn size(self) -> u64 {
+        self.size
+    }
+
+    /// Bytes of each block but the last.
+    #[must_use]
+    pub fn block(self) -> u64 {
+        self.block
+    }
+
+    /// Number of blocks, at least 2.
+    #[must_use]
+    pub fn count(self) -> usize {
+        usize::try_from(self.size.div_ceil(self.block)).unwrap_or(BLOCKS_MAX)
+    }
+
+    /// Where a block lies.
+    #[must_use]
+    pub fn range(self, index: usize) -> Range<u64> {
+        let start = (index as u64).saturating_mul(self.block).min(self.size);
+        start..start.saturating_add(self.block).min(self.size)
+    }
+
+    /// The block in which this byte lies.
+    #[must_use]
+    pub fn index(self, offset: u64) -> usize {
+        usize::try_from(offset / self.block).unwrap_or(BLOCKS_MAX)
+    }
+}
+
+/// The hash of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value(ChainingValue);
+
+impl Value {
+    /// Of the block that begins at `offset`.
+    #[must_use]
+    pub fn of(offset: u64, bytes: &[u8]) -> Value {
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(offset);
+        if bytes.is_empty() {
+            return Value([0; 32]);
+        }
+        Value(hasher.update(bytes).finalize_non_root())
+    }
+
+    /// Its beginning.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        let mut mark = [0; MARK];
+        for (to, from) in mark.iter_mut().zip(self.0) {
+            *to = from;
+        }
+        mark
+    }
+}
+
+/// The content's hash from those of all its blocks; `None`: not all are there.
+#[must_use]
+pub fn root(layout: Layout, values: &[Value]) -> Option<Hash> {
+    if values.len() != layout.count() {
+        return None;
+    }
+    let left = left_subtree_len(layout.size);
+    let hash = merge_subtrees_root(
+        &subtree(layout, values, 0, left)?,
+        &subtree(layout, values, left, layout.size - left)?,
+        Mode::Hash,
+    );
+    Some(Hash(*hash.as_bytes()))
+}
+
+fn subtree(layout: Layout, values: &[Value], start: u64, length: u64) -> Option<ChainingValue> {
+    if length <= layout.block {
+        return values.get(layout.index(start)).map(|value| value.0);
+    }
+    let left = left_subtree_len(length);
+    Some(merge_subtrees_non_root(
+        &subtree(layout, values, start, left)?,
+        &subtree(layout, values, start.checked_add(left)?, length - left)?,
+        Mode::Hash,
+    ))
+}
+
+/// Reads blocks of a file; holes cost no reading.
+#[derive(Debug)]
+pub struct BlockReader<'a> {
+    file: &'a File,
+    size: u64,
+    /// The next data at or after where it was last asked.
+    data: Range<u64>,
+    asked: u64,
+}
+
+impl<'a> BlockReader<'a> {
+    /// For a file of this many bytes.
+    #[must_use]
+    pub fn new(file: &'a File, size: u64) -> BlockReader<'a> {
+        BlockReader { file, size, data: 0..0, asked: 0 }
+    }
+
+    /// Whether there is nothing but a hole. Ask in ascending order.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn is_hole(&mut self, range: &Range<u64>) -> Result<bool, SourceError> {
+        if range.start >= self.data.end || range.start < self.asked {
+            let (start, end) = next_data(self.file, range.start, self.size)?;
+            (self.data, self.asked) = (start..end, range.start);
+        }
+        Ok(self.data.start >= range.end)
+    }
+
+    /// Reads into `bytes`, all of it.
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`]: the file is shorter now.
+    pub fn read(&self, bytes: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        self.file.read_exact_at(bytes, offset).map_err(shorter_means_changed)
+    }
+
+    /// The hash of a block, in pieces through `buffer`.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn value(&mut self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<Value, SourceError> {
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(range.start);
+        for piece in pieces(range) {
+            let length = piece.end - piece.start;
+            if self.is_hole(&piece)? {
+                hash_zeros(&mut hasher, length);
+            } else {
+                buffer.resize(usize::try_from(length).unwrap_or(CHUNK), 0);
+                self.read(buffer, piece.start)?;
+                hasher.update(buffer);
+            }
+        }
+        if range.is_empty() { Ok(Value([0; 32])) } else { Ok(Value(hasher.finalize_non_root())) }
+    }
+}
+
+/// A range in pieces of at most [`CHUNK`].
+pub fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let Range { start, end } = *range;
+    let step = CHUNK as u64;
+    let next = move |at: &u64| Some(at.saturating_add(step)).filter(|at| *at < end);
+    std::iter::successors(Some(start).filter(|start| *start < end), next)
+        .map(move |at| at..at.saturating_add(step).min(end))
+}
+
+/// Most threads that hash one file.
+const HASHERS: usize = 4;
+/// Fewer blocks than this are not worth a thread.
+const PER_HASHER: usize = 64;
+
+/// Hashes those blocks that have no value yet. Blocks, with a few threads of its own.
+///
+/// # Errors
+/// See [`SourceError`].
+pub fn describe(file: &File, layout: Layout, values: &mut [Option<Value>]) -> Result<(), SourceError> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(HASHERS);
+    let share = values.len().div_ceil(threads).max(PER_HASHER);
+    std::thread::scope(|scope| {
+        let running: Vec<_> = values
+            .chunks_mut(share)
+            .enumerate()
+            .map(|(nth, part)| scope.spawn(move || describe_part(file, layout, nth * share, part)))
+            .collect();
+        let failed = || SourceError::Sink("a hashing thread failed".to_owned());
+        running.into_iter().try_for_each(|thread| thread.join().map_err(|_| failed())?)
+    })
+}
+
+fn describe_part(
+    file: &File,
+    layout: Layout,
+    first: usize,
+    values: &mut [Option<Value>],
+) -> Result<(), SourceError> {
+    let mut reader = BlockReader::new(file, layout.size);
+    let mut buffer = Vec::new();
+    for (index, value) in values.iter_mut().enumerate() {
+        if value.is_none() {
+            *value = Some(reader.value(&layout.range(first + index), &mut buffer)?);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_hash_follows_from_the_blocks_of_any_size() {
+        let dir = tempfile::tempdir().unwrap();
+        for size in [65_537, 131_072, 131_073, 196_608, 200_001, 1 << 20, (17 << 20) + 1025] {
+            let bytes: Vec<u8> = (0..size).map(|at: u32| (at % 249).to_le_bytes()[0]).collect();
+            let path = dir.path().join("f");
+            std::fs::write(&path, &bytes).unwrap();
+            let layout = Layout::of(size.into()).unwrap();
+            let mut values = vec![None; layout.count()];
+            describe(&File::open(&path).unwrap(), layout, &mut values).unwrap();
+            let values: Vec<Value> = values.into_iter().flatten().collect();
+            assert_eq!(root(layout, &values), Some(Hash::of(&bytes)), "{size}");
+            assert_eq!(root(layout, &values[1..]), None);
+        }
+    }
+
+    #[test]
+    fn no_size_has_more_blocks_than_a_message_holds() {
+        assert_eq!(Layout::of(LEAST), None);
+        assert_eq!(Layout::of(SIZE_MAX + 1), None);
+        for size in [LEAST + 1, 1 << 30, (8 << 30) + 1, 1 << 40, SIZE_MAX] {
+            let layout = Layout::of(size).unwrap();
+            assert!((2..=BLOCKS_MAX).contains(&layout.count()), "{layout:?}");
+            assert_eq!(layout.range(layout.count() - 1).end, size);
+        }
+        assert_eq!(Layout::of(8 << 30).unwrap().block(), LEAST);
+    }
+}
