@@ -83,7 +83,7 @@ async fn send_all(
             let number = u32::try_from(batch * BATCH + index).unwrap_or(u32::MAX);
             let file = source.and_then(|(_, expected)| Some((opened.next()??, expected)));
             let _room = service.contents.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
-            send_one(number, item, file, chunks).await?;
+            send_one(volume, number, item, file, chunks).await?;
         }
     }
     Ok(())
@@ -101,6 +101,7 @@ fn sources(volume: &VolumeHandle, items: &[Wanted]) -> Result<Vec<Option<(FileId
 }
 
 async fn send_one(
+    volume: &VolumeHandle,
     number: u32,
     item: &Wanted,
     source: Option<(Arc<File>, Version)>,
@@ -115,7 +116,10 @@ async fn send_one(
             let read =
                 tokio::task::spawn_blocking(move || read_pieces(number, &file, expected, hash, &pieces));
             match read.await.map_err(|error| Status::internal(error.to_string()))? {
-                Ok((size, inline)) => last(inline, End::Complete(size)),
+                Ok((size, inline)) => {
+                    volume.meters().served_bytes.inc_by(size);
+                    last(inline, End::Complete(size))
+                }
                 Err(SourceError::Changed | SourceError::NotAFile) => superseded(),
                 Err(error) => return Err(Status::unavailable(error.to_string())),
             }

@@ -45,6 +45,7 @@ pub async fn stage(
         .map_err(|error| Status::unavailable(error.to_string()))?;
     match take(file, first, &mut stream).await {
         Ok((size, hash)) => {
+            volume.meters().staged_bytes.inc_by(size);
             arrived(&volume, hash, size, name).await?;
             Ok(v1::StageReply { hash: Bytes::copy_from_slice(&hash.0) })
         }

@@ -84,6 +84,7 @@ async fn read(shared: &Shared, file: Arc<File>, stage_at: Option<&str>) -> ReadR
         match result {
             Ok(whole) => {
                 let Whole { hash, size, version, racy, inline } = whole;
+                shared.volume.meters().read_bytes.inc_by(size);
                 return ReadResult::Whole { hash, size, version, racy, inline };
             }
             Err(SourceError::Changed) => {

@@ -198,7 +198,9 @@ impl Cml {
         };
         let earlier = self.own_rows(store, op.object)?.into_iter().find(|(_, row)| carries(row));
         let Some((at, mut row)) = earlier else { return self.append(store, recno, op, slot) };
+        let before = row.bytes();
         row.slot = slot;
+        self.count_bytes(before, row.bytes());
         if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
             drop_privileges(attributes, xattrs);
         }

@@ -160,6 +160,7 @@ impl World {
             node.jobs.push_back(output);
         }
         node.spent += began.elapsed();
+        node.check_counts();
     }
 
     pub fn connect(&mut self, client: usize) {
