@@ -192,14 +192,15 @@ impl Fleet {
     /// Another program may have taken a port while the fleet was down.
     fn free_ports(&mut self) -> Result<(), FleetError> {
         let mut held = Vec::new();
-        for node in &mut self.config.nodes {
-            let (port, listener) = std::iter::once(node.port)
+        let ports = self.config.nodes.iter_mut().flat_map(|node| [&mut node.port, &mut node.metrics_port]);
+        for wanted in ports {
+            let (port, listener) = std::iter::once(*wanted)
                 .filter(|port| *port != 0)
                 .chain(quiet_ports())
                 .find_map(|port| Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?)))
                 .ok_or_else(|| FleetError::Request("no free port on 127.0.0.1".to_owned()))?;
-            node.port = port;
-            held.push(listener); // All at once, so that no two nodes get the same.
+            *wanted = port;
+            held.push(listener); // All at once, so that nobody gets another's.
         }
         self.config.write(&self.layout)
     }

@@ -271,12 +271,12 @@ fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::VolumeStatu
 fn replicator_status(replicator: ReplicatorStatus, now: Time) -> v1::ReplicatorStatus {
     v1::ReplicatorStatus {
         lag_records: replicator.lag_records,
-        lag_bytes: replicator.lag_bytes,
+        lag_bytes: replicator.lag.map(|lag| lag.bytes),
         node: replicator.node,
         connected: replicator.connected,
         applied: position(replicator.applied),
         durable: position(replicator.durable),
-        lag_seconds: clock::seconds_since(replicator.lag_since, now),
+        lag_seconds: replicator.lag.map(|lag| clock::seconds_since(lag.since, now)),
         syncing: replicator.syncing,
     }
 }

@@ -41,7 +41,7 @@ impl Default for Ledger {
 pub struct Behind {
     /// Bytes of content.
     pub bytes: u64,
-    /// When the oldest of it was made.
+    /// When the oldest of it was made (server's clock).
     pub since: Option<Time>,
 }
 

@@ -23,6 +23,7 @@ mod tree;
 pub mod types;
 pub mod volume;
 
+pub use ledger::Behind;
 pub use server::ConflictRow;
 pub use server::Judged;
 pub use volume::Volume;

@@ -293,12 +293,14 @@ impl Server {
     fn truncate(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         let mut needed =
             self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))));
+        let mut shown = needed;
         for node in &self.replist {
             let row = ReplicatorRow::get(ctx.store, node)?;
             // One that has not begun needs no log: it gets the tree.
             if row.follows {
                 let snapshot = self.sessions.get(node).and_then(Session::follows_from).unwrap_or_default();
                 needed = needed.min(snapshot.max(row.ack.position));
+                shown = shown.min(row.ack.applied);
             }
         }
         for _ in 0..2048 {
@@ -312,7 +314,7 @@ impl Server {
             ctx.store.scan(Table::Log, &[], 1)?.first().and_then(|(key, _)| table::number_from_key(key));
         let floor = kept.map_or(needed, |first| needed.min(Position(first.saturating_sub(1))));
         ctx.meta.log_floor = ctx.meta.log_floor.max(floor);
-        self.ledger.truncate(floor);
+        self.ledger.truncate(floor.min(shown));
         if self.durable > self.truncated {
             self.truncated = self.durable;
             ctx.out.push(Output::Truncate(Recno(self.durable.0)));

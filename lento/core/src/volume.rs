@@ -8,6 +8,7 @@ use crate::facet::Facet;
 use crate::io::Input;
 use crate::io::NodeName;
 use crate::io::Output;
+use crate::ledger::Behind;
 use crate::record::KmlRecord;
 use crate::server::ConflictRow;
 use crate::server::Judged;
@@ -385,7 +386,7 @@ impl Volume {
                 for node in server.replist() {
                     let row = ReplicatorRow::get(store, node)?;
                     let session = server.session(node);
-                    let behind = sums.behind(row.ack.applied);
+                    let lag = row.follows.then(|| sums.behind(row.ack.applied));
                     replicators.push(ReplicatorStatus {
                         node: node.clone(),
                         connected: session.is_some_and(|session| session.is_welcomed()),
@@ -393,8 +394,7 @@ impl Volume {
                         durable: row.ack.durable,
                         syncing: session.is_some_and(|session| session.is_syncing()),
                         lag_records: server.position().0.saturating_sub(row.ack.applied.0),
-                        lag_bytes: behind.bytes,
-                        lag_since: behind.since,
+                        lag,
                     });
                 }
                 Ok(Status {
@@ -558,8 +558,6 @@ pub struct ReplicatorStatus {
     pub syncing: bool,
     /// Positions between what is visible in its tree and the server's newest durable one.
     pub lag_records: u64,
-    /// Bytes of content that were logged in between.
-    pub lag_bytes: u64,
-    /// When the oldest of these was made (server's clock).
-    pub lag_since: Option<Time>,
+    /// What these brought; `None`: it has never followed the log, so it gets the whole tree.
+    pub lag: Option<Behind>,
 }

@@ -50,12 +50,9 @@ pub(super) fn text(node: &str, presto: bool, volumes: &[Seen], now: Time) -> Res
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let build = Info::new(vec![("version", version), ("node", node.to_owned())]);
     registry.register("build", "Version of this lento and its node", build);
+    let attached = ConstGauge::new(u64::from(presto));
+    registry.register("presto_attached", "1 while the channel to presto is up", attached);
     let mut page = Page::default();
-    page.gauge(
-        "presto_attached",
-        "1 while the channel to presto is up",
-        [(Vec::new(), u64::from(presto))].into_iter(),
-    );
     page.states(volumes, now);
     page.replicators(volumes, now);
     page.records(volumes);
@@ -254,11 +251,16 @@ impl Page {
             "Positions between the server's newest durable one and what is visible there",
             each(|one| one.lag_records),
         );
-        self.bytes("replicator_lag", "Content that these positions brought", each(|one| one.lag_bytes));
+        let known = || each_replicator(volumes).filter_map(|(labels, one)| Some((labels, one.lag?)));
+        self.bytes(
+            "replicator_lag",
+            "Content that these positions brought; absent where the Replicator never followed the log",
+            known().map(|(labels, lag)| (labels, lag.bytes)),
+        );
         self.seconds(
             "replicator_lag",
             "Age of the oldest position that is not visible there; 0: there is none",
-            each_replicator(volumes).map(|(labels, one)| (labels, clock::seconds_since(one.lag_since, now))),
+            known().map(|(labels, lag)| (labels, clock::seconds_since(lag.since, now))),
         );
     }
 
