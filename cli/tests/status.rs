@@ -67,7 +67,10 @@ fn client() -> Script {
 #[test]
 fn a_client_says_how_much_waits_and_for_how_long() {
     let agent = Agent::start(client());
-    insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @"");
+    insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @r"
+    VOLUME     NODE  ROLE    CONNECTED  POSITION  PENDING               LAG  CONFLICTS
+    team/home  b     Client  no         1.120     3 (5.00 MiB, 12.2 s)  -    0
+    ");
     let json = ask(&agent.socket(), &["status", "-o", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     let volume = &json[0]["volumes"][0];
@@ -78,17 +81,17 @@ fn a_client_says_how_much_waits_and_for_how_long() {
 fn tables_show_volumes_and_replicators() {
     let agent = Agent::start(server());
     insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @r#"
-    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG         CONFLICTS
-    team/home  a     Server      1/2        1.120     0        -           1
-    team/home  └ b   Replicator  yes        1.120     -        0           -
-    team/home  └ c   Replicator  no         1.100     -        20 (2.0 s)  -
+    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG                   CONFLICTS
+    team/home  a     Server      1/2        1.120     0        -                     1
+    team/home  └ b   Replicator  yes        1.120     -        0                     -
+    team/home  └ c   Replicator  no         1.100     -        20 (1.91 MiB, 2.0 s)  -
     team/home on a waits: c is not connected
     "#);
     insta::assert_snapshot!(ask(&agent.socket(), &["status", "-o", "wide"]).out, @r#"
-    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG         CONFLICTS  APPLIED  DIRTY  KML     MOUNTED AT
-    team/home  a     Server      1/2        1.120     0        -           1          1.120    0      1..130  /mnt/team/home
-    team/home  └ b   Replicator  yes        1.120     -        0           -
-    team/home  └ c   Replicator  no         1.100     -        20 (2.0 s)  -
+    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG                   CONFLICTS  APPLIED  DIRTY  KML     MOUNTED AT
+    team/home  a     Server      1/2        1.120     0        -                     1          1.120    0      1..130  /mnt/team/home
+    team/home  └ b   Replicator  yes        1.120     -        0                     -
+    team/home  └ c   Replicator  no         1.100     -        20 (1.91 MiB, 2.0 s)  -
     team/home on a waits: c is not connected
     "#);
 }
