@@ -65,7 +65,7 @@ fn bodies(note: Note) -> Vec<(&'static str, Body)> {
                 .chunks(BATCH)
                 .map(|files| {
                     let to = files.last().copied().map(convert::file_id);
-                    let after = std::mem::replace(&mut after, to.clone());
+                    let after = std::mem::replace(&mut after, to);
                     v1::ReleaseLimbo { upto: upto.0, all_but: true, after, to, ..release_files(files) }
                 })
                 .collect();
