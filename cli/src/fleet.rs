@@ -192,8 +192,9 @@ impl Fleet {
     /// Another program may have taken a port while the fleet was down.
     fn free_ports(&mut self) -> Result<(), FleetError> {
         let mut held = Vec::new();
-        for node in &mut self.config.nodes {
-            let (port, listener) = std::iter::once(node.port)
+        let ports = self.config.nodes.iter_mut().flat_map(|node| [&mut node.port, &mut node.metrics_port]);
+        for wanted in ports {
+            let (port, listener) = std::iter::once(*wanted)
                 .filter(|port| *port != 0)
                 .chain(quiet_ports())
                 .chain([0])
@@ -202,8 +203,8 @@ impl Fleet {
                     Some((listener.local_addr().ok()?.port(), listener))
                 })
                 .ok_or_else(|| FleetError::Request("no free port on 127.0.0.1".to_owned()))?;
-            node.port = port;
-            held.push(listener); // All at once, so that no two nodes get the same.
+            *wanted = port;
+            held.push(listener); // All at once, so that nobody gets another's.
         }
         self.config.write(&self.layout)
     }

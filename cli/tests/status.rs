@@ -18,7 +18,8 @@ fn server() -> Script {
         applied: position(number),
         durable: position(number),
         lag_records,
-        lag_seconds: lag_records as f64 / 10.0,
+        lag_seconds: Some(lag_records as f64 / 10.0),
+        lag_bytes: Some(lag_records * 100_000),
         syncing: false,
     };
     let volume = VolumeStatus {
@@ -43,21 +44,54 @@ fn server() -> Script {
     Script { status, ..Script::default() }
 }
 
+fn client() -> Script {
+    let volume = VolumeStatus {
+        name: "team/home".into(),
+        role: "Client".into(),
+        server: "a".into(),
+        position: position(120),
+        applied: position(118),
+        pending: 3,
+        pending_bytes: 5 << 20,
+        pending_seconds: 12.25,
+        dirty: 2,
+        mountpoint: "/mnt/team/home".into(),
+        ..VolumeStatus::default()
+    };
+    let (node, version) = ("b".into(), "0.1.0".into());
+    let status =
+        StatusReply { node, version, volumes: vec![volume], presto_connected: true, ..Default::default() };
+    Script { status, ..Script::default() }
+}
+
+#[test]
+fn a_client_says_how_much_waits_and_for_how_long() {
+    let agent = Agent::start(client());
+    insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @r"
+    VOLUME     NODE  ROLE    CONNECTED  POSITION  PENDING               LAG  CONFLICTS
+    team/home  b     Client  no         1.120     3 (5.00 MiB, 12.2 s)  -    0
+    ");
+    let json = ask(&agent.socket(), &["status", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let volume = &json[0]["volumes"][0];
+    assert_eq!((&volume["pendingBytes"], &volume["pendingSeconds"]), (&(5 << 20).into(), &12.25.into()));
+}
+
 #[test]
 fn tables_show_volumes_and_replicators() {
     let agent = Agent::start(server());
     insta::assert_snapshot!(ask(&agent.socket(), &["status"]).out, @r#"
-    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG         CONFLICTS
-    team/home  a     Server      1/2        1.120     0        -           1
-    team/home  └ b   Replicator  yes        1.120     -        0           -
-    team/home  └ c   Replicator  no         1.100     -        20 (2.0 s)  -
+    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG                   CONFLICTS
+    team/home  a     Server      1/2        1.120     0        -                     1
+    team/home  └ b   Replicator  yes        1.120     -        0                     -
+    team/home  └ c   Replicator  no         1.100     -        20 (1.91 MiB, 2.0 s)  -
     team/home on a waits: c is not connected
     "#);
     insta::assert_snapshot!(ask(&agent.socket(), &["status", "-o", "wide"]).out, @r#"
-    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG         CONFLICTS  APPLIED  DIRTY  KML     MOUNTED AT
-    team/home  a     Server      1/2        1.120     0        -           1          1.120    0      1..130  /mnt/team/home
-    team/home  └ b   Replicator  yes        1.120     -        0           -
-    team/home  └ c   Replicator  no         1.100     -        20 (2.0 s)  -
+    VOLUME     NODE  ROLE        CONNECTED  POSITION  PENDING  LAG                   CONFLICTS  APPLIED  DIRTY  KML     MOUNTED AT
+    team/home  a     Server      1/2        1.120     0        -                     1          1.120    0      1..130  /mnt/team/home
+    team/home  └ b   Replicator  yes        1.120     -        0                     -
+    team/home  └ c   Replicator  no         1.100     -        20 (1.91 MiB, 2.0 s)  -
     team/home on a waits: c is not connected
     "#);
 }
@@ -68,6 +102,7 @@ fn json_and_yaml_say_the_same() {
     let json = ask(&agent.socket(), &["status", "-o", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(json[0]["volumes"][0]["replicators"][1]["lagRecords"], 20);
+    assert_eq!(json[0]["volumes"][0]["replicators"][1]["lagBytes"], 2_000_000);
     assert_eq!(json[0]["volumes"][0]["position"]["number"], 120);
     let yaml = ask(&agent.socket(), &["status", "-o", "yaml"]).out;
     assert!(yaml.contains("lagRecords: 20"), "{yaml}");

@@ -1,5 +1,6 @@
 //! What the command line asks: `Admin` over a Unix socket that only its owner may open.
 
+use crate::clock;
 use crate::req_dispatcher::ChannelState;
 use crate::req_dispatcher::Downcalls;
 use crate::volume::Mail;
@@ -13,13 +14,13 @@ use intermezzo_proto::v1::admin_server::Admin;
 use intermezzo_proto::v1::admin_server::AdminServer;
 use lento_core::types::Position;
 use lento_core::types::Recno;
+use lento_core::types::Time;
 use lento_core::volume::ReplicatorStatus;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -29,8 +30,8 @@ use tonic::Status;
 use tonic::transport::Server;
 use tracing::warn;
 
-/// How long a volume may take to say how it is.
-const REPORT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long Presto may take to say how a volume's journal is.
+const STAT_DEADLINE: Duration = Duration::from_secs(2);
 /// How often somebody who waits is told what for.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -85,7 +86,7 @@ impl Admin for AdminService {
         };
         let mut volumes = Vec::new();
         for volume in self.volumes.all() {
-            let report = report(&volume).await;
+            let report = volume.report().await;
             let kml = newest(&self.downcalls, &volume, presto_connected, &report).await;
             volumes.push(volume_status(&volume.name, report, kml));
         }
@@ -101,7 +102,7 @@ impl Admin for AdminService {
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<Self::WaitStream>, Status> {
         let request = request.into_inner();
         let volume = self.find(&request.volume)?;
-        let stat = self.downcalls.call(&volume.name, Body::Stat(Stat {}), "Stat", REPORT_DEADLINE).await;
+        let stat = self.downcalls.call(&volume.name, Body::Stat(Stat {}), "Stat", STAT_DEADLINE).await;
         let upto = match stat {
             Ok((Body::Stats(stats), _)) => Recno(stats.last_recno),
             Ok(_) => return Err(Status::internal("presto answered Stat with another message")),
@@ -154,29 +155,13 @@ fn rows<T: Send + 'static>(rows: Result<Vec<T>, String>) -> Reply<T> {
     ReceiverStream::new(stream)
 }
 
-async fn report(volume: &VolumeHandle) -> Report {
-    let asked = async {
-        let (reply, answer) = oneshot::channel();
-        volume.send(Mail::Report(reply)).await;
-        answer.await.ok()
-    };
-    match timeout(REPORT_DEADLINE, asked).await {
-        Ok(Some(report)) => report,
-        Ok(None) => Report { fault: "the volume is stopping".to_owned(), ..Report::default() },
-        Err(_) => {
-            let fault = format!("the volume did not say how it is within {REPORT_DEADLINE:?}");
-            Report { fault, ..Report::default() }
-        }
-    }
-}
-
 /// First and last record of the KML now, or as last heard.
 async fn newest(downcalls: &Downcalls, volume: &VolumeHandle, up: bool, report: &Report) -> (u64, u64) {
     let known = (report.kml.0.0, report.kml.1.0);
     if !up {
         return known;
     }
-    match downcalls.call(&volume.name, Body::Stat(Stat {}), "Stat", REPORT_DEADLINE).await {
+    match downcalls.call(&volume.name, Body::Stat(Stat {}), "Stat", STAT_DEADLINE).await {
         Ok((Body::Stats(stats), _)) => (stats.first_recno, stats.last_recno),
         _ => known,
     }
@@ -216,7 +201,7 @@ async fn wait(
             }
             () = tokio::time::sleep(PROGRESS) => {}
         }
-        let report = report(&volume).await;
+        let report = volume.report().await;
         let waits_for = waits_for(&report, all);
         let pending = report.status.pending;
         let so_far = v1::WaitProgress { done: false, pending, waiting: waits_for };
@@ -259,7 +244,7 @@ fn position(position: Position) -> Option<v1::Position> {
 }
 
 fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::VolumeStatus {
-    let newest = report.status.position;
+    let now = clock::wall();
     let status = report.status;
     v1::VolumeStatus {
         name: name.to_owned(),
@@ -270,7 +255,7 @@ fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::VolumeStatu
         pending: status.pending,
         dirty: status.dirty,
         connected: status.connected,
-        replicators: status.replicators.into_iter().map(|one| replicator_status(one, newest)).collect(),
+        replicators: status.replicators.into_iter().map(|one| replicator_status(one, now)).collect(),
         conflicts: status.conflicts,
         mountpoint: report.mountpoint,
         cache: report.cache,
@@ -278,18 +263,20 @@ fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::VolumeStatu
         kml_last: kml.1,
         waiting: status.waiting,
         fault: report.fault,
-        pending_bytes: 0,
+        pending_bytes: status.pending_bytes,
+        pending_seconds: clock::seconds_since(status.pending_since, now),
     }
 }
 
-fn replicator_status(replicator: ReplicatorStatus, newest: Position) -> v1::ReplicatorStatus {
+fn replicator_status(replicator: ReplicatorStatus, now: Time) -> v1::ReplicatorStatus {
     v1::ReplicatorStatus {
-        lag_records: newest.0.saturating_sub(replicator.durable.0),
+        lag_records: replicator.lag_records,
+        lag_bytes: replicator.lag.map(|lag| lag.bytes),
         node: replicator.node,
         connected: replicator.connected,
         applied: position(replicator.applied),
         durable: position(replicator.durable),
-        lag_seconds: 0.0,
+        lag_seconds: replicator.lag.map(|lag| clock::seconds_since(lag.since, now)),
         syncing: replicator.syncing,
     }
 }

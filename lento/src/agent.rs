@@ -6,6 +6,7 @@ use crate::desired::DesiredVolume;
 use crate::dialer::Peers;
 use crate::jobs;
 use crate::manifests;
+use crate::metrics;
 use crate::options::Options;
 use crate::replication::ReplicationService;
 use crate::replication::listen;
@@ -98,6 +99,16 @@ impl Agent {
         info!(target: "agent", node = options.node, %address, "listening");
 
         let mut desired = manifests::follow(options.manifests.clone(), options.node.clone(), rooms.clone());
+        if let Some(address) = options.metrics {
+            let service = metrics::MetricsService {
+                node: options.node.clone(),
+                volumes: volumes.clone(),
+                downcalls: downcalls.clone(),
+                desired: desired.clone(),
+            };
+            let address = metrics::listen(service, address, rooms.clone()).map_err(AgentError::Setup)?;
+            info!(target: "agent", %address, "metrics are served");
+        }
         let around = Surroundings {
             node: options.node,
             downcalls,

@@ -28,6 +28,12 @@ pub fn wall() -> Time {
     Time { sec: time.tv_sec, nsec: u32::try_from(time.tv_nsec).unwrap_or(0) }
 }
 
+/// Seconds from then until `now`; 0 for nothing, and where the clock was set back in between.
+#[must_use]
+pub fn seconds_since(then: Option<Time>, now: Time) -> f64 {
+    then.map_or(0.0, |then| nanos_between(then, now).max(0) as f64 / 1e9)
+}
+
 /// Nanoseconds from `earlier` to `later`; negative if they stand the other way round.
 #[must_use]
 pub fn nanos_between(earlier: Time, later: Time) -> i128 {

@@ -95,7 +95,7 @@ async fn send_all(
             let number = u32::try_from(batch * BATCH + index).unwrap_or(u32::MAX);
             let file = source.and_then(|(_, expected)| Some((opened.next()??, expected)));
             let _room = service.contents.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
-            send_one(number, item, file, chunks).await?;
+            send_one(volume, number, item, file, chunks).await?;
         }
     }
     Ok(())
@@ -113,6 +113,7 @@ fn sources(volume: &VolumeHandle, items: &[Wanted]) -> Result<Vec<Option<(FileId
 }
 
 async fn send_one(
+    volume: &VolumeHandle,
     number: u32,
     item: &Wanted,
     source: Option<(Arc<File>, Version)>,
@@ -128,7 +129,10 @@ async fn send_one(
                 read_pieces(number, &file, expected, hash, &have, &pieces)
             });
             match read.await.map_err(|error| Status::internal(error.to_string()))? {
-                Ok((size, piece)) => last(piece, End::Complete(size)),
+                Ok((size, piece)) => {
+                    volume.meters().served_bytes.inc_by(size);
+                    last(piece, End::Complete(size))
+                }
                 Err(SourceError::Changed | SourceError::NotAFile) => superseded(),
                 Err(error) => return Err(Status::unavailable(error.to_string())),
             }

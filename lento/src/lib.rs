@@ -18,6 +18,8 @@ pub mod journal;
 pub mod link;
 pub mod listing;
 pub mod manifests;
+pub mod meters;
+pub mod metrics;
 pub mod options;
 pub mod random;
 pub mod replication;

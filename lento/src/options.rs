@@ -18,6 +18,9 @@ pub struct Options {
     /// Address to serve other nodes at
     #[arg(long, env = "LENTO_LISTEN", value_name = "ADDR", default_value = "0.0.0.0:7430")]
     pub listen: SocketAddr,
+    /// Address for /metrics, /healthz and /readyz over plain HTTP; nothing is served there unless this is given
+    #[arg(long, env = "LENTO_METRICS", value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
     /// Presto's socket
     #[arg(
         long,

@@ -77,6 +77,7 @@ async fn run(
     match take(service, &volume, &arriving, &name, begin.size, &mut stream, replies).await {
         Ok(hash) => {
             service.names.complete(&name);
+            volume.meters().staged_bytes.inc_by(begin.size);
             arrived(&volume, hash, begin.size, name).await?;
             Ok(hash)
         }

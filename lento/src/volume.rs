@@ -1,6 +1,7 @@
 //! A Volume on this node, as the other rooms see it: a mailbox, a bell for the journal, and who may speak to it.
 
 use crate::link::Link;
+use crate::meters::Meters;
 use crate::store::VolumeStore;
 use lento_core::io::Input;
 use lento_core::io::NodeName;
@@ -13,9 +14,11 @@ use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// What a volume's task is told.
 #[derive(Debug)]
@@ -73,6 +76,25 @@ pub struct Report {
     pub kml: (Recno, Recno),
     /// Why it does not work; empty when it does.
     pub fault: String,
+    /// It has a core, so that `status` says something.
+    pub alive: bool,
+    /// Presto serves it now.
+    pub served: bool,
+}
+
+impl Report {
+    /// Why the volume does not work on this node now; `None`: it does.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<&str> {
+        if !self.fault.is_empty() {
+            return Some(&self.fault);
+        }
+        match (self.alive, self.served) {
+            (true, true) => None,
+            (false, _) => Some("it has not begun yet"),
+            (true, false) => Some("presto does not serve it"),
+        }
+    }
 }
 
 /// Who may speak to a volume, and its store for those who only look.
@@ -94,18 +116,26 @@ pub struct VolumeHandle {
     mail: mpsc::Sender<Mail>,
     bell: Arc<Notify>,
     admission: Arc<RwLock<Admission>>,
+    meters: Arc<Meters>,
 }
 
 /// How many letters a volume may let lie before those who write must wait.
 const MAILBOX: usize = 512;
+/// How long a volume may take to say how it is.
+const REPORT_DEADLINE: Duration = Duration::from_secs(2);
 
 impl VolumeHandle {
     /// A handle and the mailbox for its task.
     #[must_use]
     pub fn new(name: &str) -> (VolumeHandle, mpsc::Receiver<Mail>) {
         let (mail, mailbox) = mpsc::channel(MAILBOX);
-        let handle =
-            VolumeHandle { name: name.into(), mail, bell: Arc::default(), admission: Arc::default() };
+        let handle = VolumeHandle {
+            name: name.into(),
+            mail,
+            bell: Arc::default(),
+            admission: Arc::default(),
+            meters: Arc::default(),
+        };
         (handle, mailbox)
     }
 
@@ -123,6 +153,29 @@ impl VolumeHandle {
     /// Puts a letter into the mailbox; waits while it is full. `false`: the volume is gone.
     pub async fn send(&self, mail: Mail) -> bool {
         self.mail.send(mail).await.is_ok()
+    }
+
+    /// How it is; a fault says so where it does not answer in time.
+    pub async fn report(&self) -> Report {
+        let asked = async {
+            let (reply, answer) = oneshot::channel();
+            self.send(Mail::Report(reply)).await;
+            answer.await.ok()
+        };
+        match timeout(REPORT_DEADLINE, asked).await {
+            Ok(Some(report)) => report,
+            Ok(None) => Report { fault: "the volume is stopping".to_owned(), ..Report::default() },
+            Err(_) => {
+                let fault = format!("the volume did not say how it is within {REPORT_DEADLINE:?}");
+                Report { fault, ..Report::default() }
+            }
+        }
+    }
+
+    /// What its jobs count.
+    #[must_use]
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.meters
     }
 
     /// Who may speak to it.

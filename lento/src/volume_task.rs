@@ -342,7 +342,7 @@ impl VolumeTask {
 
     fn run_outputs(&mut self) {
         let Some(life) = self.life.as_mut() else { return };
-        for id in life.run_outputs(&self.handle.name, &self.links) {
+        for id in life.run_outputs(&self.handle, &self.links) {
             if let Some(waiting) = self.waits.remove(&id) {
                 let _ = waiting.send(());
             }
@@ -353,6 +353,7 @@ impl VolumeTask {
     fn fail(&mut self, fault: String) {
         let wait = self.backoff.wait();
         error!(target: "volume", volume = &*self.handle.name, fault, again_in = ?wait, "the volume is stopped");
+        self.handle.meters().fault();
         self.fault = fault;
         self.retry_at = Some(Instant::now() + wait);
         self.life = None;
@@ -374,6 +375,8 @@ impl VolumeTask {
             cache: self.cache().display().to_string(),
             kml: info.map(|info| (Recno(info.first_recno), Recno(info.last_recno))).unwrap_or_default(),
             fault: self.fault.clone(),
+            alive: self.life.is_some(),
+            served: info.is_some(),
             ..Report::default()
         };
         match status {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::Exit;
 use crate::args::{Dev, DevStatusArgs, UpArgs};
 use crate::fleet::{Daemon, Fleet, Node, Request, mounts};
-use crate::output::{Table, print_text, print_value, say};
+use crate::output::{Format, Table, print_text, print_value, say};
 use crate::progress::Progress;
 
 pub(super) fn run(dev: Dev) -> Result<Exit> {
@@ -55,6 +55,7 @@ struct NodeView {
     mountpoint: String,
     mounted: bool,
     address: String,
+    metrics: String,
     admin_socket: String,
 }
 
@@ -62,13 +63,21 @@ fn status(args: &DevStatusArgs) -> Result<Exit> {
     let fleet = Fleet::open(&args.at.dir)?;
     let views: Vec<NodeView> = fleet.config.nodes.iter().map(|node| view(&fleet, node)).collect();
     if args.print.output.is_table() {
-        let mut table = Table::new(&["NODE", "ROLE", "PRESTO", "LENTO", "MOUNTED", "AT"]);
+        let wide = args.print.output == Format::Wide;
+        let mut header = vec!["NODE", "ROLE", "PRESTO", "LENTO", "MOUNTED", "AT"];
+        if wide {
+            header.extend(["ADDRESS", "METRICS"]);
+        }
+        let mut table = Table::new(&header);
         let process = |pid: Option<i32>| pid.map_or("down".to_owned(), |pid| pid.to_string());
         for view in &views {
             let mounted = if view.mounted { "yes" } else { "no" };
             let (presto, lento) = (process(view.presto), process(view.lento));
-            let cells = [&view.node, view.role, &presto, &lento, mounted, &view.mountpoint];
-            table.row(cells.map(str::to_owned));
+            let mut cells = vec![&view.node, view.role, &presto, &lento, mounted, &view.mountpoint];
+            if wide {
+                cells.extend([view.address.as_str(), &view.metrics]);
+            }
+            table.row(cells.into_iter().map(str::to_owned));
         }
         print_text(&table.render())?;
     } else {
@@ -89,6 +98,7 @@ fn view(fleet: &Fleet, node: &Node) -> NodeView {
         mounted: mounts::is_mounted(&mountpoint),
         mountpoint: mountpoint.display().to_string(),
         address: format!("127.0.0.1:{}", node.port),
+        metrics: node.metrics().map(|address| format!("http://{address}/metrics")).unwrap_or_default(),
         admin_socket: fleet.layout.admin_socket(node).display().to_string(),
     }
 }

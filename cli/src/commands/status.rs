@@ -1,6 +1,7 @@
 //! `intermezzo status`: what agents say, one line for each volume and one for each Replicator.
 
 use anyhow::Result;
+use indicatif::BinaryBytes;
 use intermezzo_proto::v1::{Position, ReplicatorStatus, StatusReply, VolumeStatus};
 use serde::Serialize;
 
@@ -60,6 +61,7 @@ struct VolumeView {
     applied: PositionView,
     pending: u64,
     pending_bytes: u64,
+    pending_seconds: f64,
     dirty: u64,
     conflicts: u64,
     mountpoint: String,
@@ -86,7 +88,10 @@ struct ReplicatorView {
     applied: PositionView,
     durable: PositionView,
     lag_records: u64,
-    lag_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_seconds: Option<f64>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -131,6 +136,7 @@ impl From<VolumeStatus> for VolumeView {
             applied: volume.applied.into(),
             pending: volume.pending,
             pending_bytes: volume.pending_bytes,
+            pending_seconds: volume.pending_seconds,
             dirty: volume.dirty,
             conflicts: volume.conflicts,
             mountpoint: volume.mountpoint,
@@ -152,6 +158,7 @@ impl From<ReplicatorStatus> for ReplicatorView {
             applied: replicator.applied.into(),
             durable: replicator.durable.into(),
             lag_records: replicator.lag_records,
+            lag_bytes: replicator.lag_bytes,
             lag_seconds: replicator.lag_seconds,
         }
     }
@@ -202,7 +209,7 @@ fn volume_row(node: &NodeView, volume: &VolumeView, wide: bool) -> Vec<String> {
         volume.role.clone(),
         connected,
         volume.position.to_string(),
-        volume.pending.to_string(),
+        amount(volume.pending, volume.pending_bytes, volume.pending_seconds),
         String::new(),
         volume.conflicts.to_string(),
     ];
@@ -214,10 +221,14 @@ fn volume_row(node: &NodeView, volume: &VolumeView, wide: bool) -> Vec<String> {
 }
 
 fn replicator_row(volume: &VolumeView, replicator: &ReplicatorView) -> Vec<String> {
-    let lag = match (replicator.lag_records, replicator.syncing) {
-        (_, true) => "syncing".to_owned(),
-        (0, false) => "0".to_owned(),
-        (records, false) => format!("{records} ({:.1} s)", replicator.lag_seconds),
+    let lag = if replicator.syncing {
+        "syncing".to_owned()
+    } else {
+        match (replicator.lag_bytes, replicator.lag_seconds) {
+            (Some(bytes), Some(seconds)) => amount(replicator.lag_records, bytes, seconds),
+            // It never followed the log and will get the whole tree.
+            _ => replicator.lag_records.to_string(),
+        }
     };
     vec![
         volume.name.clone(),
@@ -229,6 +240,14 @@ fn replicator_row(volume: &VolumeView, replicator: &ReplicatorView) -> Vec<Strin
         lag,
         String::new(),
     ]
+}
+
+/// Records, and what they bring: `20 (1.5 MiB, 2.0 s)`.
+fn amount(records: u64, bytes: u64, seconds: f64) -> String {
+    match records {
+        0 => "0".to_owned(),
+        records => format!("{records} ({}, {seconds:.1} s)", BinaryBytes(bytes)),
+    }
 }
 
 fn yes(fact: bool) -> String {

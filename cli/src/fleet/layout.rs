@@ -54,9 +54,20 @@ pub struct Node {
     pub name: String,
     /// Where its lento listens on 127.0.0.1; 0 before the first start.
     pub port: u16,
+    /// Where its lento serves metrics on 127.0.0.1; 0 before the first start, and in a fleet that an older version made.
+    #[serde(default)]
+    pub metrics_port: u16,
     /// Its cache; under the fleet's directory if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
+}
+
+impl Node {
+    /// Where its lento serves metrics, as HOST:PORT, once it has a port for that.
+    #[must_use]
+    pub fn metrics(&self) -> Option<String> {
+        (self.metrics_port != 0).then(|| format!("127.0.0.1:{}", self.metrics_port))
+    }
 }
 
 /// What a fleet consists of. The first node serves the volume.
@@ -80,7 +91,7 @@ impl Config {
         let nodes = ('a'..='z').take(count).map(|letter| {
             let name = letter.to_string();
             let cache = lower.next().map(|dir| dir.join(format!("node-{name}")).join("cache"));
-            Node { name, port: 0, cache }
+            Node { name, port: 0, metrics_port: 0, cache }
         });
         Ok(Config { volume, nodes: nodes.collect() })
     }
@@ -245,6 +256,9 @@ impl Layout {
                 option("--node", node.name.clone().into());
                 option("--manifests", self.manifests().into());
                 option("--listen", format!("127.0.0.1:{}", node.port).into());
+                if let Some(address) = node.metrics() {
+                    option("--metrics", address.into());
+                }
                 option("--presto-socket", socket.into());
                 option("--state", own.join("lento").into());
                 option("--cache", self.cache(node).into());

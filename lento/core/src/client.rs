@@ -8,6 +8,7 @@ mod submit;
 mod verdict;
 
 use crate::cml::Cml;
+use crate::cml::Tally;
 use crate::context::Contents;
 use crate::context::Context;
 use crate::context::Syncing;
@@ -101,7 +102,7 @@ const SYNC_PAUSE: u64 = 30;
 impl Client {
     /// Rebuilds what is kept in memory. Whatever is pending may have been received by the server.
     pub fn open(server: NodeName, store: &dyn Store) -> Result<Client, StoreError> {
-        let mut cml = Cml::default();
+        let mut cml = Cml::open(store)?;
         cml.freeze(Recno(u64::MAX));
         Ok(Client {
             server,
@@ -422,6 +423,11 @@ impl Client {
     /// Visible in the tree.
     pub fn applied(&self, position: Position) -> Position {
         self.work.applied(position)
+    }
+
+    /// Own records without a verdict.
+    pub fn pending(&self) -> Tally {
+        self.cml.tally()
     }
 
     /// Others' changes not yet in the tree.

@@ -27,6 +27,7 @@ use crate::types::Operation;
 use crate::types::Recno;
 use crate::types::Replaced;
 use crate::types::Ticket;
+use crate::types::Time;
 use crate::types::Version;
 use serde::Deserialize;
 use serde::Serialize;
@@ -39,6 +40,22 @@ pub struct Row {
     pub op: Operation,
     /// Where its content lies on this node.
     pub slot: Option<Slot>,
+}
+
+impl Row {
+    /// Bytes of content on this node's disk that it stands for.
+    pub fn bytes(&self) -> u64 {
+        self.slot.map_or(0, |slot| slot.version.size)
+    }
+}
+
+/// How much is pending, so that nobody has to count rows to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records.
+    pub records: u64,
+    /// Bytes of content.
+    pub bytes: u64,
 }
 
 /// A content on this node's disk that a record stands for. It is read as late as possible, so that the newest content
@@ -74,9 +91,31 @@ pub struct Cml {
     reads: BTreeMap<Ticket, (Recno, Recno)>,
     /// Records whose read goes wrong, with the number of attempts.
     troubled: BTreeMap<Recno, u32>,
+    tally: Tally,
 }
 
 impl Cml {
+    /// Rebuilds what is kept in memory.
+    pub fn open(store: &dyn Store) -> Result<Cml, StoreError> {
+        let mut tally = Tally::default();
+        table::each_with_prefix(store, Table::Pending, &[], |_, value| {
+            let row: Row = table::decode(Table::Pending, value)?;
+            tally.records += 1;
+            tally.bytes = tally.bytes.saturating_add(row.bytes());
+            Ok(())
+        })?;
+        Ok(Cml { tally, ..Cml::default() })
+    }
+
+    /// How much is pending.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    fn count_bytes(&mut self, before: u64, after: u64) {
+        self.tally.bytes = self.tally.bytes.saturating_sub(before).saturating_add(after);
+    }
+
     /// Nothing before `recno` may be treated any more.
     pub fn freeze(&mut self, recno: Recno) {
         self.frozen = self.frozen.max(recno);
@@ -137,6 +176,11 @@ impl Cml {
         Ok(Cml::rows(store, Recno(0), 1)?.first().map(|(recno, _)| *recno))
     }
 
+    /// When the oldest pending record was made.
+    pub fn oldest(store: &dyn Store) -> Result<Option<Time>, StoreError> {
+        Ok(Cml::rows(store, Recno(0), 1)?.first().map(|(_, row)| row.op.time))
+    }
+
     /// Writes a changed record back.
     pub fn replace(&mut self, store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
         Cml::write(store, recno, row)
@@ -160,13 +204,18 @@ impl Cml {
         }
         self.look_again(recno);
         pending::insert(store, recno, &op)?;
-        Cml::write(store, recno, &Row { op, slot })
+        let row = Row { op, slot };
+        self.tally.records += 1;
+        self.count_bytes(0, row.bytes());
+        Cml::write(store, recno, &row)
     }
 
     fn discard(&mut self, store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
         pending::remove(store, recno, &row.op)?;
         self.ready.remove(&recno);
         self.troubled.remove(&recno);
+        self.tally.records = self.tally.records.saturating_sub(1);
+        self.count_bytes(row.bytes(), 0);
         store.delete(Table::Pending, &table::number_key(recno.0))
     }
 

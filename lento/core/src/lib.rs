@@ -11,6 +11,7 @@ mod context;
 mod facet;
 pub mod io;
 mod judge;
+mod ledger;
 mod local;
 pub mod message;
 pub mod record;
@@ -22,5 +23,7 @@ mod tree;
 pub mod types;
 pub mod volume;
 
+pub use ledger::Behind;
 pub use server::ConflictRow;
+pub use server::Judged;
 pub use volume::Volume;

@@ -10,6 +10,7 @@ mod orphans;
 mod session;
 mod verdicts;
 
+use crate::cml::content_of;
 use crate::context::Contents;
 use crate::context::Context;
 use crate::context::Syncing;
@@ -19,6 +20,8 @@ use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::ReadResult;
 use crate::io::ReplayOutcome;
+use crate::ledger::Ledger;
+use crate::ledger::Sums;
 use crate::replaying::BatchEnd;
 use crate::replaying::Replaying;
 use crate::store::Store;
@@ -31,6 +34,7 @@ use crate::types::ConflictKind;
 use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::LogRecord;
+use crate::types::LogWhat;
 use crate::types::ObjectId;
 use crate::types::OpId;
 use crate::types::Operation;
@@ -77,6 +81,22 @@ pub struct Server {
     durable: Position,
     barriers: BTreeMap<u64, (Position, bool)>,
     truncated: Position,
+    /// What the log holds.
+    ledger: Ledger,
+    /// Rows of the table of conflicts.
+    conflicts: u64,
+    judged: Judged,
+}
+
+/// Verdicts given since the volume was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Accepted.
+    pub accepted: u64,
+    /// Unified with what was there.
+    pub unified: u64,
+    /// Conflicts.
+    pub conflicts: u64,
 }
 
 /// Contents without a hash: by object, and by the position that they hold up.
@@ -157,6 +177,18 @@ impl LogRow {
     fn put(&self, store: &mut dyn Store) -> Result<(), StoreError> {
         table::put(store, Table::Log, &table::number_key(self.record.position.0), self)
     }
+
+    /// Notes a new row: when it was made, and the bytes of its content where they are known.
+    fn note(&self, ledger: &mut Ledger) {
+        let (time, bytes) = match &self.record.what {
+            LogWhat::Operation(op) if self.slot.is_none() => {
+                (Some(op.time), content_of(op).map_or(0, |content| content.size))
+            }
+            LogWhat::Operation(op) => (Some(op.time), 0),
+            LogWhat::Verdict(_) => (None, 0),
+        };
+        ledger.note(self.record.position, time, bytes);
+    }
 }
 
 impl Server {
@@ -165,11 +197,16 @@ impl Server {
         let mut server = Server::default();
         table::each_with_prefix(store, Table::Log, &[], |_, value| {
             let row: LogRow = table::decode(Table::Log, value)?;
-            if let (Some(_), crate::types::LogWhat::Operation(op)) = (row.slot, &row.record.what)
+            row.note(&mut server.ledger);
+            if let (Some(_), LogWhat::Operation(op)) = (row.slot, &row.record.what)
                 && server.unread.get(&op.object).is_none()
             {
                 server.unread.insert(op.object, row.record.position);
             }
+            Ok(())
+        })?;
+        table::each_with_prefix(store, Table::Conflict, &[], |_, _| {
+            server.conflicts += 1;
             Ok(())
         })?;
         server.orphans = Orphans::load(store)?;
@@ -266,12 +303,14 @@ impl Server {
     fn truncate(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         let mut needed =
             self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))));
+        let mut shown = needed;
         for node in &self.replist {
             let row = ReplicatorRow::get(ctx.store, node)?;
             // One that has not begun needs no log: it gets the tree.
             if row.follows {
                 let snapshot = self.sessions.get(node).and_then(Session::follows_from).unwrap_or_default();
                 needed = needed.min(snapshot.max(row.ack.position));
+                shown = shown.min(row.ack.applied);
             }
         }
         for _ in 0..2048 {
@@ -285,6 +324,7 @@ impl Server {
             ctx.store.scan(Table::Log, &[], 1)?.first().and_then(|(key, _)| table::number_from_key(key));
         let floor = kept.map_or(needed, |first| needed.min(Position(first.saturating_sub(1))));
         ctx.meta.log_floor = ctx.meta.log_floor.max(floor);
+        self.ledger.truncate(floor.min(shown));
         if self.durable > self.truncated {
             self.truncated = self.durable;
             ctx.out.push(Output::Truncate(Recno(self.durable.0)));
@@ -413,7 +453,7 @@ impl Server {
             // Removed meanwhile: its removal is a later record, and nobody has to show this content.
             ReadResult::Gone => {
                 row.slot = None;
-                row.record.what = crate::types::LogWhat::Verdict(crate::types::Verdict::Accepted(None));
+                row.record.what = LogWhat::Verdict(crate::types::Verdict::Accepted(None));
                 row.put(ctx.store)?;
                 self.unread.remove(&object);
             }
@@ -474,6 +514,21 @@ impl Server {
     /// Newest durable position.
     pub fn position(&self) -> Position {
         self.durable
+    }
+
+    /// What the log that is durable holds beyond any position.
+    pub fn sums(&self) -> Sums<'_> {
+        self.ledger.sums(self.durable)
+    }
+
+    /// Conflicts kept.
+    pub fn conflicts(&self) -> u64 {
+        self.conflicts
+    }
+
+    /// Verdicts given since the volume was opened.
+    pub fn judged(&self) -> Judged {
+        self.judged
     }
 
     /// Whether the stream of this node is up and welcomed.

@@ -37,7 +37,11 @@ pub(super) async fn run(shared: Shared, ticket: Ticket, items: Vec<FetchItem>) {
     };
     let not_tried = || FetchResult::Failed("not tried".to_owned());
     let mut results: Vec<FetchResult> = items.iter().map(|_| not_tried()).collect();
+    let meters = shared.volume.meters().clone();
     let mut put = |index: usize, result: FetchResult| {
+        if matches!(result, FetchResult::Inline(_) | FetchResult::Staged(_)) {
+            meters.fetched_bytes.inc_by(items.get(index).map_or(0, |item| item.size));
+        }
         if let Some(slot) = results.get_mut(index) {
             *slot = result;
         }

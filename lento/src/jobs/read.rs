@@ -98,6 +98,7 @@ async fn read(shared: &Shared, file: Arc<File>, id: FileId, stage_at: Option<&st
         match result {
             Ok(whole) => {
                 let Whole { hash, size, version, racy, inline } = whole;
+                shared.volume.meters().read_bytes.inc_by(size);
                 return ReadResult::Whole { hash, size, version, racy, inline };
             }
             Err(SourceError::Changed) => {

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 /// Presto may have to copy a large file where it cannot rename.
@@ -44,6 +45,7 @@ pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Batch
     let mut made = Made::default();
     while let Some(batch) = queue.recv().await {
         let ticket = batch.ticket;
+        let began = Instant::now();
         let outcomes = match replay(&shared, &mut made, batch).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
@@ -51,6 +53,9 @@ pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Batch
                 Vec::new()
             }
         };
+        let meters = shared.volume.meters();
+        meters.replays.observe(began.elapsed().as_secs_f64());
+        meters.replayed.inc_by(outcomes.len() as u64);
         shared.answer(ticket, Input::Replayed { ticket, outcomes }).await;
     }
 }

@@ -8,6 +8,7 @@ use lento_core::types::Recno;
 use lento_core::types::Ticket;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 /// A disk that takes longer is broken.
@@ -19,7 +20,10 @@ pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Ticke
         while let Ok(next) = queue.try_recv() {
             tickets.push(next);
         }
-        let recno = match sync(&shared).await {
+        let began = Instant::now();
+        let result = sync(&shared).await;
+        shared.volume.meters().synced(began.elapsed(), &result);
+        let recno = match result {
             Ok(recno) => Some(recno),
             Err(error) => {
                 warn!(target: "volume", volume = &*shared.volume.name, error, "nothing was made durable");

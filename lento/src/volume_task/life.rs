@@ -8,12 +8,14 @@ use crate::journal::Journal;
 use crate::link::Link;
 use crate::store::TransactionError;
 use crate::store::VolumeStore;
+use crate::volume::VolumeHandle;
 use lento_core::Volume;
 use lento_core::io::Event;
 use lento_core::io::Input;
 use lento_core::io::NodeName;
 use lento_core::io::Output;
 use lento_core::io::ReadResult;
+use lento_core::message::Message;
 use lento_core::types::Ticket;
 use lento_core::volume::Fault;
 use lento_core::volume::Millis;
@@ -172,7 +174,11 @@ impl Life {
     }
 
     /// Runs what the core wants done, in order; the barriers that were reached.
-    pub(super) fn run_outputs(&mut self, volume: &Arc<str>, links: &BTreeMap<NodeName, Link>) -> Vec<u64> {
+    pub(super) fn run_outputs(
+        &mut self,
+        volume: &VolumeHandle,
+        links: &BTreeMap<NodeName, Link>,
+    ) -> Vec<u64> {
         let mut barriers = Vec::new();
         while let Some(output) = self.core.poll_output() {
             self.run_output(output, volume, links, &mut barriers);
@@ -183,20 +189,21 @@ impl Life {
     fn run_output(
         &mut self,
         output: Output,
-        volume: &Arc<str>,
+        volume: &VolumeHandle,
         links: &BTreeMap<NodeName, Link>,
         barriers: &mut Vec<u64>,
     ) {
         match output {
             Output::Send(node, message) => {
                 if let Some(link) = links.get(&node) {
-                    link.say(volume, message);
+                    count(volume, &node, &message);
+                    link.say(&volume.name, message);
                 }
             }
             Output::Hangup(node, reason) => {
-                warn!(target: "volume", volume = &**volume, peer = node, reason, "hanging up");
+                warn!(target: "volume", volume = &*volume.name, peer = node, reason, "hanging up");
                 if let Some(link) = links.get(&node) {
-                    link.hang_up(&format!("volume {volume}: {reason}"));
+                    link.hang_up(&format!("volume {}: {reason}", volume.name));
                 }
             }
             Output::Replay { ticket, items, untouched_since } => {
@@ -225,8 +232,16 @@ impl Life {
             Output::Truncate(recno) => self.jobs.note(Note::Truncate(recno)),
             Output::DropStage(names) => self.jobs.note(Note::DropStage(names)),
             Output::BarrierReached(id) => barriers.push(id),
-            Output::Event(event) => tell(volume, event),
+            Output::Event(event) => tell(&volume.name, event),
         }
+    }
+}
+
+fn count(volume: &VolumeHandle, node: &NodeName, message: &Message) {
+    match message {
+        Message::Submit(records) => drop(volume.meters().submitted.inc_by(records.len() as u64)),
+        Message::Records { records, .. } => volume.meters().forwarded(node, records.len()),
+        _ => {}
     }
 }
 

@@ -202,7 +202,9 @@ impl Cml {
         for (older, row) in earlier {
             self.discard(store, older, &row)?;
         }
+        let before = row.bytes();
         row.slot = slot;
+        self.count_bytes(before, row.bytes());
         if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
             drop_privileges(attributes, xattrs);
         }

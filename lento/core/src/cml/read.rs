@@ -147,6 +147,7 @@ impl Cml {
                 Cml::hand_on(store, recno, row.op.object, before)
             };
         }
+        self.count_bytes(row.bytes(), 0);
         row.slot = None;
         fill_content(
             &mut row.op,

@@ -72,6 +72,7 @@ impl Server {
                     self.in_flight.remove(at);
                 }
                 let op = verdicts::take(ctx.store, id)?;
+                self.count_verdict(verdict);
                 if verdict != 0 {
                     return self.verdict_given(ctx, record, id, object, hash, verdict, op);
                 }
@@ -110,7 +111,17 @@ impl Server {
         what: LogWhat,
         slot: Option<Slot>,
     ) -> Result<(), StoreError> {
-        LogRow { record: LogRecord { position, origin, what }, slot }.put(ctx.store)
+        let row = LogRow { record: LogRecord { position, origin, what }, slot };
+        row.note(&mut self.ledger);
+        row.put(ctx.store)
+    }
+
+    fn count_verdict(&mut self, code: u8) {
+        match code {
+            0 => self.judged.accepted += 1,
+            verdict_code::UNIFIED => self.judged.unified += 1,
+            _ => self.judged.conflicts += 1,
+        }
     }
 
     /// A content that has no hash yet holds up the log; a later one of the same object takes its place.
@@ -149,6 +160,7 @@ impl Server {
         }
         let slot = row.slot.take();
         row.put(ctx.store)?;
+        self.ledger.fill(row.record.position, size);
         self.unread.remove(&object);
         let mut tree = Tree::new(ctx.store, Which::Local);
         if let Some(mut state) = tree.view().object(object)?
@@ -202,6 +214,7 @@ impl Server {
         };
         ctx.out.push(Output::Event(Event::Conflict { record: id, kind, path: path.clone() }));
         let row = ConflictRow { record: id, kind, op, path, time: record.time, hash };
+        self.conflicts += 1;
         table::put(ctx.store, Table::Conflict, &table::number_key(record.recno.0), &row)
     }
 
@@ -236,6 +249,7 @@ impl Server {
             time: record.time,
             hash: None,
         };
+        self.conflicts += 1;
         table::put(ctx.store, Table::Conflict, &table::number_key(record.recno.0), &row)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use crate::disk::ROOT;
+use crate::world::Node;
 use crate::world::SERVER;
 use crate::world::World;
 use lento_core::Volume;
@@ -76,6 +77,25 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+impl Node {
+    /// What the status says without counting is what counting says.
+    pub fn check_counts(&self) {
+        let Some(volume) = &self.volume else { return };
+        let status = volume.status(&self.store).unwrap();
+        // Counting a long list after each input would take most of the test's time.
+        if status.pending <= 16 {
+            let pending = Volume::cml(&self.store, usize::MAX).unwrap();
+            let bytes = pending.iter().map(|entry| entry.size).sum::<u64>();
+            let counted = (pending.len() as u64, bytes);
+            assert_eq!(counted, (status.pending, status.pending_bytes), "{}: {pending:?}", self.name);
+        }
+        if status.conflicts <= 16 {
+            let conflicts = Volume::conflicts(&self.store, usize::MAX).unwrap().len() as u64;
+            assert_eq!(conflicts, status.conflicts, "{}", self.name);
+        }
     }
 }
 

@@ -9,20 +9,36 @@ use std::ops::Bound;
 
 type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
-/// Committed at once; durable only when told.
+/// One transaction after another; durable only when told.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     rows: Rows,
     durable: Rows,
+    /// What the transaction found where it wrote.
+    found: Vec<((Table, Vec<u8>), Option<Vec<u8>>)>,
 }
 
 impl Memory {
+    pub fn commit(&mut self) {
+        self.found.clear();
+    }
+
+    pub fn abort(&mut self) {
+        for (key, found) in self.found.drain(..).rev() {
+            match found {
+                Some(value) => self.rows.insert(key, value),
+                None => self.rows.remove(&key),
+            };
+        }
+    }
+
     pub fn make_durable(&mut self) {
         self.durable = self.rows.clone();
     }
 
     pub fn crash(&mut self) {
         self.rows = self.durable.clone();
+        self.found.clear();
     }
 }
 
@@ -43,17 +59,22 @@ impl Store for Memory {
     }
 
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.rows.insert((table, key.to_vec()), value.to_vec());
+        let key = (table, key.to_vec());
+        let found = self.rows.insert(key.clone(), value.to_vec());
+        self.found.push((key, found));
         Ok(())
     }
 
     fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        self.rows.remove(&(table, key.to_vec()));
+        let key = (table, key.to_vec());
+        let found = self.rows.remove(&key);
+        self.found.push((key, found));
         Ok(())
     }
 
     fn clear(&mut self, table: Table) -> Result<(), StoreError> {
-        self.rows.retain(|(t, _), _| *t != table);
+        let gone = self.rows.extract_if(.., |(t, _), _| *t == table);
+        self.found.extend(gone.map(|(key, value)| (key, Some(value))));
         Ok(())
     }
 }

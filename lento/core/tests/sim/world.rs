@@ -126,6 +126,7 @@ impl World {
             unclean,
         };
         node.volume = Some(Volume::open(config, &mut node.store).unwrap());
+        node.store.commit();
         node.jobs.clear();
         if node.lives == 1 {
             node.store.make_durable();
@@ -152,14 +153,17 @@ impl World {
             if let Err(fault) = volume.handle(Millis(self.now), input, &mut node.store) {
                 node.faults.push(fault.to_string());
                 node.volume = None;
+                node.store.abort();
                 return;
             }
         }
+        node.store.commit();
         let Some(volume) = &mut node.volume else { return };
         while let Some(output) = volume.poll_output() {
             node.jobs.push_back(output);
         }
         node.spent += began.elapsed();
+        node.check_counts();
     }
 
     pub fn connect(&mut self, client: usize) {

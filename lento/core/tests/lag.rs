@@ -1,0 +1,106 @@
+//! What a server says of a Replicator that is behind, and a client of what waits: in records, bytes and age.
+
+#![allow(
+    clippy::all,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    dead_code
+)]
+
+#[path = "sim/disk.rs"]
+mod disk;
+#[path = "sim/looking.rs"]
+mod looking;
+#[path = "sim/memory.rs"]
+mod memory;
+#[path = "sim/world.rs"]
+mod world;
+
+use disk::ROOT;
+use lento_core::types::mode;
+use lento_core::volume::ReplicatorStatus;
+use lento_core::volume::Status;
+use world::World;
+
+const SERVER: usize = 0;
+const CLIENT: usize = 1;
+
+fn write(world: &mut World, node: usize, name: &str, bytes: usize) {
+    let disk = &mut world.nodes[node].disk;
+    let file = disk.user_make(ROOT, name.as_bytes(), mode::FILE).unwrap();
+    disk.user_store(file, &vec![7; bytes]);
+    disk.user_close(file);
+}
+
+fn status(world: &World, node: usize) -> Status {
+    let node = &world.nodes[node];
+    node.volume.as_ref().unwrap().status(&node.store).unwrap()
+}
+
+fn replicator(world: &World) -> ReplicatorStatus {
+    status(world, SERVER).replicators[0].clone()
+}
+
+/// Lets things happen without anybody connecting again by himself.
+fn run(world: &mut World) {
+    for _ in 0..4000 {
+        world.step();
+    }
+}
+
+#[test]
+fn a_replicator_that_is_away_falls_behind_and_catches_up() {
+    let mut world = World::new(11, 1);
+    world.rest();
+    write(&mut world, SERVER, "before", 100);
+    assert!(world.settle());
+    let even = replicator(&world);
+    assert_eq!((even.lag_records, even.lag.unwrap()), (0, Default::default()));
+
+    world.cut(CLIENT);
+    write(&mut world, SERVER, "first", 1000);
+    run(&mut world);
+    let behind = replicator(&world);
+    let lag = behind.lag.unwrap();
+    assert!(!behind.connected && behind.lag_records >= 2, "{behind:?}");
+    assert_eq!(lag.bytes, 1000);
+    let since = lag.since.expect("the oldest record has a time");
+
+    // More of it: the oldest stays the oldest. A server that was killed knows it from its log.
+    write(&mut world, SERVER, "second", 30);
+    run(&mut world);
+    world.kill(SERVER);
+    world.restart(SERVER);
+    run(&mut world);
+    let lag = replicator(&world).lag.unwrap();
+    assert_eq!((lag.bytes, lag.since), (1030, Some(since)));
+
+    world.connect(CLIENT);
+    assert!(world.settle());
+    let even = replicator(&world);
+    assert_eq!((even.lag_records, even.lag.unwrap()), (0, Default::default()));
+}
+
+#[test]
+fn a_client_that_is_away_says_what_waits() {
+    let mut world = World::new(12, 1);
+    world.rest();
+    world.cut(CLIENT);
+    write(&mut world, CLIENT, "mine", 500);
+    write(&mut world, CLIENT, "too", 20);
+    run(&mut world);
+    let waiting = status(&world, CLIENT);
+    assert_eq!(waiting.pending_bytes, 520, "{waiting:?}");
+    assert!(waiting.pending >= 2 && waiting.pending_since.is_some(), "{waiting:?}");
+    world.connect(CLIENT);
+    assert!(world.settle());
+    let idle = status(&world, CLIENT);
+    assert_eq!((idle.pending, idle.pending_bytes, idle.pending_since), (0, 0, None));
+    let judged = status(&world, SERVER).judged;
+    assert!(judged.accepted >= 2, "{judged:?}");
+}
