@@ -5,10 +5,13 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +41,7 @@ impl Recorded {
     /// The process with this number now.
     #[must_use]
     pub fn now(pid: i32) -> Option<Recorded> {
-        let (start, _) = stat(pid)?;
-        Some(Recorded { pid, start, boot: boot() })
+        Some(Recorded { pid, start: started(pid)?, boot: boot() })
     }
 
     /// Reads a record; `None` if there is none (or it is not one).
@@ -56,28 +58,15 @@ impl Recorded {
         super::layout::replace(path, &serde_json::to_vec(self)?)
     }
 
-    /// Whether that very process still runs. One that has ended and that nobody has waited for does not.
+    /// Whether that very process still runs, any thread of it. One that has ended and that nobody has waited for does not.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        match stat(self.pid) {
-            Some((start, state)) if start == self.start && self.boot == boot() => {
-                let ended = matches!(state, 'Z' | 'X');
-                if ended {
-                    self.reap();
-                }
-                !ended
-            }
-            _ => false,
-        }
+        self.handle().is_some_and(|handle| !self.has_ended(&handle, Duration::ZERO))
     }
 
     /// Sends a signal if that very process still runs.
     pub fn signal(&self, signal: Signal) {
-        let Some(pid) = Pid::from_raw(self.pid) else { return };
-        let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-        if !self.is_alive() {
-            return;
-        }
+        let Some(handle) = self.handle() else { return };
         let signal = match signal {
             Signal::Term => rustix::process::Signal::TERM,
             Signal::Kill => rustix::process::Signal::KILL,
@@ -89,21 +78,31 @@ impl Recorded {
     /// Waits until it has ended; false if it has not within `timeout`.
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> bool {
-        let begin = Instant::now();
-        while self.is_alive() {
-            if begin.elapsed() > timeout {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        true
+        self.handle().is_none_or(|handle| self.has_ended(&handle, timeout))
     }
 
-    /// If this process started it, its remains go (else whoever did takes care of them).
-    fn reap(&self) {
+    /// A handle of that very process, running or not waited for.
+    fn handle(&self) -> Option<OwnedFd> {
+        let handle = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        (started(self.pid)? == self.start && self.boot == boot()).then_some(handle)
+    }
+
+    /// Waits for its last thread: the first one may end long before, and sockets and files stay open until then.
+    fn has_ended(&self, handle: &OwnedFd, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        loop {
+            let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).ok();
+            match poll(&mut [PollFd::new(handle, PollFlags::IN)], left.as_ref()) {
+                Err(Errno::INTR) => {}
+                Ok(0) | Err(_) => return false,
+                Ok(_) => break,
+            }
+        }
+        // If this process started it, its remains go (else whoever did takes care of them).
         if let Some(pid) = Pid::from_raw(self.pid) {
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
+        true
     }
 }
 
@@ -162,14 +161,11 @@ pub fn tail(path: &Path, lines: usize) -> String {
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }
 
-/// Start time and state of a process (proc(5): fields 22 and 3; the name may hold anything, so count from its end).
-fn stat(pid: i32) -> Option<(u64, char)> {
+/// Start time of a process (proc(5), field 22; the name may hold anything, so count from its end).
+fn started(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = text.rsplit_once(") ")?;
-    let mut fields = fields.split(' ');
-    let state = fields.next()?.chars().next()?;
-    let start = fields.nth(18)?.parse().ok()?;
-    Some((start, state))
+    fields.split(' ').nth(19)?.parse().ok()
 }
 
 fn boot() -> String {
