@@ -1,8 +1,7 @@
 //! `Stage`: a client's content comes ahead of the record that names it, and is durable here before the answer. What this
 //! node has of it, from the object's present content or from an interrupted try, is told first and does not travel.
 
-use crate::content::assembly::Assembly;
-use crate::content::packing::unpack;
+use crate::content::incoming::Incoming;
 use crate::fetch_service::ground;
 use crate::jobs::DEADLINE;
 use crate::jobs::open_stage;
@@ -108,11 +107,6 @@ async fn next(stream: &mut Streaming<v1::StageChunk>, idle: Duration) -> Result<
     chunk.what.ok_or_else(|| invalid("a chunk that says nothing"))
 }
 
-enum Arrival {
-    Piece(v1::Piece),
-    End(Hash),
-}
-
 async fn take(
     service: &ReplicationService,
     volume: &VolumeHandle,
@@ -126,45 +120,19 @@ async fn take(
     let file = open_stage(&service.downcalls, &volume.name, name, 0).await.map_err(|e| unavailable(&e))?;
     let store = volume.store();
     let old = ground(&service.downcalls, &volume.name, store.as_deref(), arriving.object).await;
-    let began = tokio::task::spawn_blocking(move || Assembly::begin(file, size, old.as_deref())).await;
-    let began = began.map_err(|error| Status::internal(error.to_string()))?;
-    let (assembly, have) = began.map_err(|error| unavailable(&error))?;
+    let (mut incoming, have) = Incoming::begin(file, size, old).await.map_err(|e| unavailable(&e))?;
     let have = reply(stage_reply::What::Have(wire::have(&have)));
     let told = tokio::time::timeout(DEADLINE, replies.send(Ok(have))).await;
     let Ok(Ok(())) = told else { return Err(Status::cancelled("the client went away")) };
-
-    let (pieces, queue) = mpsc::channel(8);
-    let writing = tokio::task::spawn_blocking(move || write_pieces(assembly, queue));
     loop {
         match next(stream, patience(size)).await? {
             What::Begin(_) => return Err(invalid("a content that begins twice")),
-            What::Piece(piece) => {
-                if pieces.send(Arrival::Piece(piece)).await.is_err() {
-                    break; // The writer knows why.
-                }
-            }
+            What::Piece(piece) => incoming.take(piece).await.map_err(Status::data_loss)?,
             What::End(end) => {
                 let hash = wire::hash("stage.hash", &end.hash).map_err(invalid)?;
-                let _ = pieces.send(Arrival::End(hash)).await;
-                break;
+                incoming.finish(hash).await.map_err(Status::data_loss)?;
+                return Ok(hash);
             }
         }
     }
-    drop(pieces);
-    writing.await.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::data_loss)
-}
-
-fn write_pieces(mut assembly: Assembly, mut queue: mpsc::Receiver<Arrival>) -> Result<Hash, String> {
-    while let Some(arrival) = queue.blocking_recv() {
-        match arrival {
-            Arrival::Piece(piece) => {
-                let piece = unpack(piece).map_err(|error| error.to_string())?;
-                assembly.take(&piece).map_err(|error| error.to_string())?;
-            }
-            Arrival::End(hash) => {
-                return assembly.finish(hash).map(|()| hash).map_err(|error| error.to_string());
-            }
-        }
-    }
-    Err("the content ended early".to_owned())
 }

@@ -182,11 +182,7 @@ impl Cml {
     }
 
     /// Writes a changed record back.
-    pub fn replace(&mut self, store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
-        Cml::write(store, recno, row)
-    }
-
-    fn write(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
+    pub fn write(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
         table::put(store, Table::Pending, &table::number_key(recno.0), row)
     }
 

@@ -455,13 +455,7 @@ fn feed_server(
         }
         Input::Timeout => {}
         Input::PrestoDown => server.presto_down(),
-        Input::Journal(records) => {
-            for record in records {
-                in_order(ctx.meta, &record)?;
-                server.absorb(ctx, &record).map_err(|e| journal_fault(&record, e))?;
-                ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
-            }
-        }
+        Input::Journal(records) => in_order(ctx, &records, |ctx, record| server.absorb(ctx, record))?,
         Input::Replayed { ticket, outcomes } => server.replayed(ctx, ticket, &outcomes)?,
         Input::ContentRead { ticket, result } => server.content_read(ctx, ticket, result)?,
         Input::Fetched { .. } => {}
@@ -486,13 +480,7 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         Input::PrestoUp { last, .. } => client.presto_up(last),
         Input::Timeout => {}
         Input::PrestoDown => client.presto_down(),
-        Input::Journal(records) => {
-            for record in records {
-                in_order(ctx.meta, &record)?;
-                client.absorb(ctx, &record).map_err(|e| journal_fault(&record, e))?;
-                ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
-            }
-        }
+        Input::Journal(records) => in_order(ctx, &records, |ctx, record| client.absorb(ctx, record))?,
         Input::Replayed { ticket, outcomes } => client.replayed(ctx, ticket, &outcomes)?,
         Input::ContentRead { ticket, result } => client.content_read(ctx, ticket, result)?,
         Input::Fetched { ticket, results } => client.fetched(ctx, ticket, results),
@@ -506,18 +494,21 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
     Ok(())
 }
 
-fn in_order(meta: &Meta, record: &KmlRecord) -> Result<(), Fault> {
-    if record.recno == meta.next_recno {
-        return Ok(());
+/// Records of the journal, none left out and none twice.
+fn in_order(
+    ctx: &mut Context<'_>,
+    records: &[KmlRecord],
+    mut absorb: impl FnMut(&mut Context<'_>, &KmlRecord) -> Result<(), StoreError>,
+) -> Result<(), Fault> {
+    for record in records {
+        let fault = |reason| Fault::Journal { recno: record.recno, reason };
+        if record.recno != ctx.meta.next_recno {
+            return Err(fault(format!("record {} was to come next", ctx.meta.next_recno)));
+        }
+        absorb(ctx, record).map_err(|error| fault(error.to_string()))?;
+        ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
     }
-    Err(Fault::Journal {
-        recno: record.recno,
-        reason: format!("record {} was to come next", meta.next_recno),
-    })
-}
-
-fn journal_fault(record: &KmlRecord, error: StoreError) -> Fault {
-    Fault::Journal { recno: record.recno, reason: error.to_string() }
+    Ok(())
 }
 
 /// One pending record, for people.

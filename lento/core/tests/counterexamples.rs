@@ -1,32 +1,15 @@
 //! One test for each rule of replication without which something is lost: the counterexample that needs the rule, step
 //! by step, judged by what users see.
 
-#![allow(
-    clippy::all,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    dead_code
-)]
+#![allow(clippy::all, clippy::restriction, missing_docs)]
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/looking.rs"]
-mod looking;
-#[path = "sim/memory.rs"]
-mod memory;
-#[path = "sim/world.rs"]
-mod world;
+mod sim;
 
-use disk::ROOT;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
 use lento_core::types::mode;
-use world::World;
+use sim::disk::ROOT;
+use sim::world::World;
 
 const SERVER: usize = 0;
 const CLIENT: usize = 1;

@@ -1,33 +1,16 @@
 //! Whatever a peer or a broken shell says: a volume answers with a hang-up or stops with a fault, it never panics.
 //! `SIM_RUNS=n`, `SIM_SEED=n`.
 
-#![allow(
-    clippy::all,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    dead_code
-)]
+#![allow(clippy::all, clippy::restriction, missing_docs)]
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/looking.rs"]
-mod looking;
-#[path = "sim/memory.rs"]
-mod memory;
-#[path = "sim/world.rs"]
-mod world;
+mod sim;
 
 use lento_core::io::*;
 use lento_core::message::*;
 use lento_core::record::*;
 use lento_core::types::*;
-use world::Dice;
-use world::World;
+use sim::world::Dice;
+use sim::world::World;
 
 /// Small numbers, so that they hit something; now and then the largest.
 fn number(dice: &mut Dice) -> u64 {
@@ -273,7 +256,7 @@ fn run(seed: u64) {
                 world.give(index, input);
             }
             4 => {
-                let file = world.nodes[index].disk.user_make(disk::ROOT, &name(&mut dice), mode::FILE);
+                let file = world.nodes[index].disk.user_make(sim::disk::ROOT, &name(&mut dice), mode::FILE);
                 if let Ok(file) = file {
                     world.nodes[index].disk.user_close(file);
                 }

@@ -1,31 +1,14 @@
 //! What a server says of a Replicator that is behind, and a client of what waits: in records, bytes and age.
 
-#![allow(
-    clippy::all,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    dead_code
-)]
+#![allow(clippy::all, clippy::restriction, missing_docs)]
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/looking.rs"]
-mod looking;
-#[path = "sim/memory.rs"]
-mod memory;
-#[path = "sim/world.rs"]
-mod world;
+mod sim;
 
-use disk::ROOT;
 use lento_core::types::mode;
 use lento_core::volume::ReplicatorStatus;
 use lento_core::volume::Status;
-use world::World;
+use sim::disk::ROOT;
+use sim::world::World;
 
 const SERVER: usize = 0;
 const CLIENT: usize = 1;

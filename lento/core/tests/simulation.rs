@@ -1,30 +1,13 @@
 //! Random histories on a server and its clients: after healing all trees are equal and nothing is lost.
 //! `SIM_SEED=n` replays one seed, `SIM_RUNS=n` sets how many, `SIM_TRACE=1` prints what happened.
 
-#![allow(
-    clippy::all,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    dead_code
-)]
+#![allow(clippy::all, clippy::restriction, missing_docs)]
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/looking.rs"]
-mod looking;
-#[path = "sim/memory.rs"]
-mod memory;
-#[path = "sim/world.rs"]
-mod world;
+mod sim;
 
-use disk::ROOT;
 use lento_core::types::mode;
-use world::World;
+use sim::disk::ROOT;
+use sim::world::World;
 
 #[derive(Clone, Copy)]
 struct Mix {

@@ -1,32 +1,15 @@
 //! How fast the core alone is, on a store in memory: no assertion about times, the numbers are for people.
 //! `cargo test -p lento-core --release --test throughput -- --nocapture`; `RECORDS=n` sets how many.
 
-#![allow(
-    clippy::all,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    dead_code
-)]
+#![allow(clippy::all, clippy::restriction, missing_docs)]
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/looking.rs"]
-mod looking;
-#[path = "sim/memory.rs"]
-mod memory;
-#[path = "sim/world.rs"]
-mod world;
+mod sim;
 
-use disk::ROOT;
 use lento_core::types::FileId;
 use lento_core::types::mode;
+use sim::disk::ROOT;
+use sim::world::World;
 use std::time::Instant;
-use world::World;
 
 fn records() -> u64 {
     std::env::var("RECORDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3_000)

@@ -1,32 +1,15 @@
 //! The CML's treatments change what travels, never what comes of it: a history made while the server is away ends in the
 //! same tree on both sides, with fewer records than were made. `SIM_RUNS=n`, `SIM_SEED=n`.
 
-#![allow(
-    clippy::all,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    dead_code
-)]
+#![allow(clippy::all, clippy::restriction, missing_docs)]
 
-#[path = "sim/disk.rs"]
-mod disk;
-#[path = "sim/looking.rs"]
-mod looking;
-#[path = "sim/memory.rs"]
-mod memory;
-#[path = "sim/world.rs"]
-mod world;
+mod sim;
 
-use disk::ROOT;
 use lento_core::record::KmlOrigin;
 use lento_core::types::FileId;
 use lento_core::types::mode;
-use world::World;
+use sim::disk::ROOT;
+use sim::world::World;
 
 const SERVER: usize = 0;
 const CLIENT: usize = 1;

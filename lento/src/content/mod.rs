@@ -4,6 +4,7 @@
 pub mod assembly;
 pub mod block;
 pub mod difference;
+pub mod incoming;
 pub mod packing;
 pub mod source;
 

@@ -2,8 +2,8 @@
 
 use super::Shared;
 use super::patience;
-use crate::content::assembly::Assembly;
 use crate::content::difference::Have;
+use crate::content::incoming::Incoming;
 use crate::content::packing::unpack;
 use crate::fetch_service::ground;
 use crate::wire;
@@ -19,7 +19,6 @@ use lento_core::types::INLINE_MAX;
 use lento_core::types::ObjectId;
 use lento_core::types::Ticket;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -182,70 +181,39 @@ async fn fetch_into_stage(
     let from = |error: &dyn std::fmt::Display| format!("fetch from {}: {error}", shared.server);
     let file = shared.open_stage(name, 0).await.map_err(|error| error.to_string())?;
     let old = ground(&shared.downcalls, &shared.volume.name, Some(&shared.store), Some(item.object)).await;
-    let began = tokio::task::spawn_blocking(move || Assembly::begin(file, item.size, old.as_deref())).await;
-    let began = began.map_err(|error| error.to_string())?;
-    let (assembly, have) = began.map_err(|error| format!("staged {name}: {error}"))?;
+    let began = Incoming::begin(file, item.size, old).await;
+    let (mut incoming, have) = began.map_err(|error| format!("staged {name}: {error}"))?;
     let mut stream = begin(shared, channel, std::iter::once((item, Some(have)))).await?;
-    let (arrivals, queue) = mpsc::channel(8);
-    let writing = tokio::task::spawn_blocking(move || write_pieces(assembly, queue, item.hash));
-    let complete = loop {
+    loop {
         let chunk = next(shared, &mut stream, patience(item.size)).await?;
-        if let Some(piece) = chunk.piece
-            && arrivals.send(Arrival::Piece(piece)).await.is_err()
-        {
-            break true; // The writer knows why.
+        if let Some(piece) = chunk.piece {
+            incoming.take(piece).await.map_err(|error| from(&error))?;
         }
         match chunk.end {
             None => {}
-            Some(End::Superseded(_)) => break false,
+            Some(End::Superseded(_)) => {
+                incoming.stop().await;
+                drop_stage(shared, name);
+                return Ok(false);
+            }
             Some(End::Complete(size)) if size != item.size => {
                 return Err(from(&format!("a content of {size} bytes instead of {}", item.size)));
             }
             Some(End::Complete(_)) => {
-                let _ = arrivals.send(Arrival::End).await;
-                break true;
+                incoming.finish(item.hash).await.map_err(|error| from(&error))?;
+                return Ok(true);
             }
         }
-    };
-    drop(arrivals);
-    let written = writing.await.map_err(|error| error.to_string())?;
-    if complete {
-        written.map(|()| true).map_err(|error| from(&error))
-    } else {
-        shared_drop(shared, name);
-        Ok(false)
     }
 }
 
-fn shared_drop(shared: &Shared, name: &str) {
+fn drop_stage(shared: &Shared, name: &str) {
     let (shared, names) = (shared.clone(), vec![name.to_owned()]);
     tokio::spawn(async move {
         let body = intermezzo_channel::v1::DropStage { names };
         let body = intermezzo_channel::v1::packet::Body::DropStage(body);
         let _ = shared.call(body, "DropStage", super::DEADLINE).await;
     });
-}
-
-enum Arrival {
-    Piece(v1::Piece),
-    End,
-}
-
-fn write_pieces(
-    mut assembly: Assembly,
-    mut queue: mpsc::Receiver<Arrival>,
-    hash: Hash,
-) -> Result<(), String> {
-    while let Some(arrival) = queue.blocking_recv() {
-        match arrival {
-            Arrival::Piece(piece) => {
-                let piece = unpack(piece).map_err(|error| error.to_string())?;
-                assembly.take(&piece).map_err(|error| error.to_string())?;
-            }
-            Arrival::End => return assembly.finish(hash).map_err(|error| error.to_string()),
-        }
-    }
-    Err("the stream ended early".to_owned())
 }
 
 /// A staged file for this content of this object: the same after a restart, so that nothing is left behind, and not

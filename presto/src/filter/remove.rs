@@ -3,8 +3,10 @@
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Flags;
+use intermezzo_kml::record::Intent;
 use intermezzo_kml::record::Opcode;
 use intermezzo_kml::record::Outcome;
+use intermezzo_kml::record::Recno;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
@@ -12,52 +14,29 @@ use super::LimboReason;
 use super::Volume;
 use super::make::mtime;
 use super::update::Stop;
+use super::update::Told;
+use crate::lower::Dir;
 use crate::lower::Stat;
 
 impl Volume {
     /// Removes a name of something that is no directory.
     pub fn unlink(&self, caller: Caller, parent: FileId, name: &[u8]) -> Result<(), Errno> {
-        self.update(|told| {
-            let dir = self.lower.dir(parent)?;
-            let object = self.lower.child(&dir, name)?;
-            let _held = self.locks.lock(&[parent, object]);
-            if self.lower.find(&dir, name)? != Some(object) {
-                return Err(Stop::Again);
-            }
-            let before = Stat::at(&dir, name)?;
+        self.removing(parent, name, |told, dir, object, before| {
             if before.is_dir() {
                 return Err(Stop::Errno(Errno::ISDIR));
             }
-            let mut intent = Volume::intent(Opcode::Unlink, caller);
-            intent.object = object;
-            intent.parent = parent;
-            intent.name = name.to_vec();
-            intent.before = before.attributes;
             let last = before.attributes.nlink == 1;
             let keep = last && before.is_file() && self.limbo.needs(object);
+            let mut intent = removal(Opcode::Unlink, caller, parent, name, (object, before));
             intent.flags.set(Flags::LAST_LINK, last);
             intent.flags.set(Flags::LIMBO, keep);
-            let ((), recno) = self.journaled(told, &intent, || {
+            let recno = self.journal_removal(told, &intent, dir, || {
                 if keep {
-                    self.limbo.keep_by_rename(&self.lower, &dir, name, (object, LimboReason::Verdict))?;
+                    self.limbo.keep_by_rename(&self.lower, dir, name, (object, LimboReason::Verdict))?;
                 } else {
-                    rustix::fs::unlinkat(&dir, name, AtFlags::empty())?;
+                    rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
                 }
-                let after = if last {
-                    Default::default()
-                } else {
-                    self.lower.stat(object).map(|stat| stat.attributes).unwrap_or_default()
-                };
-                Ok((
-                    (),
-                    Outcome {
-                        object,
-                        after,
-                        parent_mtime: mtime(&dir),
-                        flags: intent.flags,
-                        ..Outcome::default()
-                    },
-                ))
+                Ok(if last { None } else { self.lower.stat(object).ok() })
             })?;
             if keep {
                 self.limbo.entered(object, recno);
@@ -68,6 +47,28 @@ impl Volume {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: Caller, parent: FileId, name: &[u8]) -> Result<(), Errno> {
+        self.removing(parent, name, |told, dir, object, before| {
+            if !before.is_dir() {
+                return Err(Stop::Errno(Errno::NOTDIR));
+            }
+            let mut intent = removal(Opcode::Rmdir, caller, parent, name, (object, before));
+            intent.flags = Flags::LAST_LINK;
+            self.journal_removal(told, &intent, dir, || {
+                rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+                Ok(None)
+            })?;
+            self.lower.forget_dir(object);
+            Ok(())
+        })
+    }
+
+    /// Runs an update that removes a name, under the locks of the directory and of what the name stands for.
+    fn removing(
+        &self,
+        parent: FileId,
+        name: &[u8],
+        remove: impl Fn(&mut Told, &Dir, FileId, Stat) -> Result<(), Stop>,
+    ) -> Result<(), Errno> {
         self.update(|told| {
             let dir = self.lower.dir(parent)?;
             let object = self.lower.child(&dir, name)?;
@@ -75,25 +76,39 @@ impl Volume {
             if self.lower.find(&dir, name)? != Some(object) {
                 return Err(Stop::Again);
             }
-            let before = Stat::at(&dir, name)?;
-            if !before.is_dir() {
-                return Err(Stop::Errno(Errno::NOTDIR));
-            }
-            let mut intent = Volume::intent(Opcode::Rmdir, caller);
-            intent.object = object;
-            intent.parent = parent;
-            intent.name = name.to_vec();
-            intent.before = before.attributes;
-            intent.flags = Flags::LAST_LINK;
-            self.journaled(told, &intent, || {
-                rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)?;
-                Ok((
-                    (),
-                    Outcome { object, parent_mtime: mtime(&dir), flags: intent.flags, ..Outcome::default() },
-                ))
-            })?;
-            self.lower.forget_dir(object);
-            Ok(())
+            remove(told, &dir, object, Stat::at(&dir, name)?)
         })
     }
+
+    /// Journals a removal; the closure does it and says what is left of the object.
+    fn journal_removal(
+        &self,
+        told: &mut Told,
+        intent: &Intent,
+        dir: &Dir,
+        remove: impl FnOnce() -> Result<Option<Stat>, Errno>,
+    ) -> Result<Recno, Stop> {
+        let ((), recno) = self.journaled(told, intent, || {
+            let after = remove()?.map(|stat| stat.attributes).unwrap_or_default();
+            let flags = intent.flags;
+            let parent_mtime = mtime(dir);
+            Ok(((), Outcome { object: intent.object, after, parent_mtime, flags, ..Outcome::default() }))
+        })?;
+        Ok(recno)
+    }
+}
+
+fn removal(
+    opcode: Opcode,
+    caller: Caller,
+    parent: FileId,
+    name: &[u8],
+    (object, before): (FileId, Stat),
+) -> Intent {
+    let mut intent = Volume::intent(opcode, caller);
+    intent.object = object;
+    intent.parent = parent;
+    intent.name = name.to_vec();
+    intent.before = before.attributes;
+    intent
 }

@@ -177,7 +177,7 @@ impl Client {
             if op != row.op {
                 pending::remove(ctx.store, recno, &row.op)?;
                 pending::insert(ctx.store, recno, &op)?;
-                self.cml.replace(ctx.store, recno, &Row { op, ..row })?;
+                Cml::write(ctx.store, recno, &Row { op, ..row })?;
             }
         }
         let base = Tree::new(ctx.store, Which::Base);

@@ -3,6 +3,7 @@
 use super::Cml;
 use super::Row;
 use super::Slot;
+use super::left_by;
 use crate::acl;
 use crate::apply;
 use crate::facet::pending;
@@ -142,9 +143,7 @@ impl Cml {
             }
             rows = late;
         }
-        if let Some((at, mut row)) =
-            rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned()
-        {
+        if let Some((at, mut row)) = creation(&rows) {
             // A later record that tells the time as well would put an older one in its place.
             let timed = rows.iter().rfind(|(later, row)| *later > at && tells_time(&row.op.kind)).cloned();
             if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
@@ -192,12 +191,8 @@ impl Cml {
         unread: Option<Unread>,
     ) -> Result<(), StoreError> {
         let slot = unread.map(|unread| Slot::new(unread, recno));
-        let carries = |row: &Row| match &row.op.kind {
-            OpKind::Close { .. } => true,
-            OpKind::Create { attributes, .. } => attributes.is_file(),
-            _ => false,
-        };
-        let mut earlier = self.own_rows(store, op.object)?.into_iter().filter(|(_, row)| carries(row));
+        let own = self.own_rows(store, op.object)?;
+        let mut earlier = own.into_iter().filter(|(_, row)| left_by(&row.op).is_some());
         let Some((at, mut row)) = earlier.next() else { return self.append(store, recno, op, slot) };
         for (older, row) in earlier {
             self.discard(store, older, &row)?;
@@ -225,9 +220,7 @@ impl Cml {
         value: Option<Vec<u8>>,
     ) -> Result<(), StoreError> {
         let rows = self.own_rows(store, op.object)?;
-        if let Some((at, mut row)) =
-            rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned()
-        {
+        if let Some((at, mut row)) = creation(&rows) {
             if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
                 xattrs.retain(|(n, _)| n != name);
                 if let Some(value) = value {
@@ -274,6 +267,11 @@ impl Cml {
         }
         Ok(rows)
     }
+}
+
+/// The record among these that makes the object.
+fn creation(rows: &[(Recno, Row)]) -> Option<(Recno, Row)> {
+    rows.iter().find(|(_, row)| matches!(row.op.kind, OpKind::Create { .. })).cloned()
 }
 
 fn tells_time(kind: &OpKind) -> bool {

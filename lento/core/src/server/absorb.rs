@@ -25,6 +25,7 @@ use crate::tree::Which;
 use crate::types::Attributes;
 use crate::types::ConflictKind;
 use crate::types::Content;
+use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
@@ -34,6 +35,7 @@ use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
+use crate::types::Recno;
 use crate::types::Tag;
 use crate::types::Time;
 use crate::types::Verdict;
@@ -195,27 +197,10 @@ impl Server {
         if let Some(op) = &mut op {
             alias::map(ctx.store, &self.aliases, op)?;
         }
-        self.conflict(ctx, record, id, kind, hash, op)?;
-        self.log(ctx, position, id, LogWhat::Verdict(Verdict::Conflict(kind, hash)), None)
-    }
-
-    fn conflict(
-        &mut self,
-        ctx: &mut Context<'_>,
-        record: &KmlRecord,
-        id: OpId,
-        kind: ConflictKind,
-        hash: Option<Hash>,
-        op: Option<Operation>,
-    ) -> Result<(), StoreError> {
-        let path = match &op {
-            Some(op) => super::path_of(ctx.store, op)?,
-            None => String::new(),
-        };
-        ctx.out.push(Output::Event(Event::Conflict { record: id, kind, path: path.clone() }));
+        let path = op.as_ref().map(|op| super::path_of(ctx.store, op)).transpose()?.unwrap_or_default();
         let row = ConflictRow { record: id, kind, op, path, time: record.time, hash };
-        self.conflicts += 1;
-        table::put(ctx.store, Table::Conflict, &table::number_key(record.recno.0), &row)
+        self.conflict(ctx, record.recno, row)?;
+        self.log(ctx, position, id, LogWhat::Verdict(Verdict::Conflict(kind, hash)), None)
     }
 
     /// A writer's file had been replaced under it: what it left is kept, the tree stays.
@@ -223,7 +208,7 @@ impl Server {
         &mut self,
         ctx: &mut Context<'_>,
         record: &KmlRecord,
-        file: crate::types::FileId,
+        file: FileId,
         object: ObjectId,
     ) -> Result<(), StoreError> {
         let id = OpId(Tag {
@@ -231,25 +216,22 @@ impl Server {
             incarnation: ctx.meta.incarnation,
             number: record.recno.0,
         });
-        let (_, is_new) = self.orphans.left(ctx.store, file, record.recno, id)?;
-        if !is_new {
+        if !self.orphans.left(ctx.store, file, record.recno, id)? {
             return Ok(());
         }
         let path = View::new(ctx.store, Which::Local).path(object)?;
-        ctx.out.push(Output::Event(Event::Conflict {
-            record: id,
-            kind: ConflictKind::Orphan,
-            path: path.clone(),
-        }));
-        let row = ConflictRow {
-            record: id,
-            kind: ConflictKind::Orphan,
-            op: None,
-            path,
-            time: record.time,
-            hash: None,
-        };
+        let kind = ConflictKind::Orphan;
+        self.conflict(
+            ctx,
+            record.recno,
+            ConflictRow { record: id, kind, op: None, path, time: record.time, hash: None },
+        )
+    }
+
+    fn conflict(&mut self, ctx: &mut Context<'_>, recno: Recno, row: ConflictRow) -> Result<(), StoreError> {
+        let ConflictRow { record, kind, path, .. } = &row;
+        ctx.out.push(Output::Event(Event::Conflict { record: *record, kind: *kind, path: path.clone() }));
         self.conflicts += 1;
-        table::put(ctx.store, Table::Conflict, &table::number_key(record.recno.0), &row)
+        table::put(ctx.store, Table::Conflict, &table::number_key(recno.0), &row)
     }
 }

@@ -73,21 +73,21 @@ impl Orphans {
         self.waiting.len()
     }
 
-    /// A writer left something; the name of its Conflict, and whether that is new.
+    /// A writer left something; whether that is the first time.
     pub fn left(
         &mut self,
         store: &mut dyn Store,
         file: FileId,
         recno: Recno,
         record: OpId,
-    ) -> Result<(OpId, bool), StoreError> {
+    ) -> Result<bool, StoreError> {
         let row = row(store, file)?;
         let since = row.and_then(|row| row.unsafe_since).unwrap_or(recno);
         let first = row.map_or(record, |row| row.record);
         put(store, file, &Orphan { record: first, unsafe_since: Some(since) })?;
         self.waiting.insert(file, since);
         self.newest.insert(file, recno);
-        Ok((first, row.is_none()))
+        Ok(row.is_none())
     }
 }
 
@@ -117,15 +117,15 @@ impl Server {
             return Ok(());
         }
         self.retain_limbo(ctx)?;
-        let due: Vec<(FileId, Recno)> = self
+        let due: Vec<FileId> = self
             .orphans
             .waiting
-            .iter()
-            .filter(|(file, _)| self.orphans.not_before.get(file).is_none_or(|at| *at <= ctx.now))
-            .filter(|(file, _)| !self.keeps.values().any(|keeping| keeping.is_of(**file)))
-            .map(|(file, since)| (*file, *since))
+            .keys()
+            .filter(|file| self.orphans.not_before.get(file).is_none_or(|at| *at <= ctx.now))
+            .filter(|file| !self.keeps.values().any(|keeping| keeping.is_of(**file)))
+            .copied()
             .collect();
-        for (file, _) in due {
+        for file in due {
             let Some(orphan) = row(ctx.store, file)? else { continue };
             let ticket = ctx.ticket();
             self.keeps.insert(ticket, Keeping::Orphan { file, upto: ctx.meta.last_read() });
@@ -168,15 +168,11 @@ impl Server {
             return Ok(());
         }
         let Some(orphan) = row(ctx.store, file)? else { return Ok(()) };
-        let newest = self.orphans.newest.get(&file).copied();
-        if newest.is_some_and(|newest| newest > upto) {
+        if self.orphans.newest.get(&file).is_some_and(|newest| *newest > upto) {
             // Left meanwhile: the next copy has it.
-            self.orphans.waiting.insert(file, Recno(upto.0.saturating_add(1)));
-            return put(
-                ctx.store,
-                file,
-                &Orphan { unsafe_since: Some(Recno(upto.0.saturating_add(1))), ..orphan },
-            );
+            let since = Recno(upto.0.saturating_add(1));
+            self.orphans.waiting.insert(file, since);
+            return put(ctx.store, file, &Orphan { unsafe_since: Some(since), ..orphan });
         }
         self.orphans.waiting.remove(&file);
         put(ctx.store, file, &Orphan { unsafe_since: None, ..orphan })?;

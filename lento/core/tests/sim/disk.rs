@@ -1,11 +1,5 @@
-//! A model of presto: a lower tree in memory, its KML, users' operations and replays with their preconditions.
+//! A model of presto: a lower tree in memory, its KML and users' operations.
 
-use lento_core::io::Busy;
-use lento_core::io::Ref;
-use lento_core::io::ReplayContent;
-use lento_core::io::ReplayItem;
-use lento_core::io::ReplayOp;
-use lento_core::io::ReplayOutcome;
 use lento_core::record::After;
 use lento_core::record::KmlOrigin;
 use lento_core::record::KmlRecord;
@@ -38,16 +32,16 @@ pub struct Inode {
 pub struct Disk {
     pub inodes: BTreeMap<FileId, Inode>,
     pub kml: Vec<KmlRecord>,
-    next_ino: u64,
-    clock: u64,
-    touched: BTreeMap<(FileId, Vec<u8>), Recno>,
-    last_close: BTreeMap<FileId, Recno>,
+    pub(super) next_ino: u64,
+    pub(super) clock: u64,
+    pub(super) touched: BTreeMap<(FileId, Vec<u8>), Recno>,
+    pub(super) last_close: BTreeMap<FileId, Recno>,
     pub settled: u64,
     /// With the newest record about each, and up to where lento needs nothing of it.
-    limbo: BTreeMap<FileId, (u64, u64)>,
+    pub(super) limbo: BTreeMap<FileId, (u64, u64)>,
     pub orphans: BTreeSet<FileId>,
     pub writers: BTreeSet<FileId>,
-    made: BTreeMap<ObjectId, FileId>,
+    pub(super) made: BTreeMap<ObjectId, FileId>,
     pub stage: BTreeMap<String, Vec<u8>>,
     durable: Option<Box<Disk>>,
 }
@@ -90,12 +84,12 @@ impl Disk {
         Recno(self.kml.len() as u64)
     }
 
-    fn tick(&mut self) -> Time {
+    pub(super) fn tick(&mut self) -> Time {
         self.clock += 1;
         Time { sec: self.clock as i64, nsec: 0 }
     }
 
-    fn after(&self, file: FileId) -> After {
+    pub(super) fn after(&self, file: FileId) -> After {
         let inode = &self.inodes[&file];
         After { attributes: inode.attributes, version: self.version(file), nlink: self.links(file) as u32 }
     }
@@ -113,7 +107,7 @@ impl Disk {
         self.inodes.values().flat_map(|i| i.entries.values()).filter(|f| **f == file).count()
     }
 
-    fn record(&mut self, origin: KmlOrigin, update: Update) -> Recno {
+    pub(super) fn record(&mut self, origin: KmlOrigin, update: Update) -> Recno {
         let recno = Recno(self.kml.len() as u64 + 1);
         if origin == KmlOrigin::User {
             for key in keys(&update) {
@@ -128,7 +122,7 @@ impl Disk {
         recno
     }
 
-    fn dir_touched(&mut self, dir: FileId, time: Option<Time>) -> Time {
+    pub(super) fn dir_touched(&mut self, dir: FileId, time: Option<Time>) -> Time {
         let now = self.tick();
         let inode = self.inodes.get_mut(&dir).unwrap();
         if let Some(time) = time {
@@ -167,7 +161,7 @@ impl Disk {
         Ok(file)
     }
 
-    fn insert(&mut self, inode: Inode) -> FileId {
+    pub(super) fn insert(&mut self, inode: Inode) -> FileId {
         self.next_ino += 1;
         let file = FileId { ino: self.next_ino, generation: 7 };
         self.inodes.insert(file, inode);
@@ -234,7 +228,7 @@ impl Disk {
         Ok(())
     }
 
-    fn lose(&mut self, file: FileId) -> (bool, bool) {
+    pub(super) fn lose(&mut self, file: FileId) -> (bool, bool) {
         let last = self.links(file) == 0;
         let limbo = last && self.last_close.get(&file).is_some_and(|recno| recno.0 > self.settled);
         if limbo {
@@ -333,277 +327,6 @@ impl Disk {
         Ok(())
     }
 
-    // --- replays -----------------------------------------------------------------------------------------------
-
-    pub fn replay(&mut self, items: &[ReplayItem], since: Recno) -> Vec<ReplayOutcome> {
-        let mut outcomes = Vec::new();
-        for item in items {
-            let outcome = self.replay_one(item, since).unwrap_or_else(|stop| stop);
-            let go_on = matches!(outcome, ReplayOutcome::Applied { .. });
-            outcomes.push(outcome);
-            if !go_on {
-                break;
-            }
-        }
-        outcomes
-    }
-
-    fn file(&self, reference: Ref) -> Result<FileId, ReplayOutcome> {
-        let file = match reference {
-            Ref::File(file) => Some(file),
-            Ref::Object(object) => self.made.get(&object).copied(),
-        };
-        file.filter(|file| self.inodes.contains_key(file)).ok_or(ReplayOutcome::Stale { recno: None })
-    }
-
-    fn untouched(&self, key: (FileId, &[u8]), since: Recno) -> Result<(), ReplayOutcome> {
-        match self.touched.get(&(key.0, key.1.to_vec())) {
-            Some(recno) if *recno > since => Err(ReplayOutcome::Stale { recno: Some(*recno) }),
-            _ => Ok(()),
-        }
-    }
-
-    fn content(&self, content: &ReplayContent) -> Vec<u8> {
-        match content {
-            ReplayContent::Inline(bytes) => bytes.clone(),
-            ReplayContent::Staged(name, _) => self.stage[name].clone(),
-        }
-    }
-
-    /// Writers and unseen stores of a file that is about to lose its content.
-    fn may_take(&mut self, file: FileId, expect: Option<Version>, busy: Busy) -> Result<(), ReplayOutcome> {
-        if self.writers.contains(&file) {
-            if busy == Busy::Wait {
-                return Err(ReplayOutcome::Busy);
-            }
-            self.orphans.insert(file);
-            return Ok(());
-        }
-        if let Some(expect) = expect
-            && self.version(file) != expect
-        {
-            let after = self.after(file);
-            let recno =
-                self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: false });
-            return Err(ReplayOutcome::Stale { recno: Some(recno) });
-        }
-        Ok(())
-    }
-
-    fn replay_one(&mut self, item: &ReplayItem, since: Recno) -> Result<ReplayOutcome, ReplayOutcome> {
-        let origin = KmlOrigin::Replay {
-            record: item.record,
-            object: item.object,
-            hash: item.hash,
-            verdict: item.verdict,
-        };
-        let stale = || ReplayOutcome::Stale { recno: None };
-        let (file, update) = match &item.op {
-            ReplayOp::Make { dir, name, attributes, symlink, content, xattrs } => {
-                let dir = self.file(*dir)?;
-                self.untouched((dir, name), since)?;
-                if self.entry(dir, name).is_some() {
-                    return Err(stale());
-                }
-                let bytes = content.as_ref().map_or(Vec::new(), |c| self.content(c));
-                let ctime = self.tick().sec as u64;
-                let file = self.insert(Inode {
-                    attributes: *attributes,
-                    bytes,
-                    symlink: symlink.clone(),
-                    xattrs: xattrs.iter().cloned().collect(),
-                    entries: BTreeMap::new(),
-                    ctime,
-                });
-                self.inodes.get_mut(&dir).unwrap().entries.insert(name.clone(), file);
-                let dir_mtime = self.dir_touched(dir, item.parent_mtime);
-                self.made.insert(item.object, file);
-                let after = self.after(file);
-                let (symlink, xattrs) = (symlink.clone(), xattrs.clone());
-                (file, Update::Make { dir, name: name.clone(), file, after, symlink, xattrs, dir_mtime })
-            }
-            ReplayOp::Link { file, dir, name } => {
-                let (file, dir) = (self.file(*file)?, self.file(*dir)?);
-                self.untouched((dir, name), since)?;
-                self.untouched((file, b""), since)?;
-                if self.entry(dir, name).is_some() || self.links(file) == 0 {
-                    return Err(stale());
-                }
-                let now = self.tick();
-                self.inodes.get_mut(&dir).unwrap().entries.insert(name.clone(), file);
-                self.inodes.get_mut(&file).unwrap().ctime = now.sec as u64;
-                let dir_mtime = self.dir_touched(dir, item.parent_mtime);
-                let after = self.after(file);
-                (file, Update::Link { dir, name: name.clone(), file, after, dir_mtime })
-            }
-            ReplayOp::Remove { dir, name, expect, expect_version, busy } => {
-                let (dir, expect) = (self.file(*dir)?, self.file(*expect)?);
-                self.untouched((dir, name), since)?;
-                self.untouched((expect, b""), since)?;
-                if self.entry(dir, name) != Some(expect) || !self.inodes[&expect].entries.is_empty() {
-                    return Err(stale());
-                }
-                if self.links(expect) == 1 && self.inodes[&expect].attributes.is_file() {
-                    self.may_take(expect, *expect_version, *busy)?;
-                }
-                self.inodes.get_mut(&dir).unwrap().entries.remove(name);
-                let last = self.take_away(expect);
-                let dir_mtime = self.dir_touched(dir, item.parent_mtime);
-                let update =
-                    Update::Remove { dir, name: name.clone(), file: expect, last, limbo: false, dir_mtime };
-                (expect, update)
-            }
-            ReplayOp::Rename {
-                from,
-                from_name,
-                expect,
-                to,
-                to_name,
-                replaced,
-                replaced_version,
-                exchange,
-                busy,
-            } => {
-                let (from, to, expect) = (self.file(*from)?, self.file(*to)?, self.file(*expect)?);
-                let replaced = replaced.map(|r| self.file(r)).transpose()?;
-                self.untouched((from, from_name), since)?;
-                self.untouched((to, to_name), since)?;
-                if self.entry(from, from_name) != Some(expect) || self.entry(to, to_name) != replaced {
-                    return Err(stale());
-                }
-                if self.is_within(to, expect) {
-                    return Err(ReplayOutcome::Refused { errno: 22, message: "EINVAL".into() });
-                }
-                if let Some(target) = replaced.filter(|_| !*exchange) {
-                    self.untouched((target, b""), since)?;
-                    if !self.inodes[&target].entries.is_empty() {
-                        return Err(stale());
-                    }
-                    if self.links(target) == 1 && self.inodes[&target].attributes.is_file() {
-                        self.may_take(target, *replaced_version, *busy)?;
-                    }
-                }
-                let now = self.tick();
-                self.inodes.get_mut(&from).unwrap().entries.remove(from_name);
-                self.inodes.get_mut(&to).unwrap().entries.insert(to_name.clone(), expect);
-                self.inodes.get_mut(&expect).unwrap().ctime = now.sec as u64;
-                let mut replaced_last = false;
-                if let Some(target) = replaced {
-                    if *exchange {
-                        self.inodes.get_mut(&from).unwrap().entries.insert(from_name.clone(), target);
-                        self.inodes.get_mut(&target).unwrap().ctime = now.sec as u64;
-                    } else {
-                        replaced_last = self.take_away(target);
-                    }
-                }
-                let from_mtime = self.dir_touched(from, item.parent_mtime);
-                let to_mtime = self.dir_touched(to, item.target_parent_mtime);
-                let after = self.after(expect);
-                let (from_name, to_name) = (from_name.clone(), to_name.clone());
-                let exchange = *exchange;
-                (
-                    expect,
-                    Update::Rename {
-                        from,
-                        from_name,
-                        to,
-                        to_name,
-                        file: expect,
-                        after,
-                        replaced,
-                        replaced_last,
-                        replaced_limbo: false,
-                        exchange,
-                        whiteout: false,
-                        from_mtime,
-                        to_mtime,
-                    },
-                )
-            }
-            ReplayOp::SetAttr { file, mask, attributes } => {
-                let file = self.file(*file)?;
-                self.untouched((file, b""), since)?;
-                let now = self.tick();
-                let inode = self.inodes.get_mut(&file).unwrap();
-                let new = &mut inode.attributes;
-                if mask.has(Mask::MODE) {
-                    new.mode = new.mode & !0o7777 | attributes.mode & 0o7777;
-                }
-                if mask.has(Mask::UID) {
-                    new.uid = attributes.uid;
-                }
-                if mask.has(Mask::GID) {
-                    new.gid = attributes.gid;
-                }
-                if mask.has(Mask::MTIME) {
-                    new.mtime = attributes.mtime;
-                }
-                inode.ctime = now.sec as u64;
-                let after = self.after(file);
-                (file, Update::SetAttr { file, mask: *mask, truncated: false, after })
-            }
-            ReplayOp::Install { file, expect_version, content, attributes, xattrs, dir, name, busy } => {
-                let (old, dir) = (self.file(*file)?, self.file(*dir)?);
-                self.untouched((old, b""), since)?;
-                if self.entry(dir, name) != Some(old) {
-                    return Err(stale());
-                }
-                let in_place = self.links(old) > 1;
-                if in_place && self.writers.contains(&old) {
-                    // The writer's stores and the new content would mix in one inode.
-                    return Err(ReplayOutcome::Busy);
-                }
-                self.may_take(old, *expect_version, *busy)?;
-                let bytes = self.content(content);
-                let ctime = self.tick().sec as u64;
-                let inode = Inode {
-                    attributes: *attributes,
-                    bytes,
-                    xattrs: xattrs.iter().cloned().collect(),
-                    ctime,
-                    ..Inode::default()
-                };
-                let file = if in_place {
-                    self.orphans.remove(&old);
-                    self.inodes.insert(old, inode);
-                    old
-                } else {
-                    let file = self.insert(inode);
-                    self.inodes.get_mut(&dir).unwrap().entries.insert(name.clone(), file);
-                    self.take_away(old);
-                    file
-                };
-                self.made.insert(item.object, file);
-                let after = self.after(file);
-                let replaces = (!in_place).then_some(old);
-                (file, Update::Close { file, replaces, after, orphan: false })
-            }
-            ReplayOp::SetXattr { file, name, value } => {
-                let file = self.file(*file)?;
-                self.untouched((file, b""), since)?;
-                let now = self.tick();
-                let inode = self.inodes.get_mut(&file).unwrap();
-                inode.xattrs.insert(name.clone(), value.clone());
-                inode.ctime = now.sec as u64;
-                let after = self.after(file);
-                (file, Update::SetXattr { file, name: name.clone(), value: value.clone(), after })
-            }
-            ReplayOp::DelXattr { file, name } => {
-                let file = self.file(*file)?;
-                self.untouched((file, b""), since)?;
-                let now = self.tick();
-                let inode = self.inodes.get_mut(&file).unwrap();
-                inode.xattrs.remove(name);
-                inode.ctime = now.sec as u64;
-                let after = self.after(file);
-                (file, Update::DelXattr { file, name: name.clone(), after })
-            }
-            ReplayOp::Noop => (FileId::default(), Update::Nothing),
-        };
-        let recno = self.record(origin, update);
-        Ok(ReplayOutcome::Applied { file, recno })
-    }
-
     /// Downcall `ReleaseLimbo`.
     pub fn release_limbo(&mut self, files: &[FileId], all_but: bool, upto: u64) {
         for (file, (_, dealt_with)) in &mut self.limbo {
@@ -619,7 +342,7 @@ impl Disk {
         self.limbo.keys().copied().collect()
     }
 
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         let writers = &self.writers;
         let gone =
             self.limbo.extract_if(.., |file, (newest, dealt)| newest <= dealt && !writers.contains(file));
@@ -628,7 +351,7 @@ impl Disk {
         }
     }
 
-    fn take_away(&mut self, file: FileId) -> bool {
+    pub(super) fn take_away(&mut self, file: FileId) -> bool {
         let last = self.links(file) == 0;
         if last && self.orphans.contains(&file) {
             self.limbo.insert(file, (self.last().0 + 1, 0));

@@ -1,10 +1,10 @@
 //! What a test looks at: trees for people, whether all nodes agree, what a power cut left.
 
-use crate::disk::Disk;
-use crate::disk::ROOT;
-use crate::world::Node;
-use crate::world::SERVER;
-use crate::world::World;
+use super::disk::Disk;
+use super::disk::ROOT;
+use super::world::Node;
+use super::world::SERVER;
+use super::world::World;
 use lento_core::Volume;
 use lento_core::record::Update;
 use lento_core::types::FileId;

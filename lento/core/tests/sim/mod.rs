@@ -1,0 +1,10 @@
+//! A server and its clients on simulated disks, stores and streams. Every test takes what it needs of it.
+
+#![allow(dead_code)]
+
+pub mod acts;
+pub mod disk;
+pub mod looking;
+pub mod memory;
+pub mod replay;
+pub mod world;
