@@ -460,6 +460,35 @@ fn rule_15_a_busy_file_defers_its_own_change_only() {
 }
 
 #[test]
+fn a_content_that_was_superseded_is_asked_for_again_although_nothing_else_happens() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "one");
+    settle(&mut world);
+    let file = at(&world, SERVER, "f").unwrap();
+    world.open_and_store(SERVER, file, b"two");
+    store(&mut world, SERVER, "g", "in the way");
+    rename(&mut world, CLIENT, "f", "g");
+    remove(&mut world, CLIENT, "g");
+    let without_time = |world: &mut World| {
+        for _ in 0..100 {
+            for node in [CLIENT, SERVER] {
+                world.read_journal(node, 8);
+                world.run_job(node);
+            }
+            world.deliver(CLIENT, SERVER);
+            world.deliver(SERVER, CLIENT);
+        }
+    };
+    // Rename and removal are refused, and what f was is nowhere any more.
+    without_time(&mut world);
+    assert_eq!(read(&world, CLIENT, "f"), None);
+    world.close(SERVER, file);
+    without_time(&mut world);
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+}
+
+#[test]
 fn rule_18_a_replay_asks_nobody_else() {
     // The core plans replays and never waits for anything but presto's answer and its journal: no output of a batch
     // refers to another batch, and one is under way at a time.

@@ -262,6 +262,13 @@ impl Client {
             self.work.busy.remove(&object);
             self.work.stir();
         }
+        if self.fetch_again.is_some_and(|at| at <= ctx.now) {
+            self.fetch_again = None;
+            for hash in std::mem::take(&mut self.work.later) {
+                // Base may have moved on: the facets say anew what they need.
+                self.work.content_came(&hash);
+            }
+        }
         if self.replaying.may_plan(ctx) {
             if self.replaying.is_idle(ctx) {
                 self.work.all_confirmed();
@@ -311,13 +318,6 @@ impl Client {
     }
 
     fn fetch_wanted(&mut self, ctx: &mut Context<'_>) {
-        if self.fetch_again.is_some_and(|at| at <= ctx.now) {
-            self.fetch_again = None;
-            for hash in std::mem::take(&mut self.work.later) {
-                // Base may have moved on: the facets say anew what they need.
-                self.work.content_came(&hash);
-            }
-        }
         if !self.is_connected() {
             return;
         }
