@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -61,6 +62,10 @@ pub trait Map: fmt::Debug + Send + Sync {
     fn store(&self, at: u64, word: u64);
     /// Makes everything written before durable.
     fn sync(&self) -> io::Result<()>;
+    /// Starts to bring everything written before to the device.
+    fn start_write_out(&self) -> io::Result<()>;
+    /// Waits until it is there: in the device's cache perhaps, so durable only with the next flush of that device.
+    fn wait_written_out(&self) -> io::Result<()>;
 }
 
 /// The real one.
@@ -175,6 +180,12 @@ impl OsMap {
         Ok(OsMap { file, map })
     }
 
+    fn write_out(&self, flags: u32) -> io::Result<()> {
+        // SAFETY: plain numbers and a descriptor that is open as long as `self` is.
+        let result = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Offset as a pointer distance, if `length` bytes lie there.
     fn place(&self, at: u64, length: usize) -> Option<usize> {
         let at = usize::try_from(at).ok()?;
@@ -224,5 +235,17 @@ impl Map for OsMap {
     fn sync(&self) -> io::Result<()> {
         // Writes back what was stored through the map too. The file never grows, so its size needs no sync.
         self.file.sync_data()
+    }
+
+    fn start_write_out(&self) -> io::Result<()> {
+        self.write_out(libc::SYNC_FILE_RANGE_WRITE)
+    }
+
+    fn wait_written_out(&self) -> io::Result<()> {
+        // What was dirtied again while it was being written is written again.
+        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        self.write_out(all)
     }
 }

@@ -133,6 +133,19 @@ thread_local! {
     static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Records on their way to the device.
+#[derive(Debug)]
+pub struct WriteOut {
+    segments: Vec<Arc<Segment>>,
+}
+
+impl WriteOut {
+    /// Waits until the device has them: the next flush of it makes them durable.
+    pub fn wait(self) -> Result<(), KmlError> {
+        self.segments.iter().try_for_each(|segment| segment.wait_written_out())
+    }
+}
+
 impl Journal {
     /// Opens the journal in `dir`, or makes one. Returns the intents that have no outcome, oldest first; readers do
     /// not get past them until each was given to `resolve`.
@@ -245,6 +258,27 @@ impl Journal {
             Refused::Now(e) => e,
             Refused::Before(kind) => KmlError::SyncFailed { dir: self.shared.dir.clone(), kind },
         })
+    }
+
+    /// Starts to bring all that was begun before the call to the device, for a caller who is about to flush that device
+    /// anyway. `None`: that would not be enough, call [`Journal::sync`].
+    pub fn start_write_out(&self) -> Result<Option<WriteOut>, KmlError> {
+        if self.commit.has_failed() {
+            return Ok(None);
+        }
+        let segments: Vec<_> = {
+            let log = self.shared.log();
+            if log.current.header.number > log.durable {
+                // Its name is not durable.
+                return Ok(None);
+            }
+            let unsynced = |segment: &&Arc<Segment>| segment.header.number >= log.unsynced;
+            log.segments.iter().filter(unsynced).cloned().collect()
+        };
+        for segment in &segments {
+            segment.start_write_out()?;
+        }
+        Ok(Some(WriteOut { segments }))
     }
 
     fn sync_now(&self) -> Result<Recno, KmlError> {

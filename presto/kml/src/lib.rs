@@ -17,7 +17,7 @@ mod sync;
 mod verify;
 
 pub use error::KmlError;
-pub use journal::{Class, Config, Journal, Ticket};
+pub use journal::{Class, Config, Journal, Ticket, WriteOut};
 pub use reader::Reader;
 pub use record::{
     Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Origin, OriginKind, Outcome, Recno, Record,

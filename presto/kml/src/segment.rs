@@ -229,6 +229,14 @@ impl Segment {
         self.map.sync().map_err(KmlError::io("cannot sync", &self.path))
     }
 
+    pub(crate) fn start_write_out(&self) -> Result<(), KmlError> {
+        self.map.start_write_out().map_err(KmlError::io("cannot write out", &self.path))
+    }
+
+    pub(crate) fn wait_written_out(&self) -> Result<(), KmlError> {
+        self.map.wait_written_out().map_err(KmlError::io("cannot write out", &self.path))
+    }
+
     pub(crate) fn corrupt(&self, at: u64, reason: &'static str) -> KmlError {
         KmlError::corrupt(&self.path, at, reason)
     }

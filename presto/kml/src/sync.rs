@@ -31,6 +31,11 @@ pub(crate) enum Refused {
 }
 
 impl GroupCommit {
+    /// Whether a round has failed: nothing can be made durable any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.rounds.lock().failed.is_some()
+    }
+
     /// Returns when a round that began after this call has ended. `lead` is run by one of the callers.
     pub(crate) fn join(&self, lead: impl FnOnce() -> Result<Recno, KmlError>) -> Result<Recno, Refused> {
         let mut rounds = self.rounds.lock();

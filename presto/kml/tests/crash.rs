@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use common::{config, create_of, outcome};
 use disk::Disk;
-use intermezzo_kml::{Class, Journal, KmlError, Reader, Recno, Record, State, Ticket, verify_on};
+use intermezzo_kml::{Class, Journal, KmlError, Reader, Recno, Record, State, Ticket, WriteOut, verify_on};
 use proptest::prelude::*;
 
 const DIR: &str = "/kml";
@@ -41,6 +41,8 @@ enum Op {
     Finish(usize),
     Fail(usize),
     Sync,
+    /// Written out, and then made durable by somebody else's flush.
+    WriteOut,
     Truncate(u64),
     Clean,
 }
@@ -146,6 +148,23 @@ impl World {
             Op::Sync => {
                 let result = self.journal.as_ref().unwrap().sync();
                 self.synced(result, begun);
+            }
+            Op::WriteOut => {
+                let journal = self.journal.as_ref().unwrap();
+                let written =
+                    journal.start_write_out().and_then(|records| records.map(WriteOut::wait).transpose());
+                match written {
+                    Ok(Some(())) => {
+                        let published = journal.published();
+                        self.disk.flush();
+                        self.synced(Ok(published), begun);
+                    }
+                    Ok(None) => {
+                        let result = journal.sync();
+                        self.synced(result, begun);
+                    }
+                    Err(error) => assert!(self.disk.crashed(), "{error}"),
+                }
             }
             Op::Truncate(percent) => {
                 let upto = begun * percent / 100;
@@ -297,6 +316,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (0..8_usize).prop_map(Op::Finish),
         1 => (0..8_usize).prop_map(Op::Fail),
         2 => Just(Op::Sync),
+        2 => Just(Op::WriteOut),
         1 => (0..=100_u64).prop_map(Op::Truncate),
         1 => Just(Op::Clean),
     ]
@@ -333,7 +353,15 @@ fn tour() -> Vec<Op> {
     for turn in 0..3 {
         script.extend([Op::Append(Class::User), Op::Begin, Op::Append(Class::Replay), Op::Begin]);
         script.extend((0..25).map(|_| Op::Append(Class::User)));
-        script.extend([Op::Sync, Op::Finish(0), Op::Append(Class::User), Op::Fail(0), Op::Sync]);
+        script.extend([
+            Op::Sync,
+            Op::Finish(0),
+            Op::Append(Class::User),
+            Op::Fail(0),
+            Op::WriteOut,
+            Op::Append(Class::User),
+            Op::Sync,
+        ]);
         script.extend([
             Op::Truncate(30 * turn),
             Op::Begin,

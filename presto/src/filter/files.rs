@@ -33,6 +33,7 @@ use super::writers::Writers;
 use crate::lower::Stat;
 use crate::lower::dropping_privileges;
 use crate::lower::reopen;
+use crate::lower::start_writeback;
 use crate::lower::xattr;
 
 /// How long an open waits for a content that is not here.
@@ -311,17 +312,34 @@ impl Volume {
             self.close_if_changed(caller, handle.file.id)?;
         }
         let fd = handle.data()?;
-        if only_data {
-            rustix::fs::fdatasync(&*fd)?
-        } else {
-            rustix::fs::fsync(&*fd)?
-        }
-        self.sync_journal()
+        self.sync_with_journal(&*fd, || {
+            if only_data { rustix::fs::fdatasync(&*fd) } else { rustix::fs::fsync(&*fd) }
+        })
     }
 
     /// Makes a directory's entries, and the journal up to now, durable.
     pub fn fsyncdir(&self, id: FileId) -> Result<(), Errno> {
-        rustix::fs::fsync(&*self.lower.dir(id)?)?;
+        let dir = self.lower.dir(id)?;
+        self.sync_with_journal(&*dir, || rustix::fs::fsync(&*dir))
+    }
+
+    /// Runs `sync` of a lower file and makes the journal up to now durable: with the same flush of the device where that
+    /// is how the lower file system does it.
+    fn sync_with_journal(
+        &self,
+        lower: impl AsFd,
+        sync: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        if self.lower.flushes_journal()
+            && let Ok(Some(records)) = self.journal.start_write_out()
+        {
+            // Both are under way at once.
+            let _ = start_writeback(lower);
+            if records.wait().is_ok() {
+                return sync();
+            }
+        }
+        sync()?;
         self.sync_journal()
     }
 

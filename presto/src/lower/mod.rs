@@ -68,6 +68,10 @@ pub enum LowerError {
 
 /// Descriptors of directories kept open: each costs one lower inode in memory.
 const DIRECTORIES: usize = 512;
+/// statfs(2): type of ext2, ext3 and ext4.
+const EXT4: i64 = 0xef53;
+/// statfs(2): type of XFS.
+const XFS: i64 = 0x5846_5342;
 
 /// A directory of the lower tree, opened for reading.
 #[derive(Debug)]
@@ -104,6 +108,7 @@ pub struct Lower {
     stage: OwnedFd,
     labels: bool,
     fine_stamps: bool,
+    one_flush: bool,
     directories: Mutex<BTreeMap<FileId, Arc<Dir>>>,
 }
 
@@ -136,9 +141,12 @@ impl Lower {
         let root = shape.identify(tree.as_fd(), b"", mount).map_err(failed)?;
         let labels = xattr::list(&tree).unwrap_or_default().iter().any(|name| is_label(name));
         let fine_stamps = has_fine_stamps(stage.as_fd());
+        let kml = open_directory(&path.join("kml"))?;
+        let one_flush = has_one_flush(&tree, &kml).map_err(failed)?;
         Ok(Lower {
             labels,
             fine_stamps,
+            one_flush,
             path: path.to_owned(),
             shape,
             mount,
@@ -148,6 +156,12 @@ impl Lower {
             stage,
             directories: Mutex::new(BTreeMap::new()),
         })
+    }
+
+    /// Whether fsync of a file in the tree makes durable what of the journal has reached the device.
+    #[must_use]
+    pub fn flushes_journal(&self) -> bool {
+        self.one_flush
     }
 
     /// Identity of the tree's root.
@@ -284,6 +298,14 @@ impl Lower {
 
 fn is_label(name: &[u8]) -> bool {
     name.starts_with(b"security.") && name != xattr::CAPABILITY
+}
+
+/// Whether both lie on one device and an fsync there ends with a flush of that device, which ext4 and XFS always do.
+/// A journal's blocks are written in place, so nothing else is needed for them. (A file system that writes elsewhere, as
+/// btrfs does, would need its own commit.)
+fn has_one_flush(tree: &OwnedFd, kml: &OwnedFd) -> Result<bool, Errno> {
+    let in_place = matches!(rustix::fs::fstatfs(kml)?.f_type, EXT4 | XFS);
+    Ok(in_place && rustix::fs::fstat(tree)?.st_dev == rustix::fs::fstat(kml)?.st_dev)
 }
 
 /// Tries it: a clock tick is some milliseconds, a write far less.

@@ -38,6 +38,8 @@ struct Content {
     durable: Vec<u8>,
     /// What each sector was after each change since the last sync.
     versions: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// What lies in the device's cache, and how many versions of each sector that covers.
+    written_out: Option<(Vec<u8>, BTreeMap<usize, usize>)>,
 }
 
 #[derive(Clone)]
@@ -110,6 +112,24 @@ impl Disk {
         self.0.lock().steps
     }
 
+    /// Somebody else's sync: what was written out before is durable.
+    pub fn flush(&self) {
+        let mut state = self.0.lock();
+        if state.must_live().is_err() {
+            return;
+        }
+        for content in &mut state.contents {
+            let Some((durable, counts)) = content.written_out.take() else { continue };
+            content.durable = durable;
+            for (sector, count) in counts {
+                if let Some(versions) = content.versions.get_mut(&sector) {
+                    versions.drain(..count);
+                }
+            }
+            content.versions.retain(|_, versions| !versions.is_empty());
+        }
+    }
+
     pub fn set_room(&self, files: Option<usize>) {
         self.0.lock().room = files;
     }
@@ -163,7 +183,7 @@ impl Disk {
         let contents: Vec<_> = state
             .contents
             .iter()
-            .map(|c| Content { now: c.now.clone(), durable: c.now.clone(), versions: BTreeMap::new() })
+            .map(|c| Content { now: c.now.clone(), durable: c.now.clone(), ..Content::default() })
             .collect();
         Disk(Arc::new(Mutex::new(State {
             contents,
@@ -212,7 +232,7 @@ impl FileSystem for Disk {
         }
         state.must_live()?;
         let zeros = vec![0; bytes as usize];
-        state.contents.push(Content { now: zeros.clone(), durable: zeros, versions: BTreeMap::new() });
+        state.contents.push(Content { now: zeros.clone(), durable: zeros, ..Content::default() });
         let id = state.contents.len() - 1;
         state.names.insert(file.to_owned(), id);
         state.name_changes.push(Change::Add(file.to_owned(), id));
@@ -323,6 +343,20 @@ impl Map for DiskMap {
         let content = &mut state.contents[self.id];
         content.durable.clone_from(&content.now);
         content.versions.clear();
+        content.written_out = None;
+        Ok(())
+    }
+
+    fn start_write_out(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn wait_written_out(&self) -> io::Result<()> {
+        let mut state = self.disk.0.lock();
+        state.must_live()?;
+        let content = &mut state.contents[self.id];
+        let counts = content.versions.iter().map(|(sector, versions)| (*sector, versions.len())).collect();
+        content.written_out = Some((content.now.clone(), counts));
         Ok(())
     }
 }
