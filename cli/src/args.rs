@@ -68,6 +68,12 @@ pub(crate) enum Dev {
     /// End a local fleet and unmount it; all data stays (takes root)
     #[command(after_help = "Example:\n  sudo intermezzo dev down --dir /tmp/fleet")]
     Down(DirArgs),
+    /// Pause a node's Replicator: programs on it go on, and nothing is sent or received until `dev resume`
+    #[command(after_help = "Example:\n  intermezzo dev pause b --dir /tmp/fleet")]
+    Pause(DevNodeArgs),
+    /// Let a paused Replicator go on
+    #[command(after_help = "Example:\n  intermezzo dev resume b --dir /tmp/fleet")]
+    Resume(DevNodeArgs),
     /// Show which processes of a local fleet run and where it is mounted
     Status(DevStatusArgs),
 }
@@ -77,6 +83,14 @@ pub(crate) struct DirArgs {
     /// Directory of the fleet
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevNodeArgs {
+    /// Name of the node
+    pub node: String,
+    #[command(flatten)]
+    pub at: DirArgs,
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +218,22 @@ pub(crate) enum Conflicts {
     /// List conflicts and where the losing content is kept
     #[command(after_help = "Example:\n  intermezzo conflicts list --dir /tmp/fleet --volume demo")]
     List(VolumeArgs),
+    /// Show one conflict, and write its losing content to standard output with --content
+    #[command(
+        after_help = "Examples:\n  intermezzo conflicts show 1234 --dir /tmp/fleet --volume demo\n  intermezzo conflicts show 1234 --volume team/home --content > theirs.txt"
+    )]
+    Show(ConflictArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConflictArgs {
+    /// Its position, as `conflicts list` prints it
+    pub position: u64,
+    /// Only the losing content, as it is (root, on the node that keeps it)
+    #[arg(long, conflicts_with = "output")]
+    pub content: bool,
+    #[command(flatten)]
+    pub of: VolumeArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,7 +12,9 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use intermezzo_proto::v1::StatusReply;
+use intermezzo_api::Replicator;
+use intermezzo_api::manifest::Manifests;
+use intermezzo_proto::v1::{ConflictRecord, StatusReply};
 
 use crate::admin::{self, Admin, AdminError, Scope};
 use crate::pki::{self, PkiError};
@@ -156,7 +158,7 @@ impl Fleet {
                 pki::make_node(&pki_dir, &pki_dir, &node.name, VALID)?;
             }
         }
-        let path = self.layout.manifests().join("volume.yaml");
+        let path = self.layout.manifest();
         if !path.exists() {
             layout::write(&path, &self.config.manifest()?)?;
         }
@@ -343,13 +345,59 @@ impl Fleet {
         if !mounts::is_mounted(Path::new(&volume.mountpoint)) {
             return Some(format!("volume {name} is not mounted at {}", volume.mountpoint));
         }
+        let manifests = match self.manifests() {
+            Ok(manifests) => manifests,
+            Err(error) => return Some(error.to_string()),
+        };
+        let paused: Vec<_> = manifests.replicators_of(name).filter(|one| one.spec.paused).collect();
         if self.config.is_server(node) {
             let connected = volume.replicators.iter().filter(|replicator| replicator.connected).count();
-            let expected = self.config.nodes.len().saturating_sub(1);
+            let expected = self.config.nodes.len().saturating_sub(1 + paused.len());
             (connected < expected).then(|| format!("{connected} of {expected} Replicators are connected"))
         } else {
-            (!volume.connected).then(|| "not connected to the server".into())
+            let expected = paused.iter().all(|one| one.spec.node_name != node.name);
+            (expected && !volume.connected).then(|| "not connected to the server".into())
         }
+    }
+
+    /// Conflicts that the server keeps.
+    ///
+    /// # Errors
+    /// Its agent does not answer.
+    pub fn conflicts(&self) -> Result<Vec<ConflictRecord>, FleetError> {
+        let Some(server) = self.config.nodes.iter().find(|node| self.config.is_server(node)) else {
+            return Ok(Vec::new());
+        };
+        let socket = self.layout.admin_socket(server);
+        Ok(admin::block_on(async {
+            Admin::connect(&socket).await?.conflicts(&self.config.volume).await?.collect().await
+        })?)
+    }
+
+    fn manifests(&self) -> Result<Manifests, FleetError> {
+        let path = self.layout.manifest();
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| FleetError::File { path: path.clone(), source })?;
+        Manifests::read_text(&path, &text).map_err(|problems| FleetError::Request(problems.to_string()))
+    }
+
+    /// Pauses a node's Replicator, or lets it go on, by writing that into the fleet's manifest: what users do with
+    /// `kubectl` or an editor. The nodes see it within a moment.
+    ///
+    /// # Errors
+    /// The node is the server, the manifest is wrong or cannot be written.
+    pub fn set_paused(&self, node: &Node, paused: bool) -> Result<(), FleetError> {
+        if self.config.is_server(node) {
+            let text =
+                format!("node {} is the server of the volume; only a Replicator can be paused", node.name);
+            return Err(FleetError::Request(text));
+        }
+        let mut manifests = self.manifests()?;
+        let mine = |one: &&mut Replicator| one.spec.node_name == node.name;
+        for replicator in manifests.replicators.values_mut().filter(mine) {
+            replicator.spec.paused = paused;
+        }
+        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
     }
 
     /// Where a node's volume is mounted.

@@ -42,6 +42,25 @@ fn it_is_resumed_and_not_contradicted() {
 }
 
 #[test]
+fn a_replicator_is_paused_and_goes_on_by_its_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::make(dir.path(), &request(3)).unwrap();
+    let paused = || {
+        let manifests = Manifests::read_dir(&fleet.layout.manifests()).unwrap();
+        let paused = manifests.replicators_of("team/home").filter(|one| one.spec.paused);
+        paused.map(|one| one.spec.node_name.clone()).collect::<Vec<_>>()
+    };
+    fleet.set_paused(fleet.node("c").unwrap(), true).unwrap();
+    assert_eq!(paused(), ["c"]);
+    assert_eq!(Fleet::make(dir.path(), &AS_IS).unwrap().config, fleet.config);
+    assert_eq!(paused(), ["c"], "resuming a fleet pauses and unpauses nobody");
+    fleet.set_paused(fleet.node("c").unwrap(), false).unwrap();
+    assert!(paused().is_empty());
+    let error = fleet.set_paused(fleet.node("a").unwrap(), true).unwrap_err().to_string();
+    assert!(error.contains("node a is the server"), "{error}");
+}
+
+#[test]
 fn caches_can_lie_elsewhere_in_turns() {
     let dir = tempfile::tempdir().unwrap();
     let lower: Vec<PathBuf> = ["x", "y"].iter().map(|name| dir.path().join(name)).collect();

@@ -47,6 +47,15 @@ fn conflicts() {
         size: 12,
         content: "/cache/conflicts/41".into(),
     };
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("41");
+    std::fs::write(&kept, "the other one").unwrap();
+    let second = ConflictRecord {
+        position: 42,
+        path: "other.txt".into(),
+        content: kept.display().to_string(),
+        ..record.clone()
+    };
     let elsewhere = ConflictRecord { content: String::new(), ..record.clone() };
     let agent = Agent::start(Script { conflicts: vec![elsewhere, record], ..Script::default() });
     let words = ["conflicts", "list", "--volume", "demo", "-o", "wide"];
@@ -54,4 +63,19 @@ fn conflicts() {
     POSITION  KIND        FROM  TIME                            SIZE  PATH       CONTENT
     41        StoreStore  b     2027-01-15T08:00:00.000000005Z  12 B  notes.txt  /cache/conflicts/41
     "#);
+    insta::assert_snapshot!(ask(&agent.socket(), &["conflicts", "show", "41", "--volume", "demo"]).out, @r#"
+    Path:     notes.txt
+    Kind:     StoreStore
+    Position: 41
+    From:     b
+    Time:     2027-01-15T08:00:00.000000005Z
+    Size:     12 B
+    Content:  /cache/conflicts/41
+    "#);
+    let none = ask(&agent.socket(), &["conflicts", "show", "7", "--volume", "demo"]);
+    assert!(none.err.contains("volume demo has no conflict at position 7"), "{}", none.err);
+
+    let agent = Agent::start(Script { conflicts: vec![second], ..Script::default() });
+    let content = ask(&agent.socket(), &["conflicts", "show", "42", "--content", "--volume", "demo"]).out;
+    assert_eq!(content, "the other one");
 }

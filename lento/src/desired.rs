@@ -1,6 +1,7 @@
 //! What this node shall do, taken from the manifests: one entry for each volume in which it takes part.
 
 use intermezzo_api::Access;
+use intermezzo_api::Replicator;
 use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
 use intermezzo_api::volume::WhenFull;
@@ -18,6 +19,8 @@ pub struct DesiredVolume {
     pub server: NodeName,
     /// The nodes of the replication list, the server not among them.
     pub replication_list: BTreeSet<NodeName>,
+    /// Those of them that neither send nor receive for now. The server keeps its log for them.
+    pub paused: BTreeSet<NodeName>,
     /// What programs on this node may do.
     pub access: Access,
     /// Limit of the KML; `None`: presto's default.
@@ -42,17 +45,19 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
         let (Some(role), Some(server)) = (manifests.role(name, node), volume.server_node()) else {
             continue;
         };
-        let replicators = manifests.replicators_of(name).filter(|replicator| !replicator.spec.paused);
+        let nodes = |wanted: &dyn Fn(&Replicator) -> bool| -> BTreeSet<NodeName> {
+            let replicators = manifests.replicators_of(name).filter(|replicator| wanted(replicator));
+            let nodes = replicators.map(|replicator| replicator.spec.node_name.clone());
+            nodes.filter(|node| node != server).collect()
+        };
         let access = match (role, manifests.replicator_on(name, node)) {
             (Role::Client, Some(replicator)) => replicator.access(volume),
             _ => Access::ReadWrite,
         };
         let entry = DesiredVolume {
             server: server.to_owned(),
-            replication_list: replicators
-                .map(|replicator| replicator.spec.node_name.clone())
-                .filter(|replicator| replicator != server)
-                .collect(),
+            replication_list: nodes(&|_| true),
+            paused: nodes(&|replicator| replicator.spec.paused),
             access,
             log_max_bytes: volume.spec.log.max_bytes,
             when_full: volume.spec.log.when_full,

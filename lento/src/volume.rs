@@ -104,6 +104,8 @@ pub struct Admission {
     pub serving: bool,
     /// Who may follow it.
     pub replication_list: BTreeSet<NodeName>,
+    /// Who of them may not for now.
+    pub paused: BTreeSet<NodeName>,
     /// Its store, while it is open.
     pub store: Option<Arc<VolumeStore>>,
 }
@@ -193,6 +195,9 @@ impl VolumeHandle {
         }
         if !admission.replication_list.contains(node) {
             return Some(format!("node {node} is not on the replication list of volume {}", self.name));
+        }
+        if admission.paused.contains(node) {
+            return Some(format!("the Replicator of volume {} on node {node} is paused", self.name));
         }
         None
     }

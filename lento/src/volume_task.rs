@@ -209,9 +209,7 @@ impl VolumeTask {
         }
         if self.ask_again_at.is_some_and(|then| then <= now) {
             self.ask_again_at = None;
-            if self.life.is_some() && self.links.contains_key(&self.desired.server) {
-                inputs.push(Input::Connected(self.desired.server.clone()));
-            }
+            self.greet(inputs);
         }
         let due = self.life.as_ref().and_then(Life::poll_timeout).is_some_and(|then| then <= clock::now());
         if due {
@@ -274,14 +272,29 @@ impl VolumeTask {
             return;
         }
         self.links.insert(node.clone(), link);
-        if self.life.is_some() {
+        if serving {
             inputs.push(Input::Connected(node));
+        } else {
+            self.greet(inputs);
         }
+    }
+
+    /// A client speaks to its server, if it may and can.
+    fn greet(&self, inputs: &mut Vec<Input>) {
+        if self.life.is_some() && !self.is_paused() && self.links.contains_key(&self.desired.server) {
+            inputs.push(Input::Connected(self.desired.server.clone()));
+        }
+    }
+
+    /// This node's own Replicator is paused.
+    fn is_paused(&self) -> bool {
+        self.desired.paused.contains(&self.around.node)
     }
 
     fn message(&mut self, node: NodeName, id: u64, message: Message, inputs: &mut Vec<Input>) {
         // A stream that has been replaced or refused has nothing to say.
-        if self.life.is_none() || self.links.get(&node).is_none_or(|link| link.id() != id) {
+        if self.life.is_none() || self.is_paused() || self.links.get(&node).is_none_or(|link| link.id() != id)
+        {
             return;
         }
         if matches!(message, Message::Refused { retry: true, .. }) {
@@ -296,23 +309,42 @@ impl VolumeTask {
     }
 
     fn desired_changed(&mut self, desired: DesiredVolume, inputs: &mut Vec<Input>) {
+        let (was_paused, paused_before) = (self.is_paused(), self.desired.paused.clone());
         let list_changed = desired.replication_list != self.desired.replication_list;
         let options_changed = (desired.access, desired.log_max_bytes, desired.when_full)
             != (self.desired.access, self.desired.log_max_bytes, self.desired.when_full);
         self.desired = desired;
         self.admit();
-        if list_changed && self.life.is_some() && self.desired.is_server(&self.around.node) {
-            let gone: Vec<_> =
-                self.links.extract_if(.., |node, _| !self.desired.replication_list.contains(node)).collect();
-            for (node, link) in gone {
-                let reason = format!("node {node} is no longer on the replication list");
-                link.say(&self.handle.name, Message::Refused { reason, retry: true });
-                inputs.push(Input::Disconnected(node));
+        if self.desired.is_server(&self.around.node) {
+            if (list_changed || self.desired.paused != paused_before) && self.life.is_some() {
+                self.part_with_refused(inputs);
             }
-            inputs.push(self.replication_list());
+            if list_changed && self.life.is_some() {
+                inputs.push(self.replication_list());
+            }
+        } else if self.is_paused() && !was_paused {
+            info!(target: "volume", volume = &*self.handle.name, "paused: this node's updates wait in its journal");
+            for (server, link) in &self.links {
+                link.goodbye(&self.handle.name);
+                inputs.push(Input::Disconnected(server.clone()));
+            }
+        } else if was_paused && !self.is_paused() {
+            info!(target: "volume", volume = &*self.handle.name, "no longer paused");
+            self.greet(inputs);
         }
         if options_changed {
             self.ask_presto();
+        }
+    }
+
+    /// Ends the streams of those who may not follow the volume any more.
+    fn part_with_refused(&mut self, inputs: &mut Vec<Input>) {
+        let refused = |node: &NodeName| self.handle.refusal(node);
+        let gone: Vec<_> = self.links.extract_if(.., |node, _| refused(node).is_some()).collect();
+        for (node, link) in gone {
+            let reason = self.handle.refusal(&node).unwrap_or_default();
+            link.say(&self.handle.name, Message::Refused { reason, retry: true });
+            inputs.push(Input::Disconnected(node));
         }
     }
 
@@ -325,6 +357,7 @@ impl VolumeTask {
         let mut admission = self.handle.admission().write();
         admission.serving = self.desired.is_server(&self.around.node);
         admission.replication_list = self.desired.replication_list.clone();
+        admission.paused = self.desired.paused.clone();
         admission.store = self.store.clone();
     }
 
@@ -380,7 +413,7 @@ impl VolumeTask {
             ..Report::default()
         };
         match status {
-            Ok(status) => report.status = status,
+            Ok(status) => report.status = self.with_paused(status),
             Err(error) => report.fault = error,
         }
         if let Some(info) = info
@@ -389,6 +422,17 @@ impl VolumeTask {
             report.fault = info.fault.clone();
         }
         report
+    }
+
+    /// Who is paused waits for nothing else.
+    fn with_paused(&self, mut status: Status) -> Status {
+        if self.desired.is_server(&self.around.node) {
+            let text = |node| format!("node {node}: its Replicator is paused");
+            status.waiting.extend(self.desired.paused.iter().map(text));
+        } else if self.is_paused() {
+            status.waiting.insert(0, "this node's Replicator is paused".to_owned());
+        }
+        status
     }
 
     /// Takes leave and leaves the store clean.

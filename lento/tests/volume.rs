@@ -35,6 +35,7 @@ use lento::volume::Volumes;
 use lento::volume_task::Surroundings;
 use lento::volume_task::VolumeTask;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,18 +121,28 @@ async fn a_volume_lives_fails_and_lives_again() {
         mounts: dir.path().join("mounts"),
         boot: "boot".to_owned(),
     };
-    let desired = DesiredVolume {
+    let wanted = DesiredVolume {
         server: "a".to_owned(),
         replication_list: ["b".to_owned()].into(),
+        paused: BTreeSet::new(),
         access: Access::ReadWrite,
         log_max_bytes: None,
         when_full: WhenFull::Wait,
     };
     let (volume, mailbox) = VolumeHandle::new(VOLUME);
-    let task = tokio::spawn(VolumeTask::new(around, volume.clone(), mailbox, desired).run());
+    let task = tokio::spawn(VolumeTask::new(around, volume.clone(), mailbox, wanted.clone()).run());
     assert!(report(&volume).await.fault.contains("presto"));
     assert_eq!(volume.refusal("b"), None);
     assert!(volume.refusal("c").is_some());
+
+    // Paused, it stays on the list and may not speak.
+    volume.send(Mail::Desired(DesiredVolume { paused: ["b".to_owned()].into(), ..wanted.clone() })).await;
+    let paused = report(&volume).await;
+    assert!(volume.refusal("b").unwrap().contains("node b is paused"));
+    assert!(paused.status.waiting.iter().any(|why| why == "node b: its Replicator is paused"));
+    volume.send(Mail::Desired(wanted)).await;
+    assert!(report(&volume).await.status.waiting.is_empty());
+    assert_eq!(volume.refusal("b"), None);
 
     // No journal where presto says it is: the reason stays in the report, and it is tried again.
     let mut presto = hand.attach().await;

@@ -1,12 +1,16 @@
 //! `intermezzo conflicts`: updates that lost and are kept.
 
-use anyhow::Result;
+use std::fs::File;
+use std::io;
+
+use anyhow::{Context, Result, ensure};
+use intermezzo_proto::v1::ConflictRecord;
 use serde::Serialize;
 
 use super::agents;
 use crate::Exit;
 use crate::admin::{self, Admin};
-use crate::args::Conflicts;
+use crate::args::{ConflictArgs, Conflicts, VolumeArgs};
 use crate::fleet::layout::volume_id;
 use crate::output::{Format, Table, bytes, print_text, print_value};
 
@@ -23,33 +27,37 @@ struct ConflictView {
 }
 
 pub(super) fn run(conflicts: &Conflicts) -> Result<Exit> {
-    let Conflicts::List(args) = conflicts;
+    match conflicts {
+        Conflicts::List(args) => list(args),
+        Conflicts::Show(args) => show(args),
+    }
+}
+
+fn views(args: &VolumeArgs) -> Result<Vec<ConflictView>> {
     let volume = volume_id(&args.volume)?;
     let mut views: Vec<ConflictView> = Vec::new();
     for agent in agents::find(&args.agents)? {
         let records = admin::block_on(async {
             Admin::connect(&agent.socket).await?.conflicts(&volume).await?.collect().await
         })?;
-        for record in records {
-            let time = record.time.unwrap_or_default();
-            let nanos = i32::try_from(time.nsec).unwrap_or_default();
-            let time =
-                jiff::Timestamp::new(time.sec, nanos).map_or_else(|_| String::new(), |t| t.to_string());
-            let (position, kind, path, node) = (record.position, record.kind, record.path, record.node);
-            views.push(ConflictView {
-                position,
-                kind,
-                path,
-                node,
-                time,
-                size: record.size,
-                content: record.content,
-            });
-        }
+        views.extend(records.into_iter().map(view));
     }
     // The server keeps them all and a client its own: the same one may be told twice, with content first.
     views.sort_by(|a, b| a.position.cmp(&b.position).then_with(|| b.content.cmp(&a.content)));
     views.dedup_by_key(|view| view.position);
+    Ok(views)
+}
+
+fn view(record: ConflictRecord) -> ConflictView {
+    let time = record.time.unwrap_or_default();
+    let nanos = i32::try_from(time.nsec).unwrap_or_default();
+    let time = jiff::Timestamp::new(time.sec, nanos).map_or_else(|_| String::new(), |t| t.to_string());
+    let ConflictRecord { position, kind, path, node, size, content, .. } = record;
+    ConflictView { position, kind, path, node, time, size, content }
+}
+
+fn list(args: &VolumeArgs) -> Result<Exit> {
+    let views = views(args)?;
     let format = args.print.output;
     if !format.is_table() {
         print_value(format, &views)?;
@@ -69,5 +77,38 @@ pub(super) fn run(conflicts: &Conflicts) -> Result<Exit> {
         table.row(row);
     }
     print_text(&table.render())?;
+    Ok(Exit::Done)
+}
+
+fn show(args: &ConflictArgs) -> Result<Exit> {
+    let volume = &args.of.volume;
+    let found = views(&args.of)?.into_iter().find(|view| view.position == args.position);
+    let view =
+        found.with_context(|| format!("volume {volume} has no conflict at position {}", args.position))?;
+    if args.content {
+        ensure!(!view.content.is_empty(), "the conflict at position {} has no content", view.position);
+        let mut kept =
+            File::open(&view.content).with_context(|| format!("the losing content of {}", view.path))?;
+        io::copy(&mut kept, &mut io::stdout().lock())?;
+        return Ok(Exit::Done);
+    }
+    let format = args.of.print.output;
+    if !format.is_table() {
+        print_value(format, &view)?;
+        return Ok(Exit::Done);
+    }
+    let content = if view.content.is_empty() { "none".to_owned() } else { view.content };
+    let rows = [
+        ("Path", view.path),
+        ("Kind", view.kind),
+        ("Position", view.position.to_string()),
+        ("From", view.node),
+        ("Time", view.time),
+        ("Size", bytes(view.size)),
+        ("Content", content),
+    ];
+    let text: String =
+        rows.iter().map(|(name, value)| format!("{:<10}{value}\n", format!("{name}:"))).collect();
+    print_text(&text)?;
     Ok(Exit::Done)
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::Exit;
-use crate::args::{Dev, DevStatusArgs, UpArgs};
+use crate::args::{Dev, DevNodeArgs, DevStatusArgs, UpArgs};
 use crate::fleet::{Daemon, Fleet, Node, Request, mounts};
 use crate::output::{Format, Table, print_text, print_value, say};
 use crate::progress::Progress;
@@ -20,8 +20,18 @@ pub(super) fn run(dev: Dev) -> Result<Exit> {
             say("The fleet is down; its data stays.");
             Ok(Exit::Done)
         }
+        Dev::Pause(args) => set_paused(&args, true),
+        Dev::Resume(args) => set_paused(&args, false),
         Dev::Status(args) => status(&args),
     }
+}
+
+fn set_paused(args: &DevNodeArgs, paused: bool) -> Result<Exit> {
+    let fleet = Fleet::open(&args.at.dir)?;
+    fleet.set_paused(fleet.node(&args.node)?, paused)?;
+    let what = if paused { "is paused: what is written there stays there for now" } else { "goes on" };
+    say(format_args!("The Replicator on node {} {what}.", args.node));
+    Ok(Exit::Done)
 }
 
 fn up(args: UpArgs) -> Result<Exit> {

@@ -164,8 +164,13 @@ impl Config {
                 all.insert(Object::Replicator(Box::new(replicator)));
             }
         }
-        all.to_yaml().map_err(|error| FleetError::Request(format!("cannot write the manifest: {error}")))
+        yaml(&all)
     }
+}
+
+pub(super) fn yaml(manifests: &Manifests) -> Result<String, FleetError> {
+    let fail = |error| FleetError::Request(format!("cannot write the manifest: {error}"));
+    manifests.to_yaml().map_err(fail)
 }
 
 /// Where a fleet keeps what.
@@ -201,6 +206,12 @@ impl Layout {
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
         self.dir.join("manifests")
+    }
+
+    /// The one that the fleet itself made.
+    #[must_use]
+    pub fn manifest(&self) -> PathBuf {
+        self.manifests().join("volume.yaml")
     }
 
     /// Lower trees and journals of a node.

@@ -161,8 +161,10 @@ impl VolumeTask {
         }
         if self.desired.is_server(&self.around.node) {
             inputs.push(self.replication_list());
+            inputs.extend(self.links.keys().cloned().map(Input::Connected));
+        } else {
+            self.greet(inputs);
         }
-        inputs.extend(self.links.keys().cloned().map(Input::Connected));
         Ok(())
     }
 

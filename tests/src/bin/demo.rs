@@ -41,6 +41,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says what was done and how long it took.
+type Step<'a> = &'a mut dyn FnMut(&str, String, Duration);
+
 fn demo(args: &Args) -> Result<()> {
     let keep = if args.keep { Keep::Everything } else { Keep::Nothing };
     let mut steps = Table::new(&["STEP", "WHAT", "TIME"]);
@@ -66,7 +69,7 @@ fn demo(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn show(fleet: &Temporary, a: &Path, b: &Path, step: &mut dyn FnMut(&str, String, Duration)) -> Result<()> {
+fn show(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
     let items = sources::dependencies()?;
     let files = items.iter().filter(|item| item.kind == Kind::File).count();
     let size = items.iter().map(|item| item.size).sum();
@@ -101,17 +104,12 @@ fn show(fleet: &Temporary, a: &Path, b: &Path, step: &mut dyn FnMut(&str, String
         format!("{} names equal: type, mode, owner, size, mtime, xattrs, links, sha256", first.entries.len());
     step("compare", what, took);
 
-    edit(fleet, a, b, &items, step)
+    edit(fleet, a, b, &items, step)?;
+    both_sides(fleet, a, b, &items, step)
 }
 
 /// The other direction: an edit on b is seen on a.
-fn edit(
-    fleet: &Temporary,
-    a: &Path,
-    b: &Path,
-    items: &[sources::Item],
-    step: &mut dyn FnMut(&str, String, Duration),
-) -> Result<()> {
+fn edit(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], step: Step<'_>) -> Result<()> {
     let chosen =
         items.iter().find(|item| item.to.ends_with("src/lib.rs")).context("no src/lib.rs among the files")?;
     let line = "// edited on node b\n";
@@ -130,15 +128,90 @@ fn edit(
     }
     step("edit", format!("{} changed on b, read on a", chosen.to.display()), begin.elapsed());
 
+    equal_again(fleet, a, b, step)
+}
+
+fn equal_again(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
     let begin = Instant::now();
     fleet.fleet.wait(fleet.fleet.node("b")?, Scope::Everywhere, PATIENCE)?;
+    fleet.fleet.wait(fleet.fleet.node("a")?, Scope::Everywhere, PATIENCE)?;
     let (first, second) = walk_both(a, b)?;
     let different = first.differences(&second);
     ensure!(
         different.is_empty(),
-        "after the edit the nodes differ: {}",
+        "the nodes differ: {}",
         different.iter().map(|d| d.to_string() + " ").collect::<String>()
     );
-    step("compare", "both nodes are equal again".into(), begin.elapsed());
+    step("compare", format!("{} names equal on both nodes again", first.entries.len()), begin.elapsed());
+    Ok(())
+}
+
+/// Both nodes are written to while nothing goes between them: everything comes together afterwards, and of the one file
+/// that both changed neither version is lost.
+fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], step: Step<'_>) -> Result<()> {
+    let cut = &fleet.fleet;
+    let node = cut.node("b")?;
+    let is_connected = || -> Result<bool> {
+        let status = cut.status(node)?;
+        Ok(status.volumes.iter().any(|volume| volume.connected))
+    };
+    let until = |wanted: bool| -> Result<()> {
+        let begin = Instant::now();
+        while is_connected()? != wanted {
+            ensure!(
+                begin.elapsed() < PATIENCE,
+                "node b is {} still",
+                if wanted { "cut off" } else { "connected" }
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    };
+
+    let begin = Instant::now();
+    cut.set_paused(node, true)?;
+    until(false)?;
+    let roots: Vec<&Path> = items
+        .iter()
+        .filter(|item| item.kind == Kind::Directory && item.to.components().count() == 1)
+        .map(|item| item.to.as_path())
+        .take(2)
+        .collect();
+    let [moved, gone] = roots[..] else { bail!("the dependencies have fewer than two directories") };
+    let both = items
+        .iter()
+        .rev()
+        .find(|item| {
+            item.to.ends_with("src/lib.rs") && !item.to.starts_with(moved) && !item.to.starts_with(gone)
+        })
+        .context("no src/lib.rs to change")?;
+    fs::write(a.join(&both.to), "changed on a\n")?;
+    fs::remove_dir_all(a.join(gone))?;
+    fs::write(b.join(&both.to), "changed on b\n")?;
+    fs::rename(b.join(moved), b.join("moved-on-b"))?;
+    for number in 0..100 {
+        fs::write(b.join("moved-on-b").join(format!("new-{number}")), format!("{number}\n"))?;
+    }
+    let what = "b paused; a removed a directory, b moved one and wrote 100 files, both changed one file";
+    step("cut", what.into(), begin.elapsed());
+
+    let begin = Instant::now();
+    cut.set_paused(node, false)?;
+    until(true)?;
+    cut.wait(node, Scope::Everywhere, PATIENCE)?;
+    step("reconnect", "what b had done meanwhile is on a".into(), begin.elapsed());
+    equal_again(fleet, a, b, step)?;
+
+    let winner = fs::read_to_string(a.join(&both.to))?;
+    ensure!(winner == "changed on a\n", "{} is now {winner:?}, not the server's version", both.to.display());
+    let conflicts = cut.conflicts()?;
+    let [conflict] = &conflicts[..] else {
+        bail!("{} conflicts instead of one: {conflicts:?}", conflicts.len())
+    };
+    ensure!(conflict.path.ends_with(&*both.to.to_string_lossy()), "a conflict about {}", conflict.path);
+    let kept = fs::read_to_string(&conflict.content).context("the losing version")?;
+    ensure!(kept == "changed on b\n", "the losing version is kept as {kept:?}");
+    let what = format!("one, about {}: a's version has the name, b's is kept", both.to.display());
+    step("conflicts", what, Duration::ZERO);
     Ok(())
 }

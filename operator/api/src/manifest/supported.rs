@@ -59,7 +59,6 @@ fn replicator_settings(replicator: &Replicator) -> Vec<(&'static str, String)> {
         }
     };
     unless(spec.mode != Some(Mode::OnDemand), "spec.mode", "OnDemand");
-    unless(!spec.paused, "spec.paused", "pausing");
     unless(spec.pins.is_empty(), "spec.pins", "pins");
     refused
 }
