@@ -356,6 +356,22 @@ impl Volume {
         Ok(list)
     }
 
+    /// Which node this server knows a replica by; `None` for a replica that it has not met, or its own.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn node_of(store: &dyn Store, replica: u64) -> Result<Option<NodeName>, Fault> {
+        let mut found = None;
+        table::each_with_prefix(store, Table::Replicator, &[], |key, value| {
+            let row: ReplicatorRow = table::decode(Table::Replicator, value)?;
+            if row.replica == replica {
+                found = Some(String::from_utf8_lossy(key).into_owned());
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
     /// Conflicts kept by this server, oldest first.
     ///
     /// # Errors

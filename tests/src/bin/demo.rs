@@ -186,6 +186,7 @@ fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], st
         })
         .context("no src/lib.rs to change")?;
     fs::write(a.join(&both.to), "changed on a\n")?;
+    #[allow(clippy::disallowed_methods, reason = "a directory that this demo copied")]
     fs::remove_dir_all(a.join(gone))?;
     fs::write(b.join(&both.to), "changed on b\n")?;
     fs::rename(b.join(moved), b.join("moved-on-b"))?;
@@ -208,6 +209,7 @@ fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], st
     let [conflict] = &conflicts[..] else {
         bail!("{} conflicts instead of one: {conflicts:?}", conflicts.len())
     };
+    ensure!(conflict.node == "b", "a conflict of node {}", conflict.node);
     ensure!(conflict.path.ends_with(&*both.to.to_string_lossy()), "a conflict about {}", conflict.path);
     let kept = fs::read_to_string(&conflict.content).context("the losing version")?;
     ensure!(kept == "changed on b\n", "the losing version is kept as {kept:?}");
