@@ -1,10 +1,11 @@
 //! What people do to a volume while its processes are killed, and the ledger of what was acknowledged to them.
 //!
-//! Every step is an ordinary program (cp, mv, dd, tar, rm), because those report errors at close; its exit code 0 is the
+//! Every step is an ordinary program (cp, mv, dd, sed, tar, rm, git, make), because those report errors at close; its exit code 0 is the
 //! acknowledgement. A step that failed is looked at: only what it was about to change may be in between. Nothing else may.
 
 mod model;
 mod private;
+mod project;
 mod shared;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use anyhow::{Result, bail};
 
 pub use model::{Content, Model, read_tree};
 pub use private::Worker;
+pub use project::Project;
 pub use shared::{Appender, Lines, prepare};
 
 /// A program that takes longer hangs.

@@ -1,4 +1,4 @@
-//! `make test-kill`: kill -9 of random processes under a real workload. After each round both trees are equal and nothing
+//! `make test-kill`: kill -9 of random processes under a real workload. After each round all trees are equal and nothing
 //! that was acknowledged is lost.
 
 use std::collections::BTreeSet;
@@ -17,14 +17,14 @@ use intermezzo::fleet::{Daemon, Node};
 use intermezzo::output::say;
 use intermezzo_tests::fleet::{Keep, Temporary};
 use intermezzo_tests::walk::walk_both;
-use intermezzo_tests::workload::{self, Appender, Lines, Mount, Worker};
+use intermezzo_tests::workload::{self, Appender, Lines, Mount, Project, Worker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 /// For a fleet to become quiet and equal after a round.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Kills random processes of a fleet of two while programs work on both nodes.
+/// Kills random processes of a fleet while programs work on all nodes.
 #[derive(Parser)]
 struct Args {
     /// Number of rounds
@@ -42,8 +42,11 @@ struct Args {
     /// Kill nothing: the workload alone
     #[arg(long)]
     spare: bool,
-    /// Workers on each node
-    #[arg(long, default_value_t = 2)]
+    /// Number of nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=26))]
+    nodes: u8,
+    /// Workers on each node; beside them one appends to shared files and one works in a git checkout
+    #[arg(long, default_value_t = 1)]
     workers: u32,
     /// Leave everything in place after a failure
     #[arg(long, env = "KEEP", num_args = 0..=1, default_missing_value = "1", value_parser = clap::builder::BoolishValueParser::new(), default_value = "0", hide_env_values = true)]
@@ -92,13 +95,14 @@ struct Harness {
     fleet: Temporary,
     mounts: Vec<Arc<Mount>>,
     workers: Vec<Worker>,
+    projects: Vec<Project>,
     appenders: Vec<Appender>,
     lines: Lines,
 }
 
 impl Harness {
     fn up(args: &Args, random: &mut StdRng, scratch: &Path) -> Result<Harness> {
-        let fleet = Temporary::up(&args.base, "intermezzo-kill", 2, Keep::Nothing)?;
+        let fleet = Temporary::up(&args.base, "intermezzo-kill", usize::from(args.nodes), Keep::Nothing)?;
         let mut mounts = Vec::new();
         for node in &fleet.fleet.config.nodes {
             mounts.push(Arc::new(Mount::new(&node.name, fleet.fleet.mountpoint(node))));
@@ -106,14 +110,22 @@ impl Harness {
         if let Some(first) = mounts.first() {
             workload::prepare(&first.path)?;
         }
-        let mut harness =
-            Harness { fleet, mounts, workers: Vec::new(), appenders: Vec::new(), lines: Lines::default() };
+        let mut harness = Harness {
+            fleet,
+            mounts,
+            workers: Vec::new(),
+            projects: Vec::new(),
+            appenders: Vec::new(),
+            lines: Lines::default(),
+        };
         harness.settle()?;
         for mount in &harness.mounts {
             for number in 0..args.workers {
                 let name = format!("{}-{number}", mount.node);
                 harness.workers.push(Worker::new(mount.clone(), &name, scratch, random.random())?);
             }
+            let name = format!("project-{}", mount.node);
+            harness.projects.push(Project::new(mount.clone(), &name, scratch, random.random())?);
             harness.appenders.push(Appender::new(mount.clone(), scratch, random.random())?);
         }
         Ok(harness)
@@ -128,6 +140,9 @@ impl Harness {
             let mut threads = Vec::new();
             for worker in &mut self.workers {
                 threads.push(scope.spawn(|| until(&stop, || worker.step())));
+            }
+            for project in &mut self.projects {
+                threads.push(scope.spawn(|| until(&stop, || project.step())));
             }
             for appender in &mut self.appenders {
                 threads.push(scope.spawn(|| until(&stop, || appender.step())));
@@ -156,10 +171,9 @@ impl Harness {
     }
 
     fn steps(&self) -> (u64, u64) {
-        (
-            self.workers.iter().map(|worker| worker.done).sum(),
-            self.workers.iter().map(|worker| worker.failed).sum(),
-        )
+        let workers = self.workers.iter().map(|worker| (worker.done, worker.failed));
+        let projects = self.projects.iter().map(|project| (project.done, project.failed));
+        workers.chain(projects).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Everything runs, is connected, and what was written is everywhere.
@@ -176,9 +190,12 @@ impl Harness {
     }
 
     fn check(&mut self) -> Result<()> {
-        for worker in &self.workers {
-            for mount in &self.mounts {
+        for mount in &self.mounts {
+            for worker in &self.workers {
                 worker.check(&mount.node, &mount.path)?;
+            }
+            for project in &self.projects {
+                project.check(&mount.node, &mount.path)?;
             }
         }
         let conflicts = self.conflicts()?;
@@ -186,17 +203,21 @@ impl Harness {
         for appender in &self.appenders {
             appender.check(&kept)?;
         }
-        let [a, b] = self.mounts.as_slice() else { bail!("not two nodes") };
-        let (first, second) = walk_both(&a.path, &b.path)?;
-        let different = first.differences(&second);
-        let lines: Vec<String> =
-            different.iter().take(20).map(|difference| format!("\n  {difference}")).collect();
-        ensure!(
-            different.is_empty(),
-            "the trees differ in {} names (a / b):{}",
-            different.len(),
-            lines.concat()
-        );
+        let [first, others @ ..] = self.mounts.as_slice() else { bail!("no nodes") };
+        for other in others {
+            let (one, two) = walk_both(&first.path, &other.path)?;
+            let different = one.differences(&two);
+            let lines: Vec<String> =
+                different.iter().take(20).map(|difference| format!("\n  {difference}")).collect();
+            ensure!(
+                different.is_empty(),
+                "the trees differ in {} names ({} / {}):{}",
+                different.len(),
+                first.node,
+                other.node,
+                lines.concat()
+            );
+        }
         Ok(())
     }
 

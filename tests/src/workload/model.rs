@@ -21,6 +21,8 @@ pub(super) enum Rule {
     Whole,
     /// Each file for itself: as before, as after, or the beginning of what is being written.
     EachFile,
+    /// As [`Rule::Whole`], and a temporary file that the program had named (`sed`...).
+    Temporary,
 }
 
 /// Reads all regular files below `dir`; no directory, no files.
@@ -54,6 +56,13 @@ pub fn read_tree(dir: &Path) -> io::Result<Model> {
 pub(super) fn allowed(found: &Model, before: &Model, after: &Model, rule: Rule) -> Result<()> {
     if found == before || found == after {
         return Ok(());
+    }
+    if rule == Rule::Temporary {
+        let is_temporary =
+            |path: &PathBuf| !before.contains_key(path) && path.to_string_lossy().starts_with("sed");
+        let rest = found.iter().filter(|(path, _)| !is_temporary(path));
+        let rest: Model = rest.map(|(path, content)| (path.clone(), content.clone())).collect();
+        return allowed(&rest, before, after, Rule::Whole);
     }
     let paths: BTreeSet<&PathBuf> = found.keys().chain(before.keys()).chain(after.keys()).collect();
     for path in paths {
@@ -107,6 +116,17 @@ mod tests {
         let half = model(&[("d/1", "a"), ("e/2", "b")]);
         assert!(allowed(&half, &before, &after, Rule::Whole).is_err());
         assert!(allowed(&model(&[]), &before, &after, Rule::Whole).is_err());
+    }
+
+    #[test]
+    fn an_interrupted_edit_may_leave_its_temporary_file_and_nothing_else() {
+        let (before, after) = (model(&[("f", "old")]), model(&[("f", "old, new")]));
+        let with = |name: &str| model(&[("f", "old"), (name, "ol")]);
+        allowed(&with("sedAb12"), &before, &after, Rule::Temporary).unwrap();
+        allowed(&after, &before, &after, Rule::Temporary).unwrap();
+        assert!(allowed(&with("g"), &before, &after, Rule::Temporary).is_err());
+        assert!(allowed(&model(&[("f", "ol")]), &before, &after, Rule::Temporary).is_err());
+        assert!(allowed(&model(&[("sedAb12", "ol")]), &before, &after, Rule::Temporary).is_err());
     }
 
     #[test]

@@ -36,8 +36,21 @@ pub struct Worker {
 struct Step {
     program: &'static str,
     words: Vec<OsString>,
+    /// What the program does first and makes durable to itself, where it works in two phases.
+    halfway: Option<(Model, Rule)>,
     after: Model,
     rule: Rule,
+}
+
+impl Step {
+    /// Whether `found` may be what it left when it was interrupted.
+    fn may_leave(&self, found: &Model, before: &Model) -> Result<()> {
+        if let Some((halfway, rule)) = &self.halfway {
+            let first = model::allowed(found, before, halfway, *rule);
+            return first.or_else(|_| model::allowed(found, halfway, &self.after, self.rule));
+        }
+        model::allowed(found, before, &self.after, self.rule)
+    }
 }
 
 impl Worker {
@@ -92,7 +105,7 @@ impl Worker {
                 let told = || {
                     format!("node {}, after the failed {} {:?}", self.mount.node, step.program, step.words)
                 };
-                model::allowed(&found, &self.model, &step.after, step.rule).with_context(told)?;
+                step.may_leave(&found, &self.model).with_context(told)?;
                 self.model = found;
                 Ok(())
             }
@@ -130,9 +143,11 @@ impl Worker {
     fn choose(&mut self) -> Result<Step> {
         self.next += 1;
         match self.random.random_range(0..100) {
-            0..25 => self.write(),
-            25..50 => self.append(),
-            50..65 => self.rename_over(),
+            0..20 => self.write(),
+            20..40 => self.append(),
+            40..52 => self.rename_over(),
+            52..59 => self.edit_in_place(),
+            59..65 => self.save_with_backup(),
             65..75 => self.untar(),
             75..85 => self.rename_directory(),
             85..92 => self.remove_directory(),
@@ -176,7 +191,7 @@ impl Worker {
         let words = vec![self.staged(&content)?.into(), self.inside(&path).into()];
         let mut after = self.model.clone();
         after.insert(path, content.into());
-        Ok(Step { program: "cp", words, after, rule: Rule::EachFile })
+        Ok(Step { program: "cp", words, halfway: None, after, rule: Rule::EachFile })
     }
 
     fn append(&mut self) -> Result<Step> {
@@ -192,7 +207,7 @@ impl Worker {
             word.push(path);
             words.push(word);
         }
-        Ok(Step { program: "dd", words, after, rule: Rule::EachFile })
+        Ok(Step { program: "dd", words, halfway: None, after, rule: Rule::EachFile })
     }
 
     /// As editors save: a temporary file, then renamed over the target. Two steps, each acknowledged.
@@ -207,7 +222,38 @@ impl Worker {
         let mut after = self.model.clone();
         after.remove(&temporary);
         after.insert(path, content);
-        Ok(Step { program: "mv", words, after, rule: Rule::Whole })
+        Ok(Step { program: "mv", words, halfway: None, after, rule: Rule::Whole })
+    }
+
+    /// As `sed -i` does: a temporary file under a name of its own choice, renamed over the file.
+    fn edit_in_place(&mut self) -> Result<Step> {
+        let path = self.some_file();
+        let Some(before) = self.model.get(&path).filter(|content| content.ends_with(b"\n")).cloned() else {
+            let mut content = format!("{} {}\n", self.name, self.next).into_bytes();
+            content.extend(b"a line\n".repeat(self.random.random_range(0..200)));
+            return self.write_to(path, content);
+        };
+        let line = format!("edited {}", self.next);
+        let words = vec!["-i".into(), format!("$a {line}").into(), self.inside(&path).into()];
+        let mut after = self.model.clone();
+        after.insert(path, [&before[..], line.as_bytes(), b"\n"].concat().into());
+        Ok(Step { program: "sed", words, halfway: None, after, rule: Rule::Temporary })
+    }
+
+    /// As editors save that keep a backup: the old file moves to `name~`, then the new one is written.
+    fn save_with_backup(&mut self) -> Result<Step> {
+        let (path, content) = (self.some_file(), self.content());
+        let from = self.staged(&content)?;
+        let mut halfway = self.model.clone();
+        if let Some(before) = halfway.remove(&path) {
+            let mut backup = path.clone().into_os_string();
+            backup.push("~");
+            halfway.insert(backup.into(), before);
+        }
+        let mut after = halfway.clone();
+        after.insert(path.clone(), content.into());
+        let words = vec!["--backup=simple".into(), from.into(), self.inside(&path).into()];
+        Ok(Step { program: "cp", words, halfway: Some((halfway, Rule::Whole)), after, rule: Rule::EachFile })
     }
 
     /// Unpacks a small tree under a new name.
@@ -234,7 +280,7 @@ impl Worker {
         #[allow(clippy::disallowed_methods)] // Made above, in this process's scratch directory.
         fs::remove_dir_all(&tree)?;
         let words = vec!["xf".into(), archive.into(), "-C".into(), self.inside("").into()];
-        Ok(Step { program: "tar", words, after, rule: Rule::EachFile })
+        Ok(Step { program: "tar", words, halfway: None, after, rule: Rule::EachFile })
     }
 
     fn directories(&self) -> Vec<PathBuf> {
@@ -251,7 +297,7 @@ impl Worker {
         let moved =
             |path: &PathBuf| path.strip_prefix(&from).map_or_else(|_| path.clone(), |rest| to.join(rest));
         let after = self.model.iter().map(|(path, content)| (moved(path), content.clone())).collect();
-        Ok(Step { program: "mv", words, after, rule: Rule::Whole })
+        Ok(Step { program: "mv", words, halfway: None, after, rule: Rule::Whole })
     }
 
     fn remove_directory(&mut self) -> Result<Step> {
@@ -259,7 +305,7 @@ impl Worker {
         let words = vec!["-rf".into(), self.inside(&top).into()];
         let mut after = self.model.clone();
         after.retain(|path, _| !path.starts_with(&top));
-        Ok(Step { program: "rm", words, after, rule: Rule::EachFile })
+        Ok(Step { program: "rm", words, halfway: None, after, rule: Rule::EachFile })
     }
 
     fn remove_file(&mut self) -> Result<Step> {
@@ -269,6 +315,6 @@ impl Worker {
         let words = vec![self.inside(&path).into()];
         let mut after = self.model.clone();
         after.remove(&path);
-        Ok(Step { program: "rm", words, after, rule: Rule::Whole })
+        Ok(Step { program: "rm", words, halfway: None, after, rule: Rule::Whole })
     }
 }
