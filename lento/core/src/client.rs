@@ -1,6 +1,7 @@
 //! The client's side of a volume: base follows the server's log, the CML goes to the server, the lower tree is made
 //! equal to base wherever no record of its own is pending.
 
+mod asking;
 mod materialise;
 mod repair;
 mod snapshot;
@@ -39,6 +40,7 @@ use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
+use asking::AskAgain;
 use materialise::Work;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -56,7 +58,7 @@ pub struct Client {
     /// write into it again.
     staged: BTreeMap<(Hash, ObjectId), String>,
     fetching: BTreeMap<Ticket, Vec<(Hash, ObjectId)>>,
-    fetch_again: Option<Millis>,
+    fetch_again: AskAgain,
     read_again: Option<Millis>,
     syncing: Syncing,
     /// What the newest sync made durable: base position and visible position.
@@ -113,7 +115,7 @@ impl Client {
             contents: Contents::default(),
             staged: BTreeMap::new(),
             fetching: BTreeMap::new(),
-            fetch_again: None,
+            fetch_again: AskAgain::default(),
             read_again: None,
             syncing: Syncing::default(),
             durable: (Position(0), Position(0)),
@@ -145,7 +147,7 @@ impl Client {
         times.extend(self.syncing.wake().map(|at| (at, "sync")));
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
         times.extend(self.read_again.map(|at| (at, "read an unstable file again")));
-        times.extend(self.fetch_again.map(|at| (at, "fetch again")));
+        times.extend(self.fetch_again.at().map(|at| (at, "fetch again")));
         times.extend(self.work.wake().map(|at| (at, "look again at busy files")));
         times
     }
@@ -269,6 +271,7 @@ impl Client {
                 }
                 self.stream = Stream::Up(welcome);
                 self.frozen = true;
+                self.fetch_again.news();
                 Ok(())
             }
             Message::Refused { reason, .. } => {
@@ -332,13 +335,14 @@ impl Client {
                 Some(FetchResult::Staged(name)) => {
                     self.staged.insert((hash, object), name.clone());
                 }
-                // A newer record is on the way; asking again too soon would only repeat the answer.
+                // A newer record is on the way, or will be when somebody closes the file.
                 Some(FetchResult::Superseded) | Some(FetchResult::Failed(_)) | None => {
-                    self.fetch_again = Some(Millis(ctx.now.0.saturating_add(100)));
+                    self.fetch_again.failed(ctx.now);
                     self.work.content_later(&hash);
                     continue;
                 }
             }
+            self.fetch_again.came();
             self.work.content_came(&hash);
         }
     }

@@ -106,7 +106,10 @@ impl Project {
         self.mount.wait()?;
         let quiet = self.mount.quiet();
         let (what, ended) = self.work()?;
+        let killed = quiet.is_none() || quiet != self.mount.quiet();
         match ended {
+            // What git cannot read it takes for absent: a clone without files ends well.
+            Ended::Well if killed && what.starts_with("git") => self.start_over(),
             Ended::Well => {
                 self.done += 1;
                 self.tree = self.observe()?;
@@ -114,7 +117,6 @@ impl Project {
             }
             Ended::Stuck => bail!("{} hangs: {what} in {}", self.mount.node, self.name),
             Ended::Badly(said) => {
-                let killed = quiet.is_none() || quiet != self.mount.quiet();
                 ensure!(killed, "node {}, nobody killed: {what} in {}: {said}", self.mount.node, self.name);
                 self.failed += 1;
                 self.start_over()

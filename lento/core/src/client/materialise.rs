@@ -262,8 +262,7 @@ impl Client {
             self.work.busy.remove(&object);
             self.work.stir();
         }
-        if self.fetch_again.is_some_and(|at| at <= ctx.now) {
-            self.fetch_again = None;
+        if self.fetch_again.is_due(ctx.now) {
             for hash in std::mem::take(&mut self.work.later) {
                 // Base may have moved on: the facets say anew what they need.
                 self.work.content_came(&hash);

@@ -45,6 +45,7 @@ impl Client {
             self.record(ctx, record)?;
         }
         ctx.meta.position = ctx.meta.position.max(upto);
+        self.fetch_again.news();
         Ok(())
     }
 
