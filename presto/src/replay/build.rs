@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use intermezzo_kml::record::Attributes;
 use intermezzo_kml::record::FileId;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -30,15 +31,21 @@ pub(super) struct Built {
 }
 
 impl Built {
-    /// Gives it its place.
+    /// Gives it its place, and says what it is there. Under its name users find it at once, and what they store is no
+    /// part of this: the record would give their content the hash of this one.
     pub fn rename(
         &self,
         lower: &Lower,
         dir: impl AsFd,
         name: &[u8],
         flags: RenameFlags,
-    ) -> Result<(), Errno> {
-        rustix::fs::renameat_with(lower.stage(), &self.name, dir, name, flags)
+    ) -> Result<Attributes, Errno> {
+        let built = Stat::at(lower.stage(), self.name.as_bytes())?.attributes;
+        rustix::fs::renameat_with(lower.stage(), &self.name, &dir, name, flags)?;
+        let placed = Stat::at(&dir, name).map_or(built, |stat| stat.attributes);
+        // The rename stamps it; any other stamp comes with another content, and belongs to that.
+        let untouched = (placed.size, placed.mtime) == (built.size, built.mtime);
+        Ok(Attributes { ctime: if untouched { placed.ctime } else { built.ctime }, ..built })
     }
 
     /// Its name in stage/.

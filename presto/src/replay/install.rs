@@ -1,6 +1,6 @@
 //! Install: new content for a regular file. One link: renamed over. More: in place, guarded by the LML.
 
-use intermezzo_kml::record::{FileId, Flags, Intent, Mask, Opcode, Recno, xattr};
+use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Mask, Opcode, Recno, xattr};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
@@ -108,8 +108,7 @@ impl Replayer {
                 volume.writers.adopt(site.file);
                 volume.limbo.abandon(&volume.lower, site.file)?;
             }
-            renamed?;
-            Ok(Left { file: built.file, after: Stat::at(&*dir, site.name)?.attributes })
+            Ok(Left { file: built.file, after: renamed? })
         });
         if applied.is_err() {
             built.discard(&volume.lower);
@@ -129,13 +128,17 @@ impl Replayer {
         let give =
             Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
         let built = self.build(&give, &[], Some(what.content), &[])?;
+        let size = Stat::at(volume.lower.stage(), built.name().as_bytes())?.attributes.size;
         let entry = InPlace::new(site.file, built.name(), built.file, &give);
         let applied = self.apply(intent, &[site.parent], || {
             self.lml.begin(&entry, &volume.lower)?;
             self.lml.copy(&entry, &volume.lower)?;
             let fd = volume.lower.path_fd(site.file)?;
             super::attr::set_attributes(&fd, Mask::MODE | Mask::UID | Mask::GID | Mask::MTIME, &give)?;
-            Ok(Left { file: site.file, after: Stat::of(&fd)?.attributes })
+            // As in `Built::rename`: whoever has opened it meanwhile may have stored something.
+            let now = Stat::of(&fd)?.attributes;
+            let after = Attributes { size, mtime: give.mtime.unwrap_or(now.mtime), ..now };
+            Ok(Left { file: site.file, after })
         });
         match applied {
             Ok(applied) => {

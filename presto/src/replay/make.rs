@@ -7,7 +7,6 @@ use rustix::io::Errno;
 use super::apply::Left;
 use super::plan::{Content, Entry, Give, Item, Xattr};
 use super::{Applied, Replayer, STALE, Stop};
-use crate::lower::Stat;
 
 /// What to make.
 pub(super) struct What<'a> {
@@ -49,8 +48,8 @@ impl Replayer {
         // The identity is known before the name is there: after a crash the entry tells whether this happened.
         intent.object = built.file;
         let applied = self.apply(&intent, &[&parent], || {
-            built.rename(&volume.lower, &*lower, name, RenameFlags::NOREPLACE)?;
-            Ok(Left { file: built.file, after: Stat::at(&*lower, name)?.attributes })
+            let after = built.rename(&volume.lower, &*lower, name, RenameFlags::NOREPLACE)?;
+            Ok(Left { file: built.file, after })
         });
         match applied {
             Ok(applied) => {
