@@ -32,6 +32,7 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::tree::View;
 use crate::tree::Which;
+use crate::types::Epoch;
 use crate::types::Hash;
 use crate::types::Name;
 use crate::types::ObjectId;
@@ -87,6 +88,8 @@ enum Stream {
     Reading,
     /// Hello said.
     Greeting,
+    /// The server's tree does not follow from the one here: nothing is taken from it, and nothing is given. Why.
+    Estranged(String),
     /// Welcomed; treats and submits records after base has reached the welcome's position (rule 3).
     Up(Welcome),
 }
@@ -263,6 +266,12 @@ impl Client {
             Message::Welcome(welcome)
                 if welcome.greeting != self.greeting || self.stream != Stream::Greeting =>
             {
+                Ok(())
+            }
+            Message::Welcome(welcome) if let Some(why) = estranged(ctx, &welcome) => {
+                let why = format!("{node} {why}: nothing is exchanged with it, and what is here stays");
+                ctx.out.push(Output::Event(Event::Waiting(why.clone())));
+                self.stream = Stream::Estranged(why);
                 Ok(())
             }
             Message::Welcome(welcome) => {
@@ -446,11 +455,28 @@ impl Client {
             Stream::Down => list.push(format!("not connected to {}", self.server)),
             Stream::Reading => list.push("the journal is being read".into()),
             Stream::Greeting => list.push(format!("{} has not answered yet", self.server)),
+            Stream::Estranged(why) => list.push(why.clone()),
             Stream::Up(_) => {}
         }
         list.extend(self.work.waiting(store)?);
         Ok(list)
     }
+}
+
+/// Why this server is not the one that this node's base came from. To follow it would take away what it does not have.
+fn estranged(ctx: &Context<'_>, welcome: &Welcome) -> Option<String> {
+    let mine = ctx.meta.epoch;
+    if mine == Epoch::default() {
+        return None;
+    }
+    if !welcome.epoch.is_kin(mine) {
+        return Some("has another history of this volume; it may have lost its data".to_owned());
+    }
+    let lost = welcome.epoch < mine || (welcome.epoch == mine && welcome.position < ctx.meta.position);
+    lost.then(|| {
+        let (there, here) = (welcome.position, ctx.meta.position);
+        format!("is at position {there} where it has been at {here}; it may come from a backup")
+    })
 }
 
 /// Up to where the maker of a name had seen the server's objects: all of base, unless base has something there that

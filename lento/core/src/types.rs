@@ -71,9 +71,24 @@ number_type!(
     Position
 );
 number_type!(
-    /// Incarnation of the volume's server log.
+    /// Incarnation of the volume's server log: which history (upper half), and how often the server has lost the end of
+    /// it (lower half). 0 is none.
     Epoch
 );
+
+impl Epoch {
+    /// The beginning of a history.
+    #[must_use]
+    pub fn first(random: u64) -> Epoch {
+        Epoch(random << 32 | 1)
+    }
+
+    /// Whether both belong to one history.
+    #[must_use]
+    pub fn is_kin(self, other: Epoch) -> bool {
+        self.0 >> 32 == other.0 >> 32
+    }
+}
 number_type!(
     /// Something the shell was asked to do and will answer.
     Ticket

@@ -170,7 +170,7 @@ impl Volume {
             replica: config.new_replica,
             incarnation: 1,
             next_recno: Recno(1),
-            epoch: Epoch(if server { config.new_replica } else { 0 }),
+            epoch: if server { Epoch::first(config.new_replica) } else { Epoch(0) },
             position: Position(0),
             log_floor: Position(0),
             partial: false,

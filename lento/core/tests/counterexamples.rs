@@ -459,6 +459,47 @@ fn rule_15_a_busy_file_defers_its_own_change_only() {
     assert!(is_kept(&world, "being written"));
 }
 
+fn waiting(world: &World, node: usize) -> Vec<String> {
+    let node = &world.nodes[node];
+    node.volume.as_ref().unwrap().status(&node.store).unwrap().waiting
+}
+
+#[test]
+fn a_server_that_lost_its_data_takes_nothing_from_its_clients() {
+    let mut world = world(2);
+    store(&mut world, CLIENT, "f", "dear");
+    settle(&mut world);
+    store(&mut world, CLIENT, "g", "not sent yet");
+    world.wipe(SERVER);
+    store(&mut world, SERVER, "h", "new");
+    world.rest();
+    for node in [CLIENT, OTHER] {
+        assert_eq!(read(&world, node, "f").as_deref(), Some("dear"));
+        assert_eq!(read(&world, node, "h"), None);
+        assert!(waiting(&world, node)[0].contains("another history"), "{:?}", waiting(&world, node));
+    }
+    assert_eq!(read(&world, SERVER, "g"), None);
+    // One that begins anew follows.
+    world.wipe(OTHER);
+    world.rest();
+    assert_eq!(read(&world, OTHER, "h").as_deref(), Some("new"));
+}
+
+#[test]
+fn a_server_from_a_backup_takes_nothing_from_its_clients() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "old");
+    settle(&mut world);
+    let backup = (world.nodes[SERVER].store.clone(), world.nodes[SERVER].disk.clone());
+    store(&mut world, CLIENT, "g", "since then");
+    settle(&mut world);
+    (world.nodes[SERVER].store, world.nodes[SERVER].disk) = backup;
+    world.restart(SERVER);
+    world.rest();
+    assert_eq!(read(&world, CLIENT, "g").as_deref(), Some("since then"));
+    assert!(waiting(&world, CLIENT)[0].contains("backup"), "{:?}", waiting(&world, CLIENT));
+}
+
 #[test]
 fn a_content_that_was_superseded_is_asked_for_again_although_nothing_else_happens() {
     let mut world = world(1);

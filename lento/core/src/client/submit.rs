@@ -129,7 +129,7 @@ impl Client {
     pub(super) fn received(&self) -> Recno {
         match &self.stream {
             Stream::Up(welcome) => welcome.received,
-            Stream::Down | Stream::Reading | Stream::Greeting => Recno(0),
+            Stream::Down | Stream::Reading | Stream::Greeting | Stream::Estranged(_) => Recno(0),
         }
     }
 }

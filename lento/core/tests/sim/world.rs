@@ -51,6 +51,8 @@ pub struct Node {
     /// Time inside the core.
     pub spent: std::time::Duration,
     pub barriers: BTreeSet<u64>,
+    /// How often its disk has been replaced.
+    pub wiped: u64,
 }
 
 pub struct World {
@@ -83,6 +85,7 @@ impl World {
                 told: Recno(0),
                 kept: BTreeSet::new(),
                 lives: 0,
+                wiped: 0,
                 faults: vec![],
                 spent: std::time::Duration::ZERO,
                 barriers: BTreeSet::new(),
@@ -120,7 +123,7 @@ impl World {
         let config = Config {
             name: "test/sim".into(),
             role,
-            new_replica: 100 + index as u64,
+            new_replica: 100 + index as u64 + 1000 * node.wiped,
             root: ROOT,
             staging: STAGING,
             unclean,
@@ -234,6 +237,18 @@ impl World {
     /// A volume that stopped with a fault begins again.
     pub fn restart(&mut self, index: usize) {
         self.cut_all(index);
+        self.start(index, false);
+    }
+
+    /// The node's disk is replaced by an empty one.
+    pub fn wipe(&mut self, index: usize) {
+        self.cut_all(index);
+        let node = &mut self.nodes[index];
+        node.volume = None;
+        node.store = Memory::default();
+        node.disk = Disk::new();
+        node.lives = 0;
+        node.wiped += 1;
         self.start(index, false);
     }
 
