@@ -12,6 +12,8 @@ use crate::record::{
 pub(crate) const PREFIX: u64 = 24;
 /// The part of an intent that each record has.
 pub(crate) const INTENT: usize = 240;
+/// Size of the parents' times, where an intent has them.
+const PARENT_TIMES: u32 = 24;
 /// An outcome.
 pub(crate) const OUTCOME: u64 = 104;
 /// Length once more, for reading backwards.
@@ -163,10 +165,15 @@ pub(crate) fn encode_intent(intent: &Intent, out: &mut Vec<u8>) -> Result<(), Km
     u64s(out, [origin.record.replica, origin.record.number, origin.object.replica, origin.object.number]);
     u32s(out, [origin.record.incarnation, origin.object.incarnation]);
     out.extend_from_slice(&origin.hash);
-    u32s(out, [value, 0]);
+    u32s(out, [value, if intent.parent_times.is_some() { PARENT_TIMES } else { 0 }]);
     out.extend_from_slice(&intent.name);
     out.extend_from_slice(&intent.target_name);
     out.extend_from_slice(&intent.value);
+    if let Some([parent, target]) = intent.parent_times {
+        out.extend_from_slice(&parent.sec.to_le_bytes());
+        out.extend_from_slice(&target.sec.to_le_bytes());
+        u32s(out, [parent.nsec, target.nsec]);
+    }
     out.resize(out.len().next_multiple_of(8), 0);
     Ok(())
 }
@@ -261,7 +268,7 @@ fn decode_intent(bytes: &[u8]) -> Option<(Opcode, Intent)> {
     let (record_incarnation, object_incarnation) = (b.u32()?, b.u32()?);
     let hash = *b.take(32)?.first_chunk::<32>()?;
     let value_length = usize::try_from(b.u32()?).ok()?;
-    b.u32()?;
+    let times_length = b.u32()?;
     let origin = Origin {
         record: Tag { replica: record_replica, incarnation: record_incarnation, number: record_number },
         object: Tag { replica: object_replica, incarnation: object_incarnation, number: object_number },
@@ -272,6 +279,14 @@ fn decode_intent(bytes: &[u8]) -> Option<(Opcode, Intent)> {
     let name = b.take(name_length)?.to_vec();
     let target_name = b.take(target_length)?.to_vec();
     let value = b.take(value_length)?.to_vec();
+    let parent_times = match times_length {
+        0 => None,
+        PARENT_TIMES => {
+            let (parent, target) = (b.i64()?, b.i64()?);
+            Some([Time { sec: parent, nsec: b.u32()? }, Time { sec: target, nsec: b.u32()? }])
+        }
+        _ => return None,
+    };
     if b.0.len() > 7 {
         return None;
     }
@@ -290,6 +305,7 @@ fn decode_intent(bytes: &[u8]) -> Option<(Opcode, Intent)> {
         name,
         target_name,
         value,
+        parent_times,
     };
     Some((opcode, intent))
 }

@@ -294,6 +294,9 @@ pub struct Intent {
     pub target_name: Vec<u8>,
     /// Symlink target, extended attribute's value, or encoded extended attributes (`Flags::XATTRS`).
     pub value: Vec<u8>,
+    /// A replay's: modification times that `parent` and `target_parent` are to have after, so that recovery can give
+    /// them these.
+    pub parent_times: Option<[Time; 2]>,
 }
 
 /// What is known after the lower operation. Written with `Done`.

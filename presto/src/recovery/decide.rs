@@ -23,6 +23,7 @@ use super::memory::Memory;
 use crate::filter::Volume;
 use crate::lower::kind;
 use crate::replay::get_xattr;
+use crate::replay::times;
 
 /// Birth times come from a clock that ticks every few milliseconds, intents from a finer one.
 const SLACK: i128 = 20_000_000;
@@ -151,14 +152,24 @@ impl Look<'_> {
     }
 
     fn done(&self, object: FileId, after: Attributes) -> Result<Outcome, Errno> {
-        let mtime = |dir: FileId| -> Result<Time, Errno> {
-            if dir.is_none() { Ok(Time::default()) } else { Ok(self.attributes(dir)?.mtime) }
+        let [parent, target] = self.intent.parent_times.map_or([None; 2], |times| times.map(Some));
+        // Between a replay's operation and its end a directory has the time of the operation.
+        let mtime = |dir: FileId, wanted: Option<Time>| -> Result<Time, Errno> {
+            if dir.is_none() {
+                return Ok(Time::default());
+            }
+            if let Some(wanted) = wanted
+                && let Ok(lower) = self.volume.lower.dir(dir)
+            {
+                rustix::fs::futimens(&*lower, &times(wanted))?;
+            }
+            Ok(self.attributes(dir)?.mtime)
         };
         Ok(Outcome {
             object,
             after,
-            parent_mtime: mtime(self.intent.parent)?,
-            target_parent_mtime: mtime(self.intent.target_parent)?,
+            parent_mtime: mtime(self.intent.parent, parent)?,
+            target_parent_mtime: mtime(self.intent.target_parent, target)?,
             flags: self.intent.flags,
         })
     }

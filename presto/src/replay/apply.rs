@@ -47,6 +47,9 @@ impl Replayer {
         parents: &[&Parent],
         operation: impl FnOnce() -> Result<Left, Errno>,
     ) -> Result<Applied, Stop> {
+        let wanted = parents.first().zip(parents.last());
+        let parent_times = wanted.map(|(source, goal)| [source.keep, goal.keep]);
+        let intent = &Intent { parent_times, ..intent.clone() };
         let ticket = self.volume.journal.begin(Class::Replay, intent)?;
         let left = match operation() {
             Ok(left) => left,
@@ -127,7 +130,7 @@ impl Replayer {
 }
 
 /// Sets the modification time, leaves the access time.
-pub(super) fn times(mtime: Time) -> Timestamps {
+pub(crate) fn times(mtime: Time) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: mtime.sec, tv_nsec: i64::from(mtime.nsec) },

@@ -28,6 +28,7 @@ use rustix::io::Errno;
 
 use crate::channel::convert;
 use crate::filter::Volume;
+pub(crate) use apply::times;
 pub(crate) use attr::get_xattr;
 use lml::Lml;
 use plan::{By, Item, MAX_ITEMS, Op};

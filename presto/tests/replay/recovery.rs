@@ -3,6 +3,10 @@
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::replay_item::Op;
+use intermezzo_kml::record::{Intent, Opcode, Origin, OriginKind, State, Time};
+use intermezzo_kml::{Class, Config, Journal};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use crate::world::*;
 
@@ -154,4 +158,33 @@ fn a_revoked_permit_is_asked_for_again_and_stolen_without_lento() {
     assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
     assert!(!w.volume.marks.permit.is_on());
     w.user_mkdir("d");
+}
+
+#[test]
+fn a_replay_that_was_cut_short_leaves_its_directory_the_time_that_was_asked_for() {
+    let w = world();
+    let object = w.save("f", "x");
+    let (dir, last) = (w.root(), w.last());
+    let w = w.restart(|cache| {
+        let config = Config { volume: 7, ..Config::default() };
+        let fs = Arc::new(intermezzo_kml::fs::Os);
+        let (journal, unresolved) = Journal::open(fs, &cache.join("kml"), config).unwrap();
+        assert!(unresolved.is_empty());
+        let intent = Intent {
+            opcode: Some(Opcode::Unlink),
+            object,
+            parent: dir,
+            name: b"f".to_vec(),
+            origin: Origin { kind: OriginKind::Replay, ..Origin::default() },
+            parent_times: Some([Time { sec: 1000, nsec: 5 }, Time { sec: 1000, nsec: 5 }]),
+            ..Intent::default()
+        };
+        std::mem::forget(journal.begin(Class::Replay, &intent).unwrap());
+        // Killed after the removal, before the directory got its time.
+        std::fs::remove_file(cache.join("tree/f")).unwrap();
+    });
+    let record = w.record(last + 1);
+    assert_eq!(record.state, State::Done);
+    assert_eq!(record.outcome.parent_mtime, Time { sec: 1000, nsec: 5 });
+    assert_eq!((w.stat("").mtime(), w.stat("").mtime_nsec()), (1000, 5));
 }

@@ -48,6 +48,7 @@ pub fn create_of(n: u64) -> Intent {
         name: vec![b'a'; (n % 256) as usize],
         target_name: vec![b'b'; (n % 7) as usize],
         value: vec![n as u8; (n * 13 % 400) as usize],
+        parent_times: n.is_multiple_of(3).then(|| [5, 6].map(|k| Time { sec: -(n as i64), nsec: k })),
     }
 }
 
