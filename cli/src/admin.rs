@@ -187,6 +187,14 @@ impl<T> Answers<T> {
     }
 }
 
+/// All conflicts of a volume that the agent at this socket keeps.
+///
+/// # Errors
+/// It does not answer, or not to the end.
+pub fn conflicts(socket: &Path, volume: &str) -> Result<Vec<ConflictRecord>, AdminError> {
+    block_on(async { Admin::connect(socket).await?.conflicts(volume).await?.collect().await })
+}
+
 /// Runs one conversation to its end on this thread.
 ///
 /// # Errors

@@ -368,10 +368,7 @@ impl Fleet {
         let Some(server) = self.config.nodes.iter().find(|node| self.config.is_server(node)) else {
             return Ok(Vec::new());
         };
-        let socket = self.layout.admin_socket(server);
-        Ok(admin::block_on(async {
-            Admin::connect(&socket).await?.conflicts(&self.config.volume).await?.collect().await
-        })?)
+        Ok(admin::conflicts(&self.layout.admin_socket(server), &self.config.volume)?)
     }
 
     fn manifests(&self) -> Result<Manifests, FleetError> {

@@ -4,8 +4,6 @@ use crate::store::VolumeStore;
 use crate::volume::VolumeHandle;
 use intermezzo_proto::v1;
 use lento_core::Volume;
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// Most rows that are shown.
@@ -35,20 +33,16 @@ pub fn conflicts(volume: &VolumeHandle) -> Result<Vec<v1::ConflictRecord>, Strin
     let store = store(volume)?;
     let rows = store.read(|tables| Volume::conflicts(tables, ROWS)).map_err(|error| error.to_string())?;
     let mut records = Vec::with_capacity(rows.len());
-    let mut nodes = BTreeMap::new();
+    let nodes = store.read(|tables| Volume::nodes(tables)).map_err(|error| error.to_string())?;
     for (position, row) in rows {
         let replica = row.record.0.replica;
-        if let Entry::Vacant(unknown) = nodes.entry(replica) {
-            let known = store.read(|tables| Volume::node_of(tables, replica));
-            unknown.insert(known.map_err(|error| error.to_string())?);
-        }
         let content = store.conflicts().join(row.record.to_string());
         let kept = std::fs::metadata(&content).ok();
         records.push(v1::ConflictRecord {
             position: position.0,
             kind: format!("{:?}", row.kind),
             path: row.path,
-            node: nodes.get(&replica).cloned().flatten().unwrap_or_else(|| format!("{replica:016x}")),
+            node: nodes.get(&replica).cloned().unwrap_or_else(|| format!("{replica:016x}")),
             time: Some(v1::Time { sec: row.time.sec, nsec: row.time.nsec }),
             size: kept.as_ref().map_or(0, std::fs::Metadata::len),
             content: kept.map(|_| content.display().to_string()).unwrap_or_default(),

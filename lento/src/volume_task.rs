@@ -309,17 +309,18 @@ impl VolumeTask {
     }
 
     fn desired_changed(&mut self, desired: DesiredVolume, inputs: &mut Vec<Input>) {
-        let (was_paused, paused_before) = (self.is_paused(), self.desired.paused.clone());
+        let was_paused = self.is_paused();
+        let paused_changed = desired.paused != self.desired.paused;
         let list_changed = desired.replication_list != self.desired.replication_list;
         let options_changed = (desired.access, desired.log_max_bytes, desired.when_full)
             != (self.desired.access, self.desired.log_max_bytes, self.desired.when_full);
         self.desired = desired;
         self.admit();
         if self.desired.is_server(&self.around.node) {
-            if (list_changed || self.desired.paused != paused_before) && self.life.is_some() {
+            if self.life.is_some() && (list_changed || paused_changed) {
                 self.part_with_refused(inputs);
             }
-            if list_changed && self.life.is_some() {
+            if self.life.is_some() && list_changed {
                 inputs.push(self.replication_list());
             }
         } else if self.is_paused() && !was_paused {
@@ -339,13 +340,13 @@ impl VolumeTask {
 
     /// Ends the streams of those who may not follow the volume any more.
     fn part_with_refused(&mut self, inputs: &mut Vec<Input>) {
-        let refused = |node: &NodeName| self.handle.refusal(node);
-        let gone: Vec<_> = self.links.extract_if(.., |node, _| refused(node).is_some()).collect();
-        for (node, link) in gone {
-            let reason = self.handle.refusal(&node).unwrap_or_default();
-            link.say(&self.handle.name, Message::Refused { reason, retry: true });
-            inputs.push(Input::Disconnected(node));
-        }
+        let handle = &self.handle;
+        self.links.retain(|node, link| {
+            let Some(reason) = handle.refusal(node) else { return true };
+            link.say(&handle.name, Message::Refused { reason, retry: true });
+            inputs.push(Input::Disconnected(node.clone()));
+            false
+        });
     }
 
     fn replication_list(&self) -> Input {

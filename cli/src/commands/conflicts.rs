@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::agents;
 use crate::Exit;
-use crate::admin::{self, Admin};
+use crate::admin;
 use crate::args::{ConflictArgs, Conflicts, VolumeArgs};
 use crate::fleet::layout::volume_id;
 use crate::output::{Format, Table, bytes, print_text, print_value};
@@ -37,10 +37,7 @@ fn views(args: &VolumeArgs) -> Result<Vec<ConflictView>> {
     let volume = volume_id(&args.volume)?;
     let mut views: Vec<ConflictView> = Vec::new();
     for agent in agents::find(&args.agents)? {
-        let records = admin::block_on(async {
-            Admin::connect(&agent.socket).await?.conflicts(&volume).await?.collect().await
-        })?;
-        views.extend(records.into_iter().map(view));
+        views.extend(admin::conflicts(&agent.socket, &volume)?.into_iter().map(view));
     }
     // The server keeps them all and a client its own: the same one may be told twice, with content first.
     views.sort_by(|a, b| a.position.cmp(&b.position).then_with(|| b.content.cmp(&a.content)));

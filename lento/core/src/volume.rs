@@ -35,6 +35,7 @@ use crate::types::Recno;
 use crate::types::Time;
 use crate::types::Version;
 use crate::types::mode;
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 /// Milliseconds on a clock that never goes back (CLOCK_BOOTTIME); its zero means nothing.
@@ -356,20 +357,18 @@ impl Volume {
         Ok(list)
     }
 
-    /// Which node this server knows a replica by; `None` for a replica that it has not met, or its own.
+    /// The nodes of the replicas that this server has met.
     ///
     /// # Errors
     /// The store's.
-    pub fn node_of(store: &dyn Store, replica: u64) -> Result<Option<NodeName>, Fault> {
-        let mut found = None;
+    pub fn nodes(store: &dyn Store) -> Result<BTreeMap<u64, NodeName>, Fault> {
+        let mut nodes = BTreeMap::new();
         table::each_with_prefix(store, Table::Replicator, &[], |key, value| {
             let row: ReplicatorRow = table::decode(Table::Replicator, value)?;
-            if row.replica == replica {
-                found = Some(String::from_utf8_lossy(key).into_owned());
-            }
+            nodes.insert(row.replica, String::from_utf8_lossy(key).into_owned());
             Ok(())
         })?;
-        Ok(found)
+        Ok(nodes)
     }
 
     /// Conflicts kept by this server, oldest first.

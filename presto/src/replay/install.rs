@@ -128,7 +128,7 @@ impl Replayer {
         let give =
             Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
         let built = self.build(&give, &[], Some(what.content), &[])?;
-        let size = Stat::at(volume.lower.stage(), built.name().as_bytes())?.attributes.size;
+        let size = what.content.size();
         let entry = InPlace::new(site.file, built.name(), built.file, &give);
         let applied = self.apply(intent, &[site.parent], || {
             self.lml.begin(&entry, &volume.lower)?;

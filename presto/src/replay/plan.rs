@@ -46,6 +46,16 @@ pub enum Content {
     Staged(String, u64),
 }
 
+impl Content {
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Content::Inline(bytes) => bytes.len() as u64,
+            Content::Staged(_, size) => *size,
+        }
+    }
+}
+
 /// What to do with a file that is open for writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {

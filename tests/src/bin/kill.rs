@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
-use intermezzo::admin::{self, Admin, Scope};
+use intermezzo::admin::{self, Scope};
 use intermezzo::fleet::process::Signal;
 use intermezzo::fleet::{Daemon, Node};
 use intermezzo::output::say;
@@ -227,9 +227,7 @@ impl Harness {
         let mut contents = BTreeSet::new();
         for node in &fleet.config.nodes {
             let socket = fleet.layout.admin_socket(node);
-            let records = admin::block_on(async {
-                Admin::connect(&socket).await?.conflicts(&fleet.config.volume).await?.collect().await
-            })?;
+            let records = admin::conflicts(&socket, &fleet.config.volume)?;
             contents.extend(
                 records.into_iter().map(|record| record.content).filter(|content| !content.is_empty()),
             );

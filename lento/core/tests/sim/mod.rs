@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod acts;
+pub mod crashes;
 pub mod disk;
 pub mod looking;
 pub mod memory;

@@ -43,10 +43,10 @@ pub struct Node {
     pub store: Memory,
     pub volume: Option<Volume>,
     /// What the shell has not run yet.
-    jobs: VecDeque<Output>,
+    pub(super) jobs: VecDeque<Output>,
     told: Recno,
     pub kept: BTreeSet<Hash>,
-    lives: u64,
+    pub(super) lives: u64,
     pub faults: Vec<String>,
     /// Time inside the core.
     pub spent: std::time::Duration,
@@ -207,7 +207,7 @@ impl World {
         self.give(client, Input::Disconnected("n0".into()));
     }
 
-    fn cut_all(&mut self, index: usize) {
+    pub(super) fn cut_all(&mut self, index: usize) {
         if index == SERVER {
             for client in 1..self.nodes.len() {
                 self.cut(client);
@@ -215,101 +215,6 @@ impl World {
         } else {
             self.cut(index);
         }
-    }
-
-    /// kill -9 of lento: log and store stay, what was said or asked and not done is forgotten.
-    pub fn kill(&mut self, index: usize) {
-        self.note(format!("kill lento n{index}"));
-        self.cut_all(index);
-        let node = &mut self.nodes[index];
-        node.volume = None;
-        // Presto ends what it was doing before it answers the next lento.
-        let jobs = std::mem::take(&mut node.jobs);
-        if let Some(Output::Replay { items, untouched_since, .. }) =
-            jobs.into_iter().find(|job| matches!(job, Output::Replay { .. }))
-        {
-            let done = self.dice.roll(items.len() as u64 + 1) as usize;
-            node.disk.replay(items.get(..done).unwrap_or(&[]), untouched_since);
-        }
-        self.start(index, false);
-    }
-
-    /// A volume that stopped with a fault begins again.
-    pub fn restart(&mut self, index: usize) {
-        self.cut_all(index);
-        self.start(index, false);
-    }
-
-    /// The node's disk is replaced by an empty one.
-    pub fn wipe(&mut self, index: usize) {
-        self.cut_all(index);
-        let node = &mut self.nodes[index];
-        node.volume = None;
-        node.store = Memory::default();
-        node.disk = Disk::new();
-        node.lives = 0;
-        node.wiped += 1;
-        self.start(index, false);
-    }
-
-    /// Power cut: log, tree and store fall back to the last sync.
-    pub fn power(&mut self, index: usize) {
-        self.note(format!("power cut n{index}"));
-        self.cut_all(index);
-        let node = &mut self.nodes[index];
-        node.volume = None;
-        node.store.crash();
-        node.disk.power_cut();
-        // What no disk and no conflict store holds any more had not been synced: nobody was promised anything.
-        let on_disks: BTreeSet<Hash> = self
-            .nodes
-            .iter()
-            .flat_map(|node| {
-                node.disk.inodes.values().map(|i| Hash::of(&i.bytes)).chain(node.kept.iter().copied())
-            })
-            .collect();
-        let gone: Vec<Hash> = self
-            .written
-            .iter()
-            .filter(|(hash, who)| who.starts_with(&format!("n{index}:")) && !on_disks.contains(*hash))
-            .map(|(hash, _)| *hash)
-            .collect();
-        self.superseded.extend(gone);
-        self.start(index, true);
-    }
-
-    /// kill -9 of presto: what it was asked stays undone or done, nobody is told.
-    pub fn kill_presto(&mut self, index: usize) {
-        self.note(format!("kill presto n{index}"));
-        let jobs = std::mem::take(&mut self.nodes[index].jobs);
-        let mut inputs = Vec::new();
-        for job in jobs {
-            match job {
-                Output::Replay { ticket, items, untouched_since } => {
-                    let done = self.dice.roll(items.len() as u64 + 1) as usize;
-                    let node = &mut self.nodes[index];
-                    node.disk.replay(items.get(..done).unwrap_or(&[]), untouched_since);
-                    inputs.push(Input::Replayed { ticket, outcomes: vec![] });
-                }
-                Output::ReadContent { ticket, .. } => {
-                    inputs.push(Input::ContentRead {
-                        ticket,
-                        result: ReadResult::Failed("presto is gone".into()),
-                    });
-                }
-                Output::Sync { ticket } => inputs.push(Input::Synced { ticket, recno: None }),
-                other => self.nodes[index].jobs.push_back(other),
-            }
-        }
-        inputs.push(Input::PrestoDown);
-        self.give_all(index, inputs);
-        // Descriptors die with presto; when it comes back it journals what they had written.
-        let open: Vec<FileId> = self.nodes[index].disk.writers.iter().copied().collect();
-        for file in open {
-            self.close(index, file);
-        }
-        let last = self.nodes[index].disk.last();
-        self.give(index, Input::PrestoUp { first: Recno(1), last });
     }
 
     /// Lento reads some of the KML.
