@@ -135,3 +135,27 @@ fn an_archive_unpacked_and_removed_again_sends_next_to_nothing() {
     let sent = world.nodes[SERVER].disk.last().0;
     assert!(sent <= 2, "{sent} of 1,600 records were sent");
 }
+
+#[test]
+fn a_file_closed_again_while_it_is_read_travels_however_many_replays_lie_before_it() {
+    let mut world = World::new(5, 1);
+    let file = world.nodes[CLIENT].disk.user_make(ROOT, b"mine", mode::FILE).unwrap();
+    world.rest();
+    for number in 0..300_u32 {
+        let name = format!("theirs {number}").into_bytes();
+        world.nodes[SERVER].disk.user_make(ROOT, &name, mode::FILE).unwrap();
+    }
+    world.rest();
+    for bytes in [b"first", b"again"] {
+        let disk = &mut world.nodes[CLIENT].disk;
+        disk.user_store(file, bytes);
+        disk.user_close(file);
+        while world.read_journal(CLIENT, 64) || world.run_read(CLIENT, false) {}
+    }
+    // The read that was asked for after the first close finds what nobody has closed yet.
+    world.nodes[CLIENT].disk.user_store(file, b"still open");
+    assert!(world.run_read(CLIENT, true));
+    world.nodes[CLIENT].disk.user_close(file);
+    world.rest();
+    world.check_agreement().unwrap();
+}

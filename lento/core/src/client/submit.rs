@@ -17,8 +17,10 @@ use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
 
-/// Records looked at beyond those that can go.
-const AHEAD: u64 = 192;
+/// Contents at hand for records that cannot go yet.
+const AHEAD: usize = 192;
+/// Records looked at in one go.
+const LOOKS: usize = 1024;
 /// Reads under way.
 const READS: usize = 64;
 /// How far what is sent may lie before the oldest record without a verdict.
@@ -63,10 +65,10 @@ impl Client {
     /// Begins to read the contents that come next, each once.
     fn read_ahead(&mut self, ctx: &mut Context<'_>, sent: Recno) -> Result<(), StoreError> {
         let mut looked = self.cml.looked().max(sent);
-        while self.read_again.is_none()
-            && self.cml.reading() < READS
-            && looked.0 < sent.0.saturating_add(AHEAD)
-        {
+        for _ in 0..LOOKS {
+            if self.read_again.is_some() || self.cml.reading() >= READS || self.cml.at_hand() >= AHEAD {
+                break;
+            }
             let Some((recno, row)) = Cml::rows(ctx.store, Recno(looked.0.saturating_add(1)), 1)?.pop() else {
                 break;
             };

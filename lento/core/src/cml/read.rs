@@ -60,6 +60,11 @@ impl Cml {
         self.reads.len()
     }
 
+    /// Number of contents read for records that were not sent yet.
+    pub fn at_hand(&self) -> usize {
+        self.ready.len()
+    }
+
     /// A content was read.
     pub fn content_read(
         &mut self,
