@@ -156,7 +156,7 @@ fn peers(authority: &Authority, name: &str, server: &str, address: SocketAddr) -
 fn hello() -> Message {
     Message::Hello(Hello {
         greeting: 1,
-        partial: false,
+        snapshot: None,
         replica: 7,
         incarnation: 1,
         epoch: Epoch(0),

@@ -15,8 +15,18 @@ use crate::types::mode;
 
 const CAPABILITY: &[u8] = b"security.capability";
 
+/// Who knows whether a name that goes was an object's last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastName {
+    /// The tree, which has all its names.
+    ByTree,
+    /// The operation as well: in half a snapshot an object may be without the name that it has later.
+    BySender,
+}
+
 /// Applies `op` to `tree`. Objects that the tree does not have are left alone (their removal came first).
-pub fn apply(tree: &mut Tree<'_>, op: &Operation) -> Result<(), StoreError> {
+pub fn apply(tree: &mut Tree<'_>, op: &Operation, last_name: LastName) -> Result<(), StoreError> {
+    let may_go = |last: bool| last || last_name == LastName::ByTree;
     match &op.kind {
         OpKind::Create { dir, name, attributes, symlink, content, xattrs, dir_mtime, .. } => {
             let mut object = tree.view().object(op.object)?.unwrap_or_default();
@@ -33,16 +43,18 @@ pub fn apply(tree: &mut Tree<'_>, op: &Operation) -> Result<(), StoreError> {
             tree.set_entry(*dir, name, Some(op.object))?;
             set_mtime(tree, *dir, *dir_mtime)
         }
-        OpKind::Remove { dir, name, dir_mtime, .. } => {
+        OpKind::Remove { dir, name, dir_mtime, last, .. } => {
             tree.set_entry(*dir, name, None)?;
-            bury(tree, op.object)?;
+            if may_go(*last) {
+                bury(tree, op.object)?;
+            }
             set_mtime(tree, *dir, *dir_mtime)
         }
         OpKind::Rename { from, from_name, to, to_name, replaced, exchange, from_mtime, to_mtime } => {
             let partner = replaced.filter(|_| *exchange).map(|r| r.object);
             tree.set_entry(*to, to_name, Some(op.object))?;
             tree.set_entry(*from, from_name, partner)?;
-            if let Some(replaced) = replaced.filter(|_| !*exchange) {
+            if let Some(replaced) = replaced.filter(|replaced| !*exchange && may_go(replaced.last)) {
                 bury(tree, replaced.object)?;
             }
             set_mtime(tree, *from, *from_mtime)?;

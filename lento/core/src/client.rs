@@ -12,6 +12,7 @@ use crate::cml::Cml;
 use crate::cml::Tally;
 use crate::context::Contents;
 use crate::context::Context;
+use crate::context::Meta;
 use crate::context::Syncing;
 use crate::facet::Facet;
 use crate::io::Event;
@@ -225,8 +226,8 @@ impl Client {
             replica: ctx.meta.replica,
             incarnation: ctx.meta.incarnation,
             epoch: ctx.meta.epoch,
-            position: if ctx.meta.partial { Position(0) } else { ctx.meta.position },
-            partial: ctx.meta.partial,
+            position: ctx.meta.position,
+            snapshot: ctx.meta.snapshot.map(|snapshot| snapshot.upto),
             has: (first, ctx.meta.last_read().max(first)),
         };
         ctx.out.push(Output::Send(self.server.clone(), Message::Hello(hello)));
@@ -258,7 +259,7 @@ impl Client {
             Message::Records { .. }
             | Message::SnapshotBegin { .. }
             | Message::SnapshotChunk(_)
-            | Message::SnapshotEnd
+            | Message::SnapshotEnd(_)
                 if !welcomed =>
             {
                 Ok(())
@@ -287,17 +288,24 @@ impl Client {
                 ctx.out.push(Output::Event(Event::Waiting(format!("{node} refuses: {reason}"))));
                 Ok(())
             }
-            Message::Records { records, upto } => self.records(ctx, records, upto),
-            Message::SnapshotBegin { position, .. } => self.snapshot_begin(ctx, position),
+            Message::Records { records, upto } => {
+                self.records(ctx, records, upto)?;
+                self.finish_snapshot(ctx)
+            }
+            Message::SnapshotBegin { position, objects } => self.snapshot_begin(ctx, position, objects),
             Message::SnapshotChunk(objects) => self.snapshot_chunk(ctx, objects),
-            Message::SnapshotEnd => self.snapshot_end(ctx),
+            Message::SnapshotEnd(position) => self.snapshot_end(ctx, position),
             Message::BarrierReached { id } => {
                 if self.barriers.remove(&id).is_some() {
                     ctx.out.push(Output::BarrierReached(id));
                 }
                 Ok(())
             }
-            Message::Hello(_) | Message::Submit(_) | Message::Ack(_) | Message::Barrier { .. } => {
+            Message::Hello(_)
+            | Message::Submit(_)
+            | Message::Ack(_)
+            | Message::SnapshotStored(_)
+            | Message::Barrier { .. } => {
                 ctx.out.push(Output::Hangup(node.clone(), "a client's message from the server".into()));
                 Ok(())
             }
@@ -369,8 +377,8 @@ impl Client {
 
     /// Tells the server how far this node is, and presto what it may forget.
     fn acknowledge(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        let base = if ctx.meta.partial { Position(0) } else { ctx.meta.position };
-        let applied = if ctx.meta.partial { Position(0) } else { self.work.applied(base) };
+        let base = ctx.meta.position;
+        let applied = if ctx.meta.snapshot.is_some() { Position(0) } else { self.work.applied(base) };
         let pending_log = ctx.meta.last_read() > self.truncated;
         if base > self.durable.0 || applied > self.durable.1 || pending_log {
             let before = ctx.out.len();
@@ -449,7 +457,7 @@ impl Client {
     }
 
     /// What waits, for people.
-    pub fn waiting(&self, store: &dyn Store) -> Result<Vec<String>, StoreError> {
+    pub fn waiting(&self, meta: &Meta, store: &dyn Store) -> Result<Vec<String>, StoreError> {
         let mut list = Vec::new();
         match &self.stream {
             Stream::Down => list.push(format!("not connected to {}", self.server)),
@@ -457,6 +465,12 @@ impl Client {
             Stream::Greeting => list.push(format!("{} has not answered yet", self.server)),
             Stream::Estranged(why) => list.push(why.clone()),
             Stream::Up(_) => {}
+        }
+        if let Some(snapshot) = &meta.snapshot {
+            list.push(format!(
+                "{} of about {} objects of the tree are here",
+                snapshot.objects, snapshot.total
+            ));
         }
         list.extend(self.work.waiting(store)?);
         Ok(list)

@@ -171,6 +171,11 @@ impl Cml {
         table::get(store, Table::Pending, &table::number_key(recno.0))
     }
 
+    /// The first record after this number.
+    pub fn next(store: &dyn Store, after: Recno) -> Result<Option<(Recno, Row)>, StoreError> {
+        Ok(Cml::rows(store, Recno(after.0.saturating_add(1)), 1)?.pop())
+    }
+
     /// Oldest pending record.
     pub fn first(store: &dyn Store) -> Result<Option<Recno>, StoreError> {
         Ok(Cml::rows(store, Recno(0), 1)?.first().map(|(recno, _)| *recno))

@@ -33,10 +33,23 @@ pub struct Meta {
     pub position: Position,
     /// Server: log records up to here are gone.
     pub log_floor: Position,
-    /// Client: base is half a snapshot.
-    pub partial: bool,
+    /// Client: base is a part of a snapshot.
+    pub snapshot: Option<Snapshot>,
     /// Whether it was opened as a server.
     pub server: bool,
+}
+
+/// How far a snapshot has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The objects up to this one are here.
+    pub upto: ObjectId,
+    /// How many these are.
+    pub objects: u64,
+    /// About how many there are.
+    pub total: u64,
+    /// All are here; base is whole when the log has come to this position.
+    pub end: Option<Position>,
 }
 
 impl Meta {

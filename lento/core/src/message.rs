@@ -19,6 +19,8 @@ pub enum Message {
     Submit(Vec<Operation>),
     /// Client: how far it is.
     Ack(Ack),
+    /// Client: the objects of the snapshot up to this one are in its store.
+    SnapshotStored(ObjectId),
     /// Client: tell when everything is everywhere.
     Barrier {
         /// Chosen by the client.
@@ -42,17 +44,18 @@ pub enum Message {
         /// Sent up to here (positions without a record are skipped).
         upto: Position,
     },
-    /// Server: the whole tree follows, as of this position.
+    /// Server: the tree follows, object by object, each as it is when it is sent, and the log from this position on. What
+    /// the client had of an earlier tree is void.
     SnapshotBegin {
-        /// Its position.
+        /// Where the log begins.
         position: Position,
-        /// How many objects follow.
+        /// About how many objects there are.
         objects: u64,
     },
-    /// Server: objects, parents before children.
+    /// Server: objects, in the order of their ids.
     SnapshotChunk(Vec<SnapshotObject>),
-    /// Server: that was all.
-    SnapshotEnd,
+    /// Server: that was all. With the log up to this position it is the tree of that position.
+    SnapshotEnd(Position),
     /// Server: answer to `Barrier`.
     BarrierReached {
         /// The client's id.
@@ -71,10 +74,10 @@ pub struct Hello {
     pub incarnation: u32,
     /// Epoch it followed last.
     pub epoch: Epoch,
-    /// Durable base position in that epoch.
+    /// Base position in that epoch.
     pub position: Position,
-    /// Its base is half a snapshot: no log helps, only a whole one.
-    pub partial: bool,
+    /// Its base is a part of a snapshot: the objects up to this one, and the log up to `position`.
+    pub snapshot: Option<ObjectId>,
     /// Its records that it still has, of this incarnation: first and last, both 0 if none.
     pub has: (Recno, Recno),
 }
@@ -112,7 +115,7 @@ pub struct SnapshotObject {
     pub attributes: Attributes,
     /// Symbolic link's target.
     pub symlink: Vec<u8>,
-    /// Content hash of a regular file.
+    /// Content hash of a regular file; `None` if it is not known yet: the log will tell.
     pub hash: Option<Hash>,
     /// Content size.
     pub size: u64,

@@ -8,6 +8,7 @@ mod forward;
 mod judging;
 mod orphans;
 mod session;
+mod snapshot;
 mod verdicts;
 
 use crate::cml::content_of;
@@ -86,6 +87,8 @@ pub struct Server {
     /// Rows of the table of conflicts.
     conflicts: u64,
     judged: Judged,
+    /// Objects in one message of a snapshot.
+    snapshot_chunk: usize,
 }
 
 /// Verdicts given since the volume was opened.
@@ -125,10 +128,6 @@ impl Unread {
 
     fn first(&self) -> Option<Position> {
         self.positions.first().copied()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.objects.is_empty()
     }
 }
 
@@ -193,8 +192,8 @@ impl LogRow {
 
 impl Server {
     /// Rebuilds what is kept in memory.
-    pub fn open(store: &dyn Store) -> Result<Server, StoreError> {
-        let mut server = Server::default();
+    pub fn open(store: &dyn Store, snapshot_chunk: usize) -> Result<Server, StoreError> {
+        let mut server = Server { snapshot_chunk: snapshot_chunk.max(1), ..Server::default() };
         table::each_with_prefix(store, Table::Log, &[], |_, value| {
             let row: LogRow = table::decode(Table::Log, value)?;
             row.note(&mut server.ledger);

@@ -91,6 +91,12 @@ pub trait Store {
     /// The database's own.
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError>;
 
+    /// Number of rows, without counting them.
+    ///
+    /// # Errors
+    /// The database's own.
+    fn len(&self, table: Table) -> Result<u64, StoreError>;
+
     /// Inserts or replaces.
     ///
     /// # Errors

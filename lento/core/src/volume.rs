@@ -67,6 +67,8 @@ pub struct Config {
     pub root: FileId,
     /// Identity of the hidden staging directory.
     pub staging: FileId,
+    /// Objects in one message of a snapshot.
+    pub snapshot_chunk: usize,
     /// The machine or the store lost what was not synced (power cut, restored backup): a new incarnation begins.
     pub unclean: bool,
 }
@@ -143,7 +145,7 @@ impl Volume {
             handle::put(store, file, object)?;
         }
         let part = match &config.role {
-            Role::Server => Part::Server(Box::new(Server::open(store)?)),
+            Role::Server => Part::Server(Box::new(Server::open(store, config.snapshot_chunk)?)),
             Role::Client { server } => Part::Client(Box::new(Client::open(server.clone(), store)?)),
         };
         Ok(Volume {
@@ -174,7 +176,7 @@ impl Volume {
             epoch: if server { Epoch::first(config.new_replica) } else { Epoch(0) },
             position: Position(0),
             log_floor: Position(0),
-            partial: false,
+            snapshot: None,
             server,
         })
     }
@@ -279,15 +281,6 @@ impl Volume {
     #[must_use]
     pub fn next_recno(&self) -> Recno {
         self.backlog.back().map_or(self.meta.next_recno, |record| Recno(record.recno.0.saturating_add(1)))
-    }
-
-    /// Whether it asks for no journal records for the moment (a snapshot is being prepared).
-    #[must_use]
-    pub fn wants_quiet(&self) -> bool {
-        match &self.part {
-            Part::Server(server) => server.wants_quiet(),
-            Part::Client(_) => false,
-        }
     }
 
     /// Server: the lower file that should hold this content now, for a peer's fetch. `None`: superseded.
@@ -448,7 +441,7 @@ impl Volume {
                 pending_since: Cml::oldest(store)?,
                 dirty: client.dirty(),
                 connected: client.is_connected(),
-                waiting: client.waiting(store)?,
+                waiting: client.waiting(&self.meta, store)?,
                 ..Status::default()
             }),
         }

@@ -115,7 +115,7 @@ fn message(dice: &mut Dice) -> Message {
     match dice.roll(13) {
         0 => Message::Hello(Hello {
             greeting: dice.roll(3),
-            partial: dice.roll(4) == 0,
+            snapshot: (dice.roll(4) == 0).then(|| object(dice)),
             replica: [100, 101, 102][dice.roll(3) as usize],
             incarnation: dice.roll(3) as u32,
             epoch: Epoch([0, 100, 101, u64::MAX][dice.roll(4) as usize]),
@@ -155,7 +155,8 @@ fn message(dice: &mut Dice) -> Message {
             Message::Records { records, upto: Position(number(dice)) }
         }
         10 => Message::SnapshotBegin { position: Position(number(dice)), objects: number(dice) },
-        11 if dice.roll(2) == 0 => Message::SnapshotEnd,
+        11 if dice.roll(3) == 0 => Message::SnapshotEnd(Position(number(dice))),
+        11 if dice.roll(3) == 0 => Message::SnapshotStored(object(dice)),
         11 => Message::SnapshotChunk(vec![SnapshotObject {
             object: object(dice),
             attributes: attributes(dice),

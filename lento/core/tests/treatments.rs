@@ -137,6 +137,24 @@ fn an_archive_unpacked_and_removed_again_sends_next_to_nothing() {
 }
 
 #[test]
+fn a_content_that_cannot_be_read_at_first_is_read_however_many_others_are_at_hand() {
+    let mut world = World::new(6, 1);
+    world.rest();
+    world.cut(CLIENT);
+    for number in 0..300_u32 {
+        let disk = &mut world.nodes[CLIENT].disk;
+        let file = disk.user_make(ROOT, format!("f{number}").as_bytes(), mode::FILE).unwrap();
+        disk.user_store(file, &number.to_be_bytes());
+        disk.user_close(file);
+        if number == 0 {
+            world.nodes[CLIENT].unreadable.insert(file, 8);
+        }
+    }
+    world.rest();
+    world.check_agreement().unwrap();
+}
+
+#[test]
 fn a_file_closed_again_while_it_is_read_travels_however_many_replays_lie_before_it() {
     let mut world = World::new(5, 1);
     let file = world.nodes[CLIENT].disk.user_make(ROOT, b"mine", mode::FILE).unwrap();

@@ -8,6 +8,7 @@ use lento_core::store::StoreError;
 use lento_core::store::Table;
 use redb::ReadTransaction;
 use redb::ReadableTable;
+use redb::ReadableTableMetadata;
 use redb::TableDefinition;
 use redb::TableError;
 use redb::WriteTransaction;
@@ -123,6 +124,10 @@ impl Store for WriteTables<'_, '_> {
         self.with(table, |open| scan_from(open, from, limit))
     }
 
+    fn len(&self, table: Table) -> Result<u64, StoreError> {
+        self.with(table, |open| open.len())
+    }
+
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         if let Some(changes) = &mut self.changes {
             changes.put(table, key, value);
@@ -188,6 +193,10 @@ impl Store for ReadTables<'_, '_> {
 
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
         self.with(table, |open| scan_from(open, from, limit))
+    }
+
+    fn len(&self, table: Table) -> Result<u64, StoreError> {
+        self.with(table, |open| open.len())
     }
 
     fn put(&mut self, _: Table, _: &[u8], _: &[u8]) -> Result<(), StoreError> {

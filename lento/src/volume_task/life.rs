@@ -143,8 +143,8 @@ impl Life {
     pub(super) fn step(&mut self, inputs: Vec<Input>) -> Result<(), String> {
         let now = clock::now();
         let (core, journal) = (&mut self.core, &mut self.journal);
-        // Presto is announced before its records are; and a core that wants quiet gets none for the moment.
-        let quiet = std::mem::take(&mut self.fresh) || core.wants_quiet();
+        // Presto is announced before its records are.
+        let quiet = std::mem::take(&mut self.fresh);
         let read = self.store.write(|tables| {
             let mut read = 0;
             if let Some(journal) = journal
@@ -163,8 +163,7 @@ impl Life {
         });
         match read {
             Ok(read) => {
-                let again = quiet && !self.core.wants_quiet();
-                self.more = self.journal.is_some() && (again || read >= BATCH);
+                self.more = self.journal.is_some() && (quiet || read >= BATCH);
                 Ok(())
             }
             Err(TransactionError::Inner(Stopped::Fault(fault))) => Err(fault.to_string()),

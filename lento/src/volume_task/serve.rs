@@ -32,6 +32,9 @@ use tracing::info;
 /// Mounting may have to recover first.
 const SET_VOLUME_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Objects in one message of a snapshot.
+const SNAPSHOT_CHUNK: usize = 512;
+
 impl VolumeTask {
     pub(super) fn mountpoint(&self) -> PathBuf {
         self.around.mounts.join(&*self.handle.name)
@@ -186,6 +189,7 @@ impl VolumeTask {
             root: file_id_back(root),
             staging: file_id_back(staging),
             unclean,
+            snapshot_chunk: SNAPSHOT_CHUNK,
         };
         let core = store.write(|tables| Volume::open(config, tables)).map_err(|error| match error {
             TransactionError::Inner(fault) => fault.to_string(),

@@ -70,7 +70,7 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
         Message::Hello(hello) => vec![Client::Hello(v1::Hello {
             protocol: PROTOCOL,
             greeting: hello.greeting,
-            partial: hello.partial,
+            snapshot: hello.snapshot.map(|object| tag(object.0)),
             replica: hello.replica,
             incarnation: hello.incarnation,
             position: position_in(hello.epoch, hello.position),
@@ -86,6 +86,9 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
             applied: position(ack.applied),
             durable: position(ack.durable),
         })],
+        Message::SnapshotStored(object) => {
+            vec![Client::SnapshotStored(v1::SnapshotStored { object: Some(tag(object.0)) })]
+        }
         Message::Barrier { id, after } => {
             vec![Client::Barrier(v1::Barrier { id: *id, after: after.0 })]
         }
@@ -111,7 +114,10 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
             let position = need("hello.position", hello.position)?;
             Message::Hello(Hello {
                 greeting: hello.greeting,
-                partial: hello.partial,
+                snapshot: hello
+                    .snapshot
+                    .map(|object| object_id("hello.snapshot", Some(object)))
+                    .transpose()?,
                 replica: hello.replica,
                 incarnation: hello.incarnation,
                 epoch: Epoch(position.epoch),
@@ -128,6 +134,9 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
             applied: position_back("ack.applied", ack.applied)?,
             durable: position_back("ack.durable", ack.durable)?,
         }),
+        Client::SnapshotStored(stored) => {
+            Message::SnapshotStored(object_id("snapshot_stored.object", stored.object)?)
+        }
         Client::Barrier(barrier) => Message::Barrier { id: barrier.id, after: Recno(barrier.after) },
         Client::Goodbye(_) => return Ok(None),
     }))
@@ -156,7 +165,9 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
             .into_iter()
             .map(|objects| Server::SnapshotChunk(v1::SnapshotChunk { objects }))
             .collect(),
-        Message::SnapshotEnd => vec![Server::SnapshotEnd(v1::SnapshotEnd {})],
+        Message::SnapshotEnd(at) => {
+            vec![Server::SnapshotEnd(v1::SnapshotEnd { position: position(*at) })]
+        }
         Message::BarrierReached { id } => {
             vec![Server::BarrierReached(v1::BarrierReached { id: *id, position: None })]
         }
@@ -219,7 +230,9 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
             let objects = chunk.objects.into_iter().map(snapshot_object_back);
             Message::SnapshotChunk(objects.collect::<Result<_, _>>()?)
         }
-        Server::SnapshotEnd(_) => Message::SnapshotEnd,
+        Server::SnapshotEnd(end) => {
+            Message::SnapshotEnd(position_back("snapshot_end.position", end.position)?)
+        }
         Server::BarrierReached(reached) => Message::BarrierReached { id: reached.id },
     })
 }

@@ -154,7 +154,7 @@ fn what_a_client_says_comes_back() {
     let messages = [
         Message::Hello(Hello {
             greeting: 7,
-            partial: true,
+            snapshot: Some(object(9)),
             replica: u64::MAX,
             incarnation: 3,
             epoch: Epoch(2),
@@ -163,6 +163,7 @@ fn what_a_client_says_comes_back() {
         }),
         Message::Submit(operations()),
         Message::Ack(Ack { position: Position(3), applied: Position(2), durable: Position(1) }),
+        Message::SnapshotStored(object(5)),
         Message::Barrier { id: 4, after: Recno(0) },
     ];
     for message in messages {
@@ -189,7 +190,7 @@ fn what_a_server_says_comes_back() {
         Message::Records { records: Vec::new(), upto: Position(99) },
         Message::SnapshotBegin { position: Position(6), objects: 1 << 33 },
         Message::SnapshotChunk(vec![snapshot]),
-        Message::SnapshotEnd,
+        Message::SnapshotEnd(Position(8)),
         Message::BarrierReached { id: 8 },
     ];
     for message in messages {

@@ -253,7 +253,7 @@ impl Client {
 
     /// Plans replays for what is dirty, as far as one batch goes, and asks for the contents they need.
     pub(super) fn materialise(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        if ctx.meta.partial {
+        if ctx.meta.snapshot.is_some() {
             return Ok(());
         }
         let due: Vec<ObjectId> =

@@ -35,7 +35,7 @@ const UNSTABLE: u64 = 100;
 impl Client {
     pub(super) fn submit(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         let Stream::Up(welcome) = &self.stream else { return Ok(()) };
-        if ctx.meta.partial || ctx.meta.position < welcome.position {
+        if ctx.meta.snapshot.is_some() || ctx.meta.position < welcome.position {
             return Ok(());
         }
         if std::mem::take(&mut self.frozen) {
@@ -66,12 +66,16 @@ impl Client {
     fn read_ahead(&mut self, ctx: &mut Context<'_>, sent: Recno) -> Result<(), StoreError> {
         let mut looked = self.cml.looked().max(sent);
         for _ in 0..LOOKS {
-            if self.read_again.is_some() || self.cml.reading() >= READS || self.cml.at_hand() >= AHEAD {
+            if self.read_again.is_some() || self.cml.reading() >= READS {
                 break;
             }
-            let Some((recno, row)) = Cml::rows(ctx.store, Recno(looked.0.saturating_add(1)), 1)?.pop() else {
+            let Some((recno, row)) = Cml::next(ctx.store, looked)? else { break };
+            // What is at hand may be waiting for this very one.
+            let is_next =
+                || Ok::<_, StoreError>(Cml::next(ctx.store, sent)?.is_none_or(|(next, _)| next == recno));
+            if self.cml.at_hand() >= AHEAD && !is_next()? {
                 break;
-            };
+            }
             if let Some(slot) = row.slot {
                 let next = ctx.meta.next_recno;
                 let ticket = ctx.ticket();
@@ -89,9 +93,7 @@ impl Client {
         let mut bytes = 0;
         let mut at = sent;
         while batch.len() < RECORDS && bytes < BYTES {
-            let Some((recno, row)) = Cml::rows(ctx.store, Recno(at.0.saturating_add(1)), 1)?.pop() else {
-                break;
-            };
+            let Some((recno, row)) = Cml::next(ctx.store, at)? else { break };
             let Some(mut op) = self.cml.take_ready(ctx.store, recno, row)? else { break };
             op.id.0.incarnation = ctx.meta.incarnation;
             bytes += crate::cml::content_of(&op).and_then(|c| c.inline.as_ref()).map_or(0, Vec::len);

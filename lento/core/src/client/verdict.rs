@@ -2,6 +2,7 @@
 
 use super::Client;
 use crate::apply;
+use crate::apply::LastName;
 use crate::cml::Cml;
 use crate::cml::Row;
 use crate::cml::content_of;
@@ -52,6 +53,7 @@ impl Client {
     fn record(&mut self, ctx: &mut Context<'_>, record: LogRecord) -> Result<(), StoreError> {
         let origin = record.origin;
         let own = self.own_row(ctx, &record)?;
+        let last_name = if ctx.meta.snapshot.is_some() { LastName::BySender } else { LastName::ByTree };
         match (record.what, own) {
             (LogWhat::Operation(mut op), own) => {
                 if let Some(content) = content_of(&op).cloned()
@@ -64,7 +66,7 @@ impl Client {
                     }
                     fill_content(&mut op, Content { inline: None, ..content });
                 }
-                apply::apply(&mut Tree::new(ctx.store, Which::Base), &op)?;
+                apply::apply(&mut Tree::new(ctx.store, Which::Base), &op, last_name)?;
                 if let Some((recno, row)) = own {
                     let hash = left_by(&op);
                     let here = row.op.object;
@@ -80,7 +82,7 @@ impl Client {
                     let content = Content { hash, ..content.clone() };
                     fill_content(&mut row.op, content);
                 }
-                apply::apply(&mut Tree::new(ctx.store, Which::Base), &row.op)?;
+                apply::apply(&mut Tree::new(ctx.store, Which::Base), &row.op, last_name)?;
                 self.settle(ctx, recno, row, hash)?;
             }
             (LogWhat::Verdict(Verdict::Unified(target)), Some((recno, row))) => {

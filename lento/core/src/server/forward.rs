@@ -1,8 +1,7 @@
-//! Update forward: log records to each Replicator that is behind, snapshots to those the log cannot help.
+//! Update forward: log records to each Replicator that is behind.
 
 use super::LogRow;
 use super::Server;
-use super::session::SessionState;
 use super::session::judged;
 use crate::cml::content_of;
 use crate::cml::fill_content;
@@ -11,20 +10,15 @@ use crate::io::NodeName;
 use crate::io::Output;
 use crate::message::Hello;
 use crate::message::Message;
-use crate::message::SnapshotObject;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
-use crate::tree::View;
-use crate::tree::Which;
 use crate::types::Content;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
-use crate::types::ObjectId;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Verdict;
-use std::collections::VecDeque;
 
 /// Most records in one message.
 const RECORDS: usize = 512;
@@ -40,7 +34,7 @@ impl Server {
         let behind: Vec<NodeName> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.state == SessionState::Welcomed && session.sent < limit)
+            .filter(|(_, session)| session.is_welcomed() && session.sent < limit)
             .map(|(node, _)| node.clone())
             .collect();
         for node in behind {
@@ -60,7 +54,7 @@ impl Server {
         let Some(hello) = &mut session.hello else { return Ok(false) };
         if session.sent < ctx.meta.log_floor {
             hello.has = (Recno(0), Recno(0));
-            session.state = SessionState::WantsSnapshot;
+            self.begin_snapshot(ctx, node)?;
             return Ok(false);
         }
         if session.sent >= limit
@@ -103,40 +97,6 @@ impl Server {
         Ok(upto < limit)
     }
 
-    /// Snapshots for those who wait, at a moment when every content has its hash.
-    pub(super) fn send_snapshots(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        let waiting: Vec<NodeName> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.state == SessionState::WantsSnapshot)
-            .map(|(node, _)| node.clone())
-            .collect();
-        // What is sent must be durable here, and is: positions and tree are those of the last record read.
-        let read = Position(ctx.meta.last_read().0);
-        if waiting.is_empty() || !self.unread.is_empty() || self.durable < read {
-            return Ok(());
-        }
-        let chunks = snapshot(ctx)?;
-        let objects = chunks.iter().map(Vec::len).sum::<usize>() as u64;
-        for node in waiting {
-            let Some(session) = self.sessions.get_mut(&node) else { continue };
-            session.state = SessionState::Welcomed;
-            session.sent = read;
-            session.began = read;
-            ctx.out.push(Output::Send(node.clone(), Message::SnapshotBegin { position: read, objects }));
-            for chunk in &chunks {
-                ctx.out.push(Output::Send(node.clone(), Message::SnapshotChunk(chunk.clone())));
-            }
-            ctx.out.push(Output::Send(node.clone(), Message::SnapshotEnd));
-        }
-        Ok(())
-    }
-
-    /// Whether reading the KML should pause, so that a snapshot finds every content read.
-    pub fn wants_quiet(&self) -> bool {
-        !self.unread.is_empty() && self.sessions.values().any(|s| s.state == SessionState::WantsSnapshot)
-    }
-
     /// Barriers of clients: their record judged, and everything up to its verdict durable everywhere.
     pub(super) fn settle_peer_barriers(
         &mut self,
@@ -177,38 +137,4 @@ fn for_receiver(record: LogRecord, hello: &Hello) -> LogRecord {
         }
         LogWhat::Operation(_) | LogWhat::Verdict(_) => record,
     }
-}
-
-/// The whole local tree in chunks, parents before children.
-fn snapshot(ctx: &Context<'_>) -> Result<Vec<Vec<SnapshotObject>>, StoreError> {
-    let view = View::new(ctx.store, Which::Local);
-    let mut chunks = vec![Vec::new()];
-    let mut queue = VecDeque::from([ObjectId::ROOT]);
-    let mut seen = std::collections::BTreeSet::from([ObjectId::ROOT]);
-    while let Some(id) = queue.pop_front() {
-        let Some(state) = view.object(id)? else { continue };
-        if state.attributes.is_dir() {
-            for child in view.children(id, usize::MAX)?.into_values() {
-                if seen.insert(child) {
-                    queue.push_back(child);
-                }
-            }
-        }
-        let object = SnapshotObject {
-            object: id,
-            attributes: state.attributes,
-            symlink: state.symlink,
-            hash: state.content.filter(|_| state.attributes.is_file()).map(|content| content.hash),
-            size: state.content.map_or(0, |content| content.size),
-            xattrs: state.xattrs.into_iter().collect(),
-            entries: view.names(id)?.into_iter().filter(|(dir, _)| *dir != ObjectId::STAGING).collect(),
-        };
-        if chunks.last().is_some_and(|chunk| chunk.len() >= RECORDS) {
-            chunks.push(Vec::new());
-        }
-        if let Some(chunk) = chunks.last_mut() {
-            chunk.push(object);
-        }
-    }
-    Ok(chunks)
 }

@@ -203,7 +203,11 @@ impl Server {
     fn plan(&mut self, ctx: &mut Context<'_>, op: &Operation, item: ReplayItem) -> Result<(), StoreError> {
         let changes_version = !matches!(op.kind, OpKind::Create { .. });
         self.replaying.push(item);
-        apply::apply(&mut Tree::planned(ctx.store, &mut self.replaying.overlay), op)?;
+        apply::apply(
+            &mut Tree::planned(ctx.store, &mut self.replaying.overlay),
+            op,
+            apply::LastName::ByTree,
+        )?;
         if changes_version {
             self.replaying.changed(op.object);
         }

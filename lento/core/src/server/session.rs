@@ -1,6 +1,7 @@
 //! One client's stream, and the Replicator row that outlives it.
 
 use super::Server;
+use super::snapshot::Sending;
 use crate::context::Context;
 use crate::io::NodeName;
 use crate::io::Output;
@@ -37,6 +38,8 @@ pub struct Session {
     pub(super) sent: Position,
     /// Position it followed the log from when it was welcomed.
     pub(super) began: Position,
+    /// The tree that it is being sent.
+    pub(super) snapshot: Option<Sending>,
     pub(super) barriers: Vec<PeerBarrier>,
 }
 
@@ -48,8 +51,6 @@ pub enum SessionState {
     Connected,
     /// Hello said; records of its earlier stream are still on their way into the tree.
     Fencing,
-    /// Waits until every content of the tree has a hash, then gets all of it.
-    WantsSnapshot,
     /// Has its welcome.
     Welcomed,
 }
@@ -65,13 +66,13 @@ impl Session {
         match self.state {
             SessionState::Welcomed => Some(self.began),
             SessionState::Fencing => self.hello.as_ref().map(|hello| hello.position),
-            SessionState::Connected | SessionState::WantsSnapshot => None,
+            SessionState::Connected => None,
         }
     }
 
-    /// It waits for the whole tree.
+    /// It is being sent the whole tree.
     pub fn is_syncing(&self) -> bool {
-        self.state == SessionState::WantsSnapshot
+        self.snapshot.is_some()
     }
 }
 
@@ -183,6 +184,7 @@ impl Server {
                 self.written.retain(|id| id.0.replica != hello.replica);
                 session.hello = Some(hello);
                 session.state = SessionState::Fencing;
+                session.snapshot = None;
             }
             Message::Submit(operations) => {
                 let Some(hello) = session.hello.as_ref().filter(|_| session.state == SessionState::Welcomed)
@@ -210,6 +212,11 @@ impl Server {
                 }
                 session.inbox.extend(operations);
             }
+            Message::SnapshotStored(upto) => {
+                if let Some(sending) = &mut session.snapshot {
+                    sending.stored(upto);
+                }
+            }
             Message::Ack(ack) => self.acknowledged(ctx, node, ack)?,
             Message::Barrier { id, after } => session.barriers.push(PeerBarrier { id, after, target: None }),
             Message::Welcome(_)
@@ -217,7 +224,7 @@ impl Server {
             | Message::Records { .. }
             | Message::SnapshotBegin { .. }
             | Message::SnapshotChunk(_)
-            | Message::SnapshotEnd
+            | Message::SnapshotEnd(_)
             | Message::BarrierReached { .. } => {
                 ctx.out.push(Output::Hangup(node.clone(), "a server's message from a client".into()));
             }
@@ -264,20 +271,23 @@ impl Server {
             let greeting = hello.greeting;
             let welcome = Welcome { greeting, epoch: ctx.meta.epoch, position, received };
             ctx.out.push(Output::Send(node.clone(), Message::Welcome(welcome)));
+            session.state = SessionState::Welcomed;
             let follows = hello.epoch == ctx.meta.epoch
-                && !hello.partial
                 && hello.position >= ctx.meta.log_floor
                 && hello.position <= position;
             // A replica that never followed any epoch begins where the log begins, if it still does.
-            let begins = hello.position == Position(0) && !hello.partial && ctx.meta.log_floor == Position(0);
-            if follows || begins {
-                session.sent = hello.position;
-                session.began = hello.position;
-                session.state = SessionState::Welcomed;
-            } else {
+            let begins = hello.position == Position(0) && ctx.meta.log_floor == Position(0);
+            let half = hello.snapshot.map(Sending::from);
+            if half.is_some() || !(follows || begins) {
                 // The verdicts it missed are not in the snapshot, nor what its objects were unified with.
                 hello.has = (Recno(0), Recno(0));
-                session.state = SessionState::WantsSnapshot;
+            }
+            if follows || (begins && half.is_none()) {
+                session.sent = hello.position;
+                session.began = hello.position;
+                session.snapshot = half;
+            } else {
+                self.begin_snapshot(ctx, &node)?;
             }
         }
         self.send_snapshots(ctx)

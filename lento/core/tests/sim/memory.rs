@@ -58,6 +58,10 @@ impl Store for Memory {
             .collect())
     }
 
+    fn len(&self, table: Table) -> Result<u64, StoreError> {
+        Ok(self.rows.keys().filter(|(t, _)| *t == table).count() as u64)
+    }
+
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         let key = (table, key.to_vec());
         let found = self.rows.insert(key.clone(), value.to_vec());

@@ -51,6 +51,8 @@ pub struct Node {
     /// Time inside the core.
     pub spent: std::time::Duration,
     pub barriers: BTreeSet<u64>,
+    /// Files that cannot be read so many times.
+    pub unreadable: BTreeMap<FileId, u32>,
     /// How often its disk has been replaced.
     pub wiped: u64,
 }
@@ -82,6 +84,7 @@ impl World {
                 store: Memory::default(),
                 volume: None,
                 jobs: VecDeque::new(),
+                unreadable: BTreeMap::new(),
                 told: Recno(0),
                 kept: BTreeSet::new(),
                 lives: 0,
@@ -127,6 +130,7 @@ impl World {
             root: ROOT,
             staging: STAGING,
             unclean,
+            snapshot_chunk: 3,
         };
         node.volume = Some(Volume::open(config, &mut node.store).unwrap());
         node.store.commit();
@@ -221,9 +225,6 @@ impl World {
     pub fn read_journal(&mut self, index: usize, most: usize) -> bool {
         let node = &self.nodes[index];
         let Some(volume) = &node.volume else { return false };
-        if volume.wants_quiet() {
-            return false;
-        }
         let from = volume.next_recno().0 as usize - 1;
         let records: Vec<_> = node.disk.kml.iter().skip(from).take(most).cloned().collect();
         if records.is_empty() {
@@ -348,6 +349,11 @@ impl World {
 
     fn read_content(&mut self, index: usize, ticket: Ticket, file: FileId, stage: bool) {
         let racy = self.dice.roll(3) == 0;
+        if let Some(times) = self.nodes[index].unreadable.get_mut(&file).filter(|times| **times > 0) {
+            *times -= 1;
+            self.give(index, Input::ContentRead { ticket, result: ReadResult::Failed("I/O error".into()) });
+            return;
+        }
         let node = &self.nodes[index];
         let result = match node.disk.inodes.get(&file) {
             None => ReadResult::Gone,
