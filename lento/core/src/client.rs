@@ -160,6 +160,7 @@ impl Client {
     pub fn absorb(&mut self, ctx: &mut Context<'_>, record: &KmlRecord) -> Result<(), StoreError> {
         let me = (ctx.meta.replica, ctx.meta.incarnation);
         let mut absorbed = local::absorb(ctx.store, me, record)?;
+        ctx.unknown(record, absorbed.unknown);
         match record.origin {
             KmlOrigin::User => {
                 if let Some((file, _)) = absorbed.orphan {
@@ -328,10 +329,11 @@ impl Client {
         match self.replaying.answered(ctx.now, ticket, outcomes, ctx.meta.last_read()) {
             BatchEnd::Fine => {}
             BatchEnd::Unknown => self.work.requeue_all(),
-            BatchEnd::Stopped { object, why, .. } => {
+            BatchEnd::Stopped { object, why, dirs, .. } => {
                 self.work.requeue_all();
                 let path = View::new(ctx.store, Which::Base).path(object)?;
                 match why {
+                    ReplayOutcome::Stale { recno: None } => ctx.doubtful.push((object, dirs)),
                     ReplayOutcome::Busy => self.work.busy(ctx.now, object, path),
                     ReplayOutcome::Refused { errno, message } => {
                         ctx.out.push(Output::Event(Event::ReplayRefused { path, errno, message }));
@@ -429,6 +431,11 @@ impl Client {
             true
         });
         Ok(())
+    }
+
+    /// Everything replayed is read.
+    pub fn replays_idle(&self, ctx: &Context<'_>) -> bool {
+        self.replaying.is_idle(ctx)
     }
 
     /// A sync is under way.

@@ -1,6 +1,9 @@
 //! What both roles need at hand: the open transaction, the outputs, the clock, the volume's own facts.
 
+use crate::io::Event;
 use crate::io::Output;
+use crate::io::Ref;
+use crate::record::KmlRecord;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
@@ -37,6 +40,8 @@ pub struct Meta {
     pub snapshot: Option<Snapshot>,
     /// Whether it was opened as a server.
     pub server: bool,
+    /// Server: the tree was there before the volume, and not all of it is known.
+    pub adopting: bool,
 }
 
 /// How far a snapshot has come.
@@ -87,9 +92,23 @@ pub struct Context<'a> {
     pub staging: FileId,
     /// Presto is there.
     pub presto: bool,
+    /// A scrub is about to ask: no replays are planned.
+    pub scrubbing: bool,
+    /// Objects that replays found other than any record left them, and the directories in which they met them.
+    pub doubtful: &'a mut Vec<(ObjectId, Vec<Ref>)>,
+    /// A record names what no record made: the whole tree has to be looked through.
+    pub look_through: &'a mut bool,
 }
 
 impl Context<'_> {
+    /// A user's record may name a file that no record made.
+    pub fn unknown(&mut self, record: &KmlRecord, file: Option<FileId>) {
+        if let Some(file) = file {
+            self.out.push(Output::Event(Event::Unknown { recno: record.recno, file }));
+            *self.look_through = true;
+        }
+    }
+
     /// A new ticket.
     pub fn ticket(&mut self) -> Ticket {
         *self.tickets += 1;

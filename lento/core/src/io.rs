@@ -5,6 +5,7 @@
 
 use crate::message::Message;
 use crate::record::KmlRecord;
+use crate::scrub::Found;
 use crate::types::Attributes;
 use crate::types::FileId;
 use crate::types::Hash;
@@ -97,6 +98,22 @@ pub enum Input {
         /// Every Replicator, not only the server.
         all: bool,
     },
+    /// A person, or the shell, wants the lower tree looked through.
+    Scrub(Found),
+    /// Answer to [`Output::List`].
+    Listed {
+        /// Which.
+        ticket: Ticket,
+        /// What is there.
+        listing: Listing,
+    },
+    /// Answer to [`Output::Scrub`].
+    Scrubbed {
+        /// Which.
+        ticket: Ticket,
+        /// One for each item, in order; none if presto went away.
+        outcomes: Vec<ScrubOutcome>,
+    },
     /// The time that [`crate::Volume::poll_timeout`] named has come.
     Timeout,
 }
@@ -169,6 +186,28 @@ pub enum Output {
     DropStage(Vec<String>),
     /// The barrier with this id is reached.
     BarrierReached(u64),
+    /// Downcall `List`.
+    List {
+        /// To answer with.
+        ticket: Ticket,
+        /// The directory.
+        dir: FileId,
+        /// Where the page before ended; 0: the beginning.
+        after: u64,
+    },
+    /// Downcall `Scrub`.
+    Scrub {
+        /// To answer with.
+        ticket: Ticket,
+        /// What is believed.
+        items: Vec<ScrubItem>,
+        /// Newest record the core has read.
+        untouched_since: Recno,
+        /// Journal what differs.
+        take: bool,
+    },
+    /// Downcall `Mark{adopted}`: everything in an adopted tree is known.
+    Adopted,
     /// Worth telling a person.
     Event(Event),
 }
@@ -191,6 +230,128 @@ pub enum Event {
     ReplayRefused {
         /// Path, as far as known.
         path: String,
+        /// Errno.
+        errno: i32,
+        /// Presto's words.
+        message: String,
+    },
+    /// A scrub has come to its end.
+    Scrubbed {
+        /// Names looked at.
+        looked: u64,
+        /// Differences.
+        found: u64,
+        /// They were journaled.
+        taken: bool,
+    },
+    /// A user's record names a lower file that no record made. It says nothing; a scrub will tell what is there.
+    Unknown {
+        /// The record.
+        recno: Recno,
+        /// The file.
+        file: FileId,
+    },
+}
+
+/// A page of a directory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Listing {
+    /// Some names; `next` is where the page after begins, 0: there is none.
+    Page {
+        /// In no order.
+        entries: Vec<Listed>,
+        /// For [`Output::List`].
+        next: u64,
+    },
+    /// There is no such directory any more.
+    Gone,
+    /// Try again later.
+    Failed(String),
+}
+
+/// A name of a directory and what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The name.
+    pub name: Name,
+    /// Identity.
+    pub file: FileId,
+    /// Attributes.
+    pub attributes: Attributes,
+    /// Version.
+    pub version: Version,
+}
+
+/// What is believed of a part of the lower tree.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScrubItem {
+    /// What stands at a name.
+    Entry {
+        /// Directory.
+        dir: FileId,
+        /// Name.
+        name: Name,
+        /// What stands there.
+        expect: Option<FileId>,
+        /// It is a directory.
+        expect_dir: bool,
+        /// It has no other name.
+        expect_last: bool,
+        /// What was listed there: anything else has to be listed first.
+        listed: Option<FileId>,
+        /// A name by which `listed` is known: directory and name.
+        known: Option<(FileId, Name)>,
+        /// Its directory has left the tree: nothing is there, whatever that directory may hold.
+        left: bool,
+    },
+    /// What an object is like.
+    Object {
+        /// The file.
+        file: FileId,
+        /// Attributes.
+        expect: Attributes,
+        /// Bytes of a regular file.
+        size: u64,
+        /// All extended attributes.
+        xattrs: Vec<(Name, Vec<u8>)>,
+    },
+}
+
+impl ScrubItem {
+    /// Roughly its bytes on the channel.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            ScrubItem::Entry { name, known, .. } => {
+                64 + name.len() + known.as_ref().map_or(0, |(_, name)| 40 + name.len())
+            }
+            ScrubItem::Object { xattrs, .. } => {
+                64 + xattrs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>()
+            }
+        }
+    }
+}
+
+/// Answer to one [`ScrubItem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScrubOutcome {
+    /// As believed.
+    Same,
+    /// Not so, and no record says why.
+    Found {
+        /// The newest record made of it; `None`: it was only looked at.
+        recno: Option<Recno>,
+        /// What differs, for people.
+        what: String,
+    },
+    /// A record that was not read yet touches it.
+    Stale {
+        /// That record.
+        recno: Recno,
+    },
+    /// Open for writing.
+    Busy,
+    /// It cannot be looked at or journaled.
+    Refused {
         /// Errno.
         errno: i32,
         /// Presto's words.
@@ -333,6 +494,23 @@ pub enum ReplayOp {
     },
     /// A verdict: takes a recno, changes nothing.
     Noop,
+}
+
+impl ReplayOp {
+    /// The directories in which it names something.
+    pub(crate) fn dirs(&self) -> Vec<Ref> {
+        match self {
+            ReplayOp::Make { dir, .. }
+            | ReplayOp::Link { dir, .. }
+            | ReplayOp::Remove { dir, .. }
+            | ReplayOp::Install { dir, .. } => vec![*dir],
+            ReplayOp::Rename { from, to, .. } => vec![*from, *to],
+            ReplayOp::SetAttr { .. }
+            | ReplayOp::SetXattr { .. }
+            | ReplayOp::DelXattr { .. }
+            | ReplayOp::Noop => Vec::new(),
+        }
+    }
 }
 
 /// What a replay does about a file that is open for writing.

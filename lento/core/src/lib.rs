@@ -16,6 +16,7 @@ mod local;
 pub mod message;
 pub mod record;
 mod replaying;
+pub mod scrub;
 mod server;
 pub mod store;
 mod table;

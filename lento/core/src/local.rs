@@ -3,6 +3,7 @@
 //! Owns the translation from lower identities to objects. The local tree is exact for the record last read, because
 //! users' updates and replays alike arrive here, in the one order in which they happened.
 
+use crate::acl;
 use crate::apply;
 use crate::record::After;
 use crate::record::KmlOrigin;
@@ -16,10 +17,12 @@ use crate::tree::Tree;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::tree::handle;
+use crate::types::Attributes;
 use crate::types::Content;
 use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::Mask;
+use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::OpId;
 use crate::types::OpKind;
@@ -41,6 +44,8 @@ pub struct Absorbed {
     pub limbo: Option<(FileId, ObjectId)>,
     /// A writer left this lower file, which no longer has a name.
     pub orphan: Option<(FileId, ObjectId)>,
+    /// A user's record names this lower file, which no record made: it came to be behind Presto's back.
+    pub unknown: Option<FileId>,
 }
 
 /// Content on disk that has no hash yet.
@@ -58,6 +63,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
     match &record.update {
         Update::Make { dir, name, file, after, symlink, xattrs, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
+            if reading.is_user() && reading.view().entry(dir, name)?.is_some() {
+                return reading.unknown(*file);
+            }
             let object = reading.new_object();
             reading.adopt(*file, object)?;
             let content = reading.content_of(after);
@@ -95,6 +103,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         Update::Link { dir, name, file, after, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
             let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
+            if reading.is_user() && reading.view().entry(dir, name)?.is_some() {
+                return reading.unknown(*file);
+            }
             let mut tree = reading.tree();
             tree.set_entry(dir, name, Some(object))?;
             set_mtime(&mut tree, dir, *dir_mtime)?;
@@ -104,6 +115,11 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         Update::Remove { dir, name, file, last, limbo, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
             let Some(object) = reading.view().entry(dir, name)? else { return reading.unknown(*file) };
+            // A directory goes when it is empty.
+            let holds = !reading.view().children(object, 1)?.is_empty();
+            if reading.is_user() && (holds || !reading.is_known_as(object, *file)?) {
+                return reading.unknown(*file);
+            }
             let before = reading.known_hash(object)?;
             let mut tree = reading.tree();
             tree.set_entry(dir, name, None)?;
@@ -125,6 +141,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             exchange,
             from_mtime,
             to_mtime,
+            file,
             ..
         } => {
             let Some(from) = reading.object(*from)? else { return reading.unknown(*from) };
@@ -133,13 +150,17 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 return reading.unknown(FileId::default());
             };
             let target = reading.view().entry(to, to_name)?.filter(|target| *target != object);
+            let replaces = replaced.map(|replaced| reading.object(replaced)).transpose()?.flatten();
+            if reading.is_user() && (!reading.is_known_as(object, *file)? || replaces != target) {
+                return reading.unknown(*file);
+            }
             let before = target.map(|t| reading.known_hash(t)).transpose()?.flatten();
             let mut tree = reading.tree();
             tree.set_entry(to, to_name, Some(object))?;
             tree.set_entry(from, from_name, target.filter(|_| *exchange))?;
             set_mtime(&mut tree, from, *from_mtime)?;
             set_mtime(&mut tree, to, *to_mtime)?;
-            change(&mut tree, object, after, |row| row.moved = true)?;
+            change(&mut tree, object, after, Mask::default(), |row| row.moved = true)?;
             let last = *replaced_last && !*exchange;
             match target {
                 Some(target) if *exchange => set_moved(&mut reading.tree(), target)?,
@@ -187,14 +208,14 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         }
         Update::SetXattr { file, name, value, after } => {
             let Some(object) = reading.object(*file)? else { return Ok(Absorbed::default()) };
-            change(&mut reading.tree(), object, after, |row| {
+            change(&mut reading.tree(), object, after, about_xattr(name), |row| {
                 row.xattrs.insert(name.clone(), value.clone());
             })?;
             reading.says(object, OpKind::SetXattr { name: name.clone(), value: value.clone() })
         }
         Update::DelXattr { file, name, after } => {
             let Some(object) = reading.object(*file)? else { return Ok(Absorbed::default()) };
-            change(&mut reading.tree(), object, after, |row| {
+            change(&mut reading.tree(), object, after, about_xattr(name), |row| {
                 row.xattrs.remove(name);
             })?;
             reading.says(object, OpKind::DelXattr { name: name.clone() })
@@ -231,6 +252,16 @@ impl<'a> Reading<'a> {
         handle::get(self.store, file)
     }
 
+    /// Whether this lower file is the object's, now or before it got another one.
+    fn is_known_as(&self, object: ObjectId, file: FileId) -> Result<bool, StoreError> {
+        let is_now = self.view().object(object)?.is_some_and(|row| row.file == file);
+        Ok(is_now || self.object(file)? == Some(object))
+    }
+
+    fn is_user(&self) -> bool {
+        self.replay.is_none()
+    }
+
     fn adopt(&mut self, file: FileId, object: ObjectId) -> Result<(), StoreError> {
         handle::put(self.store, file, object)
     }
@@ -245,8 +276,12 @@ impl<'a> Reading<'a> {
         Ok(Absorbed { operation: Some(operation), ..Absorbed::default() })
     }
 
-    /// A record about a file that no record brought here: left out, and told.
+    /// A user's record that does not follow from those before it: something came to be behind Presto's back. It is left
+    /// out, and a scrub tells what is there. Replays name only what is known.
     fn unknown(&self, file: FileId) -> Result<Absorbed, StoreError> {
+        if self.is_user() {
+            return Ok(Absorbed { unknown: Some(file), ..Absorbed::default() });
+        }
         Err(StoreError(format!(
             "journal record {} names the lower file {}:{}, which no earlier record made",
             self.record.recno, file.ino, file.generation
@@ -320,7 +355,7 @@ fn set_moved(tree: &mut Tree<'_>, object: ObjectId) -> Result<(), StoreError> {
 }
 
 fn set_version(tree: &mut Tree<'_>, object: ObjectId, after: &After) -> Result<(), StoreError> {
-    change(tree, object, after, |_| ())
+    change(tree, object, after, Mask::default(), |_| ())
 }
 
 fn set_attributes(
@@ -329,18 +364,38 @@ fn set_attributes(
     mask: Mask,
     after: &After,
 ) -> Result<(), StoreError> {
-    change(tree, object, after, |row| apply::set_attributes(row, mask, &after.attributes))
+    // A new owner costs privilege bits.
+    change(tree, object, after, mask.with(Mask::MODE), |row| {
+        apply::set_attributes(row, mask, &after.attributes);
+    })
 }
 
+/// A record vouches for what it is about: what else differs by then has a record of its own, or is found by a scrub.
 fn change(
     tree: &mut Tree<'_>,
     object: ObjectId,
     after: &After,
+    about: Mask,
     change: impl FnOnce(&mut Object),
 ) -> Result<(), StoreError> {
     let Some(mut row) = tree.view().object(object)? else { return Ok(()) };
     change(&mut row);
-    row.attributes = after.attributes;
-    row.version = after.version;
+    let (kept, new) = (row.attributes, after.attributes);
+    row.attributes = Attributes {
+        mode: if about.has(Mask::MODE) { new.mode } else { kept.mode },
+        uid: if about.has(Mask::UID) { new.uid } else { kept.uid },
+        gid: if about.has(Mask::GID) { new.gid } else { kept.gid },
+        mtime: if about.has(Mask::MTIME) { new.mtime } else { kept.mtime },
+        rdev: kept.rdev,
+    };
+    row.version.ctime = after.version.ctime;
+    if about.has(Mask::MTIME) {
+        row.version.mtime = after.version.mtime;
+    }
     tree.set_object(object, Some(&row))
+}
+
+/// What a change of this extended attribute changes besides.
+fn about_xattr(name: &Name) -> Mask {
+    if name == acl::ACCESS { Mask::MODE } else { Mask::default() }
 }

@@ -38,7 +38,7 @@ pub struct Replaying {
     bytes: usize,
     batch: Option<Ticket>,
     /// What the batch under way is about.
-    sent: Vec<(ObjectId, OpId)>,
+    sent: Vec<Sent>,
     /// Newest record that an answer named: plans made before it is read may be wrong or unconfirmed.
     told: Recno,
     /// Plans went wrong: make no new ones before `told` is read.
@@ -46,6 +46,14 @@ pub struct Replaying {
     not_before: Millis,
     /// Consecutive failures without progress.
     failures: u32,
+}
+
+/// What an item under way is about.
+#[derive(Clone, Debug)]
+struct Sent {
+    object: ObjectId,
+    record: OpId,
+    dirs: Vec<Ref>,
 }
 
 /// What became of a batch.
@@ -59,6 +67,8 @@ pub enum BatchEnd {
         object: ObjectId,
         /// The record.
         record: OpId,
+        /// The directories in which it names something.
+        dirs: Vec<Ref>,
         /// Why.
         why: ReplayOutcome,
     },
@@ -69,7 +79,7 @@ pub enum BatchEnd {
 impl Replaying {
     /// Whether new items may be planned now. Forgets the overlay when everything in it is confirmed.
     pub fn may_plan(&mut self, ctx: &Context<'_>) -> bool {
-        if !ctx.presto || self.batch.is_some() || ctx.now < self.not_before {
+        if !ctx.presto || ctx.scrubbing || self.batch.is_some() || ctx.now < self.not_before {
             return false;
         }
         let confirmed = ctx.meta.last_read() >= self.told;
@@ -138,7 +148,9 @@ impl Replaying {
         self.batch = Some(ticket);
         let items = std::mem::take(&mut self.items);
         self.bytes = 0;
-        self.sent = items.iter().map(|item| (item.object, item.record)).collect();
+        let sent =
+            |item: &ReplayItem| Sent { object: item.object, record: item.record, dirs: item.op.dirs() };
+        self.sent = items.iter().map(sent).collect();
         ctx.out.push(Output::Replay { ticket, items, untouched_since: ctx.meta.last_read() });
     }
 
@@ -246,9 +258,9 @@ impl Replaying {
     }
 }
 
-fn stopped(sent: &[(ObjectId, OpId)], index: usize, why: &ReplayOutcome) -> BatchEnd {
-    match sent.get(index) {
-        Some((object, record)) => BatchEnd::Stopped { object: *object, record: *record, why: why.clone() },
+fn stopped(sent: &[Sent], index: usize, why: &ReplayOutcome) -> BatchEnd {
+    match sent.get(index).cloned() {
+        Some(Sent { object, record, dirs }) => BatchEnd::Stopped { object, record, dirs, why: why.clone() },
         None => BatchEnd::Unknown,
     }
 }

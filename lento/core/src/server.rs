@@ -263,11 +263,14 @@ impl Server {
         match end {
             BatchEnd::Fine => {}
             BatchEnd::Unknown => self.requeue(),
-            BatchEnd::Stopped { object, record, why } => {
+            BatchEnd::Stopped { object, record, dirs, why } => {
                 if why == ReplayOutcome::Busy {
                     self.written.insert(record);
                 }
                 self.requeue();
+                if why == (ReplayOutcome::Stale { recno: None }) {
+                    ctx.doubtful.push((object, dirs));
+                }
                 if let ReplayOutcome::Refused { errno, message } = why {
                     let path = View::new(ctx.store, Which::Local).path(object)?;
                     ctx.out.push(Output::Event(Event::ReplayRefused { path, errno, message }));
@@ -329,6 +332,11 @@ impl Server {
             ctx.out.push(Output::Truncate(Recno(self.durable.0)));
         }
         Ok(())
+    }
+
+    /// Everything replayed is read.
+    pub fn replays_idle(&self, ctx: &Context<'_>) -> bool {
+        self.replaying.is_idle(ctx)
     }
 
     fn first_unread(&self) -> Option<Position> {

@@ -8,8 +8,12 @@ use crate::facet::Facet;
 use crate::io::Input;
 use crate::io::NodeName;
 use crate::io::Output;
+use crate::io::Ref;
 use crate::ledger::Behind;
 use crate::record::KmlRecord;
+use crate::scrub::Found;
+use crate::scrub::Scrub;
+use crate::scrub::ScrubStatus;
 use crate::server::ConflictRow;
 use crate::server::Judged;
 use crate::server::ReplicatorRow;
@@ -67,6 +71,8 @@ pub struct Config {
     pub root: FileId,
     /// Identity of the hidden staging directory.
     pub staging: FileId,
+    /// The lower tree may hold more than any record made: a directory is adopted.
+    pub adopts: bool,
     /// Objects in one message of a snapshot.
     pub snapshot_chunk: usize,
     /// The machine or the store lost what was not synced (power cut, restored backup): a new incarnation begins.
@@ -98,6 +104,10 @@ pub struct Volume {
     config: Config,
     meta: Meta,
     part: Part,
+    scrub: Scrub,
+    /// What replays found other than any record left it.
+    doubtful: Vec<(ObjectId, Vec<Ref>)>,
+    look_through: bool,
     presto: bool,
     generations: u64,
     tickets: u64,
@@ -112,6 +122,22 @@ pub struct Volume {
 enum Part {
     Server(Box<Server>),
     Client(Box<Client>),
+}
+
+impl Part {
+    /// Everything that may go on, goes on. Says whether everything replayed is read.
+    fn pump(&mut self, ctx: &mut Context<'_>) -> Result<bool, StoreError> {
+        match self {
+            Part::Server(server) => {
+                server.pump(ctx)?;
+                Ok(server.replays_idle(ctx))
+            }
+            Part::Client(client) => {
+                client.pump(ctx)?;
+                Ok(client.replays_idle(ctx))
+            }
+        }
+    }
 }
 
 impl Volume {
@@ -152,6 +178,9 @@ impl Volume {
             config,
             meta,
             part,
+            scrub: Scrub::default(),
+            doubtful: Vec::new(),
+            look_through: false,
             presto: false,
             generations: 0,
             tickets: 0,
@@ -178,6 +207,7 @@ impl Volume {
             log_floor: Position(0),
             snapshot: None,
             server,
+            adopting: config.adopts && server,
         })
     }
 
@@ -212,7 +242,10 @@ impl Volume {
         }
         if !self.presto {
             // Asked of the presto that is gone, with plans that the next one must not carry out.
-            let gone = |output: &Output| matches!(output, Output::Replay { .. } | Output::Sync { .. });
+            let gone = |output: &Output| {
+                use Output::{List, Replay, Scrub, Sync};
+                matches!(output, Replay { .. } | Sync { .. } | List { .. } | Scrub { .. })
+            };
             self.out.retain(|output| !gone(output));
             out.retain(|output| !gone(output));
         }
@@ -229,7 +262,10 @@ impl Volume {
     ) -> Result<(), Fault> {
         match &input {
             Input::PrestoUp { .. } => self.presto = true,
-            Input::PrestoDown => self.presto = false,
+            Input::PrestoDown => {
+                self.presto = false;
+                self.scrub.presto_down();
+            }
             _ => {}
         }
         let mut ctx = Context {
@@ -241,16 +277,36 @@ impl Volume {
             root: self.config.root,
             staging: self.config.staging,
             presto: self.presto,
+            scrubbing: false,
+            doubtful: &mut self.doubtful,
+            look_through: &mut self.look_through,
         };
+        let up = matches!(input, Input::PrestoUp { .. });
+        let input = match input {
+            Input::Scrub(found) => {
+                self.scrub.begin(found, false);
+                Input::Timeout
+            }
+            Input::Listed { ticket, listing } => {
+                self.scrub.listed(&mut ctx, ticket, listing)?;
+                Input::Timeout
+            }
+            Input::Scrubbed { ticket, outcomes } => {
+                self.scrub.scrubbed(&mut ctx, ticket, outcomes)?;
+                Input::Timeout
+            }
+            other => other,
+        };
+        ctx.scrubbing = self.scrub.holds_replays();
         match &mut self.part {
-            Part::Server(server) => {
-                feed_server(server, &mut ctx, &mut self.generations, input)?;
-                server.pump(&mut ctx)?;
-            }
-            Part::Client(client) => {
-                feed_client(client, &mut ctx, input)?;
-                client.pump(&mut ctx)?;
-            }
+            Part::Server(server) => feed_server(server, &mut ctx, &mut self.generations, input)?,
+            Part::Client(client) => feed_client(client, &mut ctx, input)?,
+        }
+        let replays_idle = self.part.pump(&mut ctx)?;
+        scrub(&mut self.scrub, &mut ctx, up && self.config.adopts, replays_idle)?;
+        if ctx.scrubbing && !self.scrub.holds_replays() {
+            ctx.scrubbing = false;
+            self.part.pump(&mut ctx)?;
         }
         Ok(())
     }
@@ -270,10 +326,11 @@ impl Volume {
     /// When to call `handle(Timeout)` at the latest, and who wants it.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Millis, &'static str)> {
-        let times = match &self.part {
+        let mut times = match &self.part {
             Part::Server(server) => server.wake(),
             Part::Client(client) => client.wake(),
         };
+        times.extend(self.scrub.wake().map(|at| (at, "go on with the scrub")));
         times.into_iter().filter(|(at, _)| *at > self.now).min_by_key(|(at, _)| *at)
     }
 
@@ -404,6 +461,21 @@ impl Volume {
     /// # Errors
     /// The store's.
     pub fn status(&self, store: &dyn Store) -> Result<Status, Fault> {
+        let mut status = self.status_of_part(store)?;
+        status.scrub = self.scrub.status();
+        if status.scrub.running {
+            let ScrubStatus { adopting, done, looked, found, .. } = &status.scrub;
+            let what =
+                if *adopting { "the directory is being adopted" } else { "the tree is looked through" };
+            let percent = done * 100.0;
+            status
+                .waiting
+                .insert(0, format!("{what}: {percent:.1} %, {looked} names, {found} not known before"));
+        }
+        Ok(status)
+    }
+
+    fn status_of_part(&self, store: &dyn Store) -> Result<Status, Fault> {
         match &self.part {
             Part::Server(server) => {
                 let mut replicators = Vec::new();
@@ -448,6 +520,32 @@ impl Volume {
     }
 }
 
+/// The scrub's turn, after both parts have had theirs.
+fn scrub(
+    scrub: &mut Scrub,
+    ctx: &mut Context<'_>,
+    adopted_presto_up: bool,
+    replays_idle: bool,
+) -> Result<(), StoreError> {
+    if std::mem::take(ctx.look_through) {
+        scrub.begin(Found::Take, ctx.meta.adopting);
+    }
+    for (object, dirs) in std::mem::take(ctx.doubtful) {
+        scrub.doubt(ctx, object, &dirs)?;
+    }
+    if adopted_presto_up {
+        if ctx.meta.adopting {
+            scrub.begin(Found::Take, true);
+        } else {
+            ctx.out.push(Output::Adopted);
+        }
+    }
+    if scrub.pump(ctx, replays_idle)? && std::mem::take(&mut ctx.meta.adopting) {
+        ctx.out.push(Output::Adopted);
+    }
+    Ok(())
+}
+
 /// One input for the server's side.
 fn feed_server(
     server: &mut Server,
@@ -461,7 +559,7 @@ fn feed_server(
             ctx.out.push(Output::Settled(Recno(u64::MAX)));
             server.presto_up(last);
         }
-        Input::Timeout => {}
+        Input::Timeout | Input::Scrub(_) | Input::Listed { .. } | Input::Scrubbed { .. } => {}
         Input::PrestoDown => server.presto_down(),
         Input::Journal(records) => in_order(ctx, &records, |ctx, record| server.absorb(ctx, record))?,
         Input::Replayed { ticket, outcomes } => server.replayed(ctx, ticket, &outcomes)?,
@@ -486,7 +584,7 @@ fn feed_server(
 fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Result<(), Fault> {
     match input {
         Input::PrestoUp { last, .. } => client.presto_up(last),
-        Input::Timeout => {}
+        Input::Timeout | Input::Scrub(_) | Input::Listed { .. } | Input::Scrubbed { .. } => {}
         Input::PrestoDown => client.presto_down(),
         Input::Journal(records) => in_order(ctx, &records, |ctx, record| client.absorb(ctx, record))?,
         Input::Replayed { ticket, outcomes } => client.replayed(ctx, ticket, &outcomes)?,
@@ -557,6 +655,8 @@ pub struct Status {
     pub judged: Judged,
     /// What it waits for and why.
     pub waiting: Vec<String>,
+    /// How the last scrub went, or goes.
+    pub scrub: ScrubStatus,
 }
 
 /// One Replicator, seen from the server.

@@ -65,6 +65,7 @@ impl Server {
         let position = Position(record.recno.0);
         let me = (ctx.meta.replica, ctx.meta.incarnation);
         let absorbed = local::absorb(ctx.store, me, record)?;
+        ctx.unknown(record, absorbed.unknown);
         let origin = match record.origin {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
             KmlOrigin::Replay { record: id, object, hash, verdict } => {

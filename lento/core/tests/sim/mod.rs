@@ -8,4 +8,5 @@ pub mod disk;
 pub mod looking;
 pub mod memory;
 pub mod replay;
+pub mod scrub;
 pub mod world;

@@ -51,6 +51,10 @@ pub struct Node {
     /// Time inside the core.
     pub spent: std::time::Duration,
     pub barriers: BTreeSet<u64>,
+    /// Its tree was there before the volume.
+    pub adopts: bool,
+    /// Lento said that it knows all of it.
+    pub adopted: bool,
     /// Files that cannot be read so many times.
     pub unreadable: BTreeMap<FileId, u32>,
     /// How often its disk has been replaced.
@@ -84,6 +88,8 @@ impl World {
                 store: Memory::default(),
                 volume: None,
                 jobs: VecDeque::new(),
+                adopts: false,
+                adopted: false,
                 unreadable: BTreeMap::new(),
                 told: Recno(0),
                 kept: BTreeSet::new(),
@@ -130,6 +136,7 @@ impl World {
             root: ROOT,
             staging: STAGING,
             unclean,
+            adopts: node.adopts && index == SERVER,
             snapshot_chunk: 3,
         };
         node.volume = Some(Volume::open(config, &mut node.store).unwrap());
@@ -284,6 +291,20 @@ impl World {
                 self.check_replay(index, &items, &outcomes);
                 self.give(index, Input::Replayed { ticket, outcomes });
             }
+            Output::List { ticket, dir, after } => {
+                let listing = self.nodes[index].disk.list(dir, after);
+                self.give(index, Input::Listed { ticket, listing });
+            }
+            Output::Scrub { ticket, items, untouched_since, take } => {
+                let disk = &mut self.nodes[index].disk;
+                let outcomes: Vec<_> =
+                    items.iter().map(|item| disk.scrub(item, untouched_since, take)).collect();
+                for (item, outcome) in items.iter().zip(&outcomes) {
+                    self.note(format!("n{index} scrub {item:?} -> {outcome:?}"));
+                }
+                self.give(index, Input::Scrubbed { ticket, outcomes });
+            }
+            Output::Adopted => self.nodes[index].adopted = true,
             Output::ReadContent { ticket, file, stage_at } => {
                 self.read_content(index, ticket, file, stage_at.is_some())
             }
@@ -458,8 +479,13 @@ impl World {
 
     /// Goes on until nobody has anything to do, large steps at a time.
     pub fn rest(&mut self) {
-        let mut quiet = 0;
+        let (mut quiet, mut rounds) = (0, 0);
         while quiet < 200 {
+            rounds += 1;
+            if rounds > 20_000 {
+                let tail: Vec<_> = self.log.iter().rev().take(12).rev().cloned().collect();
+                panic!("never at rest: {}", tail.join("\n"));
+            }
             self.now += 20;
             let mut busy = false;
             for index in 0..self.nodes.len() {

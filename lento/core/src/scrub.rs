@@ -1,0 +1,605 @@
+//! The scrub: the lower tree compared with the local one, so that what came to be behind Presto's back is found.
+//!
+//! It lists directory by directory. A name or an object that looks different is a *suspect*: Presto compares it once
+//! more under its locks and, if that was asked for, journals what is there as an update of this node. What Presto
+//! journaled is then read like any other record, so nothing here changes a tree. Adopting an existing directory is the
+//! scrub of a volume that knows of nothing yet; when it is interrupted it begins again, and what is known by then is
+//! equal.
+
+use crate::context::Context;
+use crate::io::Event;
+use crate::io::Listed;
+use crate::io::Listing;
+use crate::io::Output;
+use crate::io::Ref;
+use crate::io::ScrubItem;
+use crate::io::ScrubOutcome;
+use crate::store::StoreError;
+use crate::tree::Object;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::tree::handle;
+use crate::types::FileId;
+use crate::types::Name;
+use crate::types::ObjectId;
+use crate::types::Recno;
+use crate::types::Ticket;
+use crate::types::Time;
+use crate::volume::Millis;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+
+/// Suspects asked about at once.
+const BATCH: usize = 256;
+/// Bytes of extended attributes and names in one question.
+const BATCH_BYTES: usize = 96 << 10;
+/// How often a suspect that changes meanwhile is asked about.
+const TRIES: u32 = 5;
+/// Findings told by path.
+const SHOWN: usize = 1000;
+/// Wait after something went wrong, in milliseconds.
+const PAUSE: u64 = 500;
+/// The whole walk. Each directory has a share of it and gives equal parts to itself and its subdirectories.
+const WHOLE: u64 = 1 << 48;
+
+/// What to do with what is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Tell people.
+    Show,
+    /// It becomes this node's update.
+    Take,
+}
+
+/// For people.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScrubStatus {
+    /// It is not finished.
+    pub running: bool,
+    /// The volume is being adopted.
+    pub adopting: bool,
+    /// Part of the walk that is done, from 0 to 1.
+    pub done: f64,
+    /// Names looked at.
+    pub looked: u64,
+    /// Differences found.
+    pub found: u64,
+    /// They were taken.
+    pub taken: bool,
+    /// The first of them, and of those that replays came upon since: path and what differs.
+    pub paths: Vec<(String, String)>,
+    /// What it could not do, last time.
+    pub trouble: String,
+}
+
+/// The scrub of one volume: what runs, and what came of the last one.
+#[derive(Debug, Default)]
+pub struct Scrub {
+    run: Option<Run>,
+    status: ScrubStatus,
+}
+
+#[derive(Debug, Default)]
+struct Run {
+    /// It goes through the whole tree.
+    whole: bool,
+    /// What replays have put aside for a moment is part of that.
+    aside: bool,
+    take: bool,
+    /// Directories to list, with their shares.
+    dirs: Vec<(ObjectId, u64)>,
+    listing: Option<(Ticket, Walk)>,
+    suspects: VecDeque<Suspect>,
+    /// Names that are not there any more. They come last: what has moved is told at its new place.
+    gone: VecDeque<Suspect>,
+    asked: Option<(Ticket, Vec<Suspect>)>,
+    /// Read up to here before going on.
+    told: Recno,
+    /// Taken entries whose objects are directories, looked into when their records are read.
+    new: Vec<(ObjectId, Name, u64)>,
+    done: u64,
+    not_before: Millis,
+    /// It waits for replays under way to end.
+    wants_turn: bool,
+}
+
+/// A directory being listed.
+#[derive(Debug, Default)]
+struct Walk {
+    dir: ObjectId,
+    share: u64,
+    seen: BTreeSet<Name>,
+    dirs: Vec<ObjectId>,
+    suspects: Vec<Suspect>,
+}
+
+#[derive(Clone, Debug)]
+struct Suspect {
+    what: What,
+    tries: u32,
+    /// A directory's part of the walk.
+    share: u64,
+    way: Way,
+}
+
+/// How a suspect is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Plain,
+    /// A directory that is gone with all that was in it: it is only looked at before its names are taken back.
+    Verify,
+    /// What was in such a directory, wherever that may be now.
+    Below,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    /// A name; the file that was listed there.
+    Entry(ObjectId, Name, Option<FileId>),
+    Object(ObjectId),
+}
+
+impl Suspect {
+    fn new(what: What) -> Suspect {
+        Suspect { what, tries: 0, share: 0, way: Way::Plain }
+    }
+}
+
+impl Scrub {
+    /// Begins with the whole tree, unless one that does as much is under way.
+    pub fn begin(&mut self, found: Found, adopting: bool) {
+        let take = found == Found::Take;
+        if self.run.as_ref().is_some_and(|run| run.whole && (run.take || !take)) {
+            return;
+        }
+        // Doubts that are being looked into are part of it.
+        let mut run = self.run.take().filter(|run| !run.whole).unwrap_or_default();
+        (run.whole, run.take) = (true, run.take || take);
+        run.dirs.push((ObjectId::ROOT, WHOLE));
+        run.suspects.push_back(Suspect::new(What::Object(ObjectId::ROOT)));
+        self.run = Some(run);
+        self.status = ScrubStatus { running: true, adopting, taken: take, ..ScrubStatus::default() };
+    }
+
+    /// Replays find this object, or what is in these directories, other than any record left it.
+    pub fn doubt(&mut self, ctx: &Context<'_>, object: ObjectId, dirs: &[Ref]) -> Result<(), StoreError> {
+        let run = self.run.get_or_insert_with(|| Run { take: true, ..Run::default() });
+        if !run.take || run.suspects.iter().any(|suspect| suspect.what == What::Object(object)) {
+            return Ok(());
+        }
+        run.suspects.push_back(Suspect::new(What::Object(object)));
+        let mut named: BTreeSet<ObjectId> =
+            View::new(ctx.store, Which::Local).names(object)?.into_iter().map(|(dir, _)| dir).collect();
+        if View::new(ctx.store, Which::Local).object(object)?.is_some_and(|row| row.attributes.is_dir()) {
+            named.insert(object);
+        }
+        for dir in dirs {
+            match dir {
+                Ref::File(file) => named.extend(handle::get(ctx.store, *file)?),
+                Ref::Object(dir) => drop(named.insert(*dir)),
+            }
+        }
+        run.dirs.extend(named.into_iter().filter(|dir| *dir != ObjectId::STAGING).map(|dir| (dir, 0)));
+        Ok(())
+    }
+
+    /// Replays must not be planned: a question waits, or is under way.
+    pub fn holds_replays(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.asked.is_some() || run.wants_turn)
+    }
+
+    /// When to go on, if it waits for the clock.
+    pub fn wake(&self) -> Option<Millis> {
+        self.run.as_ref().map(|run| run.not_before).filter(|at| at.0 > 0)
+    }
+
+    /// For people.
+    pub fn status(&self) -> ScrubStatus {
+        let mut status = self.status.clone();
+        if let Some(run) = self.run.as_ref().filter(|run| run.whole) {
+            status.done = run.done as f64 / WHOLE as f64;
+        }
+        status
+    }
+
+    /// What was asked of a presto that is gone has to be asked again.
+    pub fn presto_down(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        if let Some((_, walk)) = run.listing.take() {
+            run.dirs.push((walk.dir, walk.share));
+        }
+        if let Some((_, asked)) = run.asked.take() {
+            run.suspects.extend(asked);
+        }
+        run.wants_turn = false;
+    }
+
+    /// Goes on as far as it can. `replays_idle`: everything replayed is read. Says whether all that is in the tree has been taken.
+    pub fn pump(&mut self, ctx: &mut Context<'_>, replays_idle: bool) -> Result<bool, StoreError> {
+        let Some(run) = &mut self.run else { return Ok(false) };
+        run.wants_turn = false;
+        let waits = run.listing.is_some() || run.asked.is_some() || ctx.meta.last_read() < run.told;
+        if waits || !ctx.presto || ctx.now < run.not_before {
+            return Ok(false);
+        }
+        run.look_aside(ctx)?;
+        loop {
+            run.look_into_new(ctx)?;
+            if run.suspects.len() >= BATCH || (run.dirs.is_empty() && !run.suspects.is_empty()) {
+                if !replays_idle {
+                    run.wants_turn = true;
+                    return Ok(false);
+                }
+                if run.ask(ctx)? {
+                    return Ok(false);
+                }
+            } else if let Some((dir, share)) = run.dirs.pop() {
+                if let Some(file) = file_of(ctx, dir)? {
+                    run.list(ctx, Walk { dir, share, ..Walk::default() }, file, 0);
+                    return Ok(false);
+                }
+                run.done += share;
+            } else if !run.gone.is_empty() {
+                run.look_for_gone(ctx)?;
+            } else {
+                break;
+            }
+        }
+        let Some(run) = self.run.take().filter(|run| run.whole) else { return Ok(false) };
+        self.status.running = false;
+        self.status.done = 1.0;
+        let (looked, found, taken) = (self.status.looked, self.status.found, self.status.taken);
+        ctx.out.push(Output::Event(Event::Scrubbed { looked, found, taken }));
+        Ok(run.take)
+    }
+
+    /// Answer to a listing.
+    pub fn listed(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        listing: Listing,
+    ) -> Result<(), StoreError> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        let Some((_, mut walk)) = run.listing.take_if(|(asked, _)| *asked == ticket) else { return Ok(()) };
+        let next = match listing {
+            Listing::Page { entries, next } => {
+                self.status.looked += entries.len() as u64;
+                for entry in entries {
+                    walk.see(ctx, entry)?;
+                }
+                next
+            }
+            Listing::Gone => {
+                // Its own name tells that; a whole walk comes by there anyway.
+                if !run.whole {
+                    let names = View::new(ctx.store, Which::Local).names(walk.dir)?;
+                    run.dirs.extend(names.into_iter().map(|(dir, _)| (dir, 0)));
+                }
+                0
+            }
+            Listing::Failed(why) => {
+                self.status.trouble = why;
+                run.dirs.push((walk.dir, walk.share));
+                run.not_before = Millis(ctx.now.0 + PAUSE);
+                return Ok(());
+            }
+        };
+        if let Some(file) = file_of(ctx, walk.dir)?.filter(|_| next != 0) {
+            run.list(ctx, walk, file, next);
+            return Ok(());
+        }
+        for (name, _) in View::new(ctx.store, Which::Local).children(walk.dir, usize::MAX)? {
+            if !walk.seen.contains(&name) {
+                run.gone.push_back(Suspect::new(What::Entry(walk.dir, name, None)));
+            }
+        }
+        run.finish(walk);
+        Ok(())
+    }
+
+    /// Answer to a question.
+    pub fn scrubbed(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        outcomes: Vec<ScrubOutcome>,
+    ) -> Result<(), StoreError> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        let Some((_, asked)) = run.asked.take_if(|(question, _)| *question == ticket) else { return Ok(()) };
+        let mut outcomes = outcomes.into_iter();
+        for mut suspect in asked {
+            let outcome = outcomes.next();
+            let again = match outcome {
+                Some(ScrubOutcome::Same | ScrubOutcome::Busy) => {
+                    run.settled(suspect);
+                    continue;
+                }
+                Some(ScrubOutcome::Found { .. }) if suspect.way == Way::Verify && run.take => {
+                    run.take_back(ctx, suspect)?;
+                    continue;
+                }
+                Some(ScrubOutcome::Found { recno, what }) => {
+                    run.told = run.told.max(recno.unwrap_or_default());
+                    self.status.found += 1;
+                    if self.status.paths.len() < SHOWN {
+                        self.status.paths.push((path(ctx, &suspect.what)?, what));
+                    }
+                    run.settled(suspect);
+                    continue;
+                }
+                Some(ScrubOutcome::Stale { recno }) => {
+                    run.told = run.told.max(recno);
+                    true
+                }
+                Some(ScrubOutcome::Refused { message, .. }) => {
+                    self.status.trouble = format!("{}: {message}", path(ctx, &suspect.what)?);
+                    run.not_before = Millis(ctx.now.0 + PAUSE);
+                    true
+                }
+                None => {
+                    run.not_before = Millis(ctx.now.0 + PAUSE);
+                    true
+                }
+            };
+            suspect.tries += 1;
+            // What is never at rest is somebody's work, who will report it. What is to be adopted is adopted.
+            if again && (suspect.tries < TRIES || self.status.adopting) {
+                run.suspects.push_back(suspect);
+            } else {
+                run.done += suspect.share;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Walk {
+    /// One name of the directory.
+    fn see(&mut self, ctx: &Context<'_>, entry: Listed) -> Result<(), StoreError> {
+        let view = View::new(ctx.store, Which::Local);
+        let known = match view.entry(self.dir, &entry.name)? {
+            Some(object) => view.object(object)?.map(|row| (object, row)),
+            None => None,
+        };
+        self.seen.insert(entry.name.clone());
+        match known {
+            Some((object, row)) if row.file == entry.file => {
+                if looks_different(&row, &entry) {
+                    self.suspects.push(Suspect::new(What::Object(object)));
+                }
+                if entry.attributes.is_dir() {
+                    self.dirs.push(object);
+                }
+            }
+            _ => {
+                // Records of names carry attributes along: what became of a file that has moved is told first.
+                if let Some(moved) = handle::get(ctx.store, entry.file)? {
+                    self.suspects.push(Suspect::new(What::Object(moved)));
+                }
+                let what = What::Entry(self.dir, entry.name, Some(entry.file));
+                // Marks a directory; what its share is, is known at the end of the list.
+                let share = u64::from(entry.attributes.is_dir());
+                self.suspects.push(Suspect { share, ..Suspect::new(what) });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    fn list(&mut self, ctx: &mut Context<'_>, walk: Walk, dir: FileId, after: u64) {
+        let ticket = ctx.ticket();
+        self.listing = Some((ticket, walk));
+        ctx.out.push(Output::List { ticket, dir, after });
+    }
+
+    /// Objects in the staging directory have names there that are nobody's business; what is in them is.
+    fn look_aside(&mut self, ctx: &Context<'_>) -> Result<(), StoreError> {
+        if !self.whole || std::mem::replace(&mut self.aside, true) {
+            return Ok(());
+        }
+        let view = View::new(ctx.store, Which::Local);
+        for object in view.children(ObjectId::STAGING, usize::MAX)?.into_values() {
+            if view.object(object)?.is_some_and(|row| row.attributes.is_dir()) {
+                self.dirs.push((object, 0));
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory is listed: its share goes to it and its subdirectories.
+    fn finish(&mut self, walk: Walk) {
+        let unknown = walk.suspects.iter().filter(|suspect| suspect.share > 0).count();
+        let parts = (walk.dirs.len() + unknown + 1) as u64;
+        let part = walk.share / parts;
+        self.done += walk.share - part * (parts - 1);
+        if self.whole {
+            self.dirs.extend(walk.dirs.into_iter().rev().map(|dir| (dir, part)));
+        }
+        let shared = |suspect: Suspect| Suspect { share: suspect.share * part, ..suspect };
+        self.suspects.extend(walk.suspects.into_iter().map(shared));
+    }
+
+    /// Directories that were taken are known now.
+    fn look_into_new(&mut self, ctx: &Context<'_>) -> Result<(), StoreError> {
+        let view = View::new(ctx.store, Which::Local);
+        for (dir, name, share) in self.new.drain(..) {
+            let object = view.entry(dir, &name)?;
+            let is_dir = match object {
+                Some(object) => view.object(object)?.is_some_and(|row| row.attributes.is_dir()),
+                None => false,
+            };
+            match object.filter(|_| is_dir) {
+                Some(object) => self.dirs.push((object, share)),
+                None => self.done += share,
+            }
+        }
+        Ok(())
+    }
+
+    /// Names that are gone, when everything that is there is known. They have waited once.
+    fn look_for_gone(&mut self, ctx: &Context<'_>) -> Result<(), StoreError> {
+        let view = View::new(ctx.store, Which::Local);
+        for suspect in self.gone.drain(..) {
+            let What::Entry(dir, name, _) = &suspect.what else { continue };
+            let has_children = match view.entry(*dir, name)? {
+                Some(object) => !view.children(object, 1)?.is_empty(),
+                None => false,
+            };
+            let way = if has_children { Way::Verify } else { Way::Plain };
+            self.suspects.push_back(Suspect { tries: suspect.tries.max(1), way, ..suspect });
+        }
+        Ok(())
+    }
+
+    /// A directory is gone: what was in it goes first, children before parents.
+    fn take_back(&mut self, ctx: &Context<'_>, suspect: Suspect) -> Result<(), StoreError> {
+        let view = View::new(ctx.store, Which::Local);
+        let mut order = Vec::new();
+        let mut stack = vec![Suspect { way: Way::Plain, ..suspect }];
+        while let Some(suspect) = stack.pop() {
+            if let What::Entry(dir, name, _) = &suspect.what
+                && let Some(object) = view.entry(*dir, name)?
+            {
+                for (child, _) in view.children(object, usize::MAX)? {
+                    let child = Suspect::new(What::Entry(object, child, None));
+                    stack.push(Suspect { tries: 1, way: Way::Below, ..child });
+                }
+            }
+            order.push(suspect);
+        }
+        for suspect in order {
+            self.suspects.push_front(suspect);
+        }
+        Ok(())
+    }
+
+    /// What was listed is known by now. A directory is looked into.
+    fn settled(&mut self, suspect: Suspect) {
+        match suspect.what {
+            What::Entry(dir, name, Some(_)) => self.new.push((dir, name, suspect.share)),
+            _ => self.done += suspect.share,
+        }
+    }
+
+    /// Asks about the first suspects; `false`: none of them needs an answer.
+    fn ask(&mut self, ctx: &mut Context<'_>) -> Result<bool, StoreError> {
+        let (mut items, mut asked, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let verify = self.suspects.front().is_some_and(|suspect| suspect.way == Way::Verify);
+        while items.len() < BATCH && bytes < BATCH_BYTES {
+            let Some(suspect) = self.suspects.pop_front_if(|suspect| (suspect.way == Way::Verify) == verify)
+            else {
+                break;
+            };
+            let item = match &suspect.what {
+                What::Object(object) => object_item(ctx, *object)?,
+                What::Entry(dir, name, listed) => {
+                    let (waits, item) = entry_item(ctx, *dir, name, *listed, suspect.way)?;
+                    if waits && suspect.tries == 0 {
+                        self.gone.push_back(suspect);
+                        continue;
+                    }
+                    item
+                }
+            };
+            match item {
+                Some(item) => {
+                    bytes += item.weight();
+                    items.push(item);
+                    asked.push(suspect);
+                }
+                None => self.settled(suspect),
+            }
+        }
+        if items.is_empty() {
+            return Ok(false);
+        }
+        let ticket = ctx.ticket();
+        self.asked = Some((ticket, asked));
+        let untouched_since = ctx.meta.last_read();
+        ctx.out.push(Output::Scrub { ticket, items, untouched_since, take: self.take && !verify });
+        Ok(true)
+    }
+}
+
+/// Whether it is worth a closer look. A directory's change time moves with its names and says nothing.
+fn looks_different(row: &Object, entry: &Listed) -> bool {
+    let (a, b) = (&row.attributes, &entry.attributes);
+    let attributes = (a.mode, a.uid, a.gid, a.rdev, a.mtime) != (b.mode, b.uid, b.gid, b.rdev, b.mtime);
+    attributes
+        || row.version.ctime != entry.version.ctime
+        || row.version.size != entry.version.size && a.is_file()
+}
+
+fn file_of(ctx: &Context<'_>, object: ObjectId) -> Result<Option<FileId>, StoreError> {
+    if let Some(file) = ctx.fixed_file(object) {
+        return Ok(Some(file));
+    }
+    Ok(View::new(ctx.store, Which::Local).object(object)?.map(|row| row.file))
+}
+
+fn object_item(ctx: &Context<'_>, object: ObjectId) -> Result<Option<ScrubItem>, StoreError> {
+    let Some(row) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(None) };
+    // The time of a root that nobody has changed is not known; only one that is adopted comes with a meaning.
+    if object == ObjectId::ROOT && row.attributes.mtime == Time::default() && !ctx.meta.adopting {
+        return Ok(None);
+    }
+    let file = ctx.fixed_file(object).unwrap_or(row.file);
+    let xattrs = row.xattrs.into_iter().collect();
+    Ok(Some(ScrubItem::Object { file, expect: row.attributes, size: row.version.size, xattrs }))
+}
+
+/// The question about a name, `None` if what was listed there is what is known; and whether it has to wait for what is
+/// known below it.
+fn entry_item(
+    ctx: &Context<'_>,
+    dir: ObjectId,
+    name: &Name,
+    listed: Option<FileId>,
+    way: Way,
+) -> Result<(bool, Option<ScrubItem>), StoreError> {
+    let view = View::new(ctx.store, Which::Local);
+    let Some(dir_file) = file_of(ctx, dir)? else { return Ok((false, None)) };
+    let object = view.entry(dir, name)?;
+    let row = match object {
+        Some(object) => view.object(object)?.map(|row| (object, row)),
+        None => None,
+    };
+    let expect = row.as_ref().map(|(_, row)| row.file);
+    let expect_dir = row.as_ref().is_some_and(|(_, row)| row.attributes.is_dir());
+    let expect_last = match object {
+        Some(object) => view.names(object)?.len() <= 1,
+        None => false,
+    };
+    let mut known = None;
+    if let Some(file) = listed.filter(|file| Some(*file) != expect)
+        && let Some(elsewhere) = handle::get(ctx.store, file)?
+        && view.object(elsewhere)?.is_some_and(|row| row.file == file)
+        && let Some((from, from_name)) = view.names(elsewhere)?.into_iter().next()
+        && let Some(from) = file_of(ctx, from)?
+    {
+        known = Some((from, from_name));
+    }
+    if expect.is_some() && expect == listed {
+        return Ok((false, None));
+    }
+    let has_children = match object.filter(|_| expect_dir) {
+        Some(object) => !view.children(object, 1)?.is_empty(),
+        None => false,
+    };
+    let name = name.clone();
+    let (dir, left) = (dir_file, way == Way::Below);
+    Ok((
+        has_children,
+        Some(ScrubItem::Entry { dir, name, expect, expect_dir, expect_last, listed, known, left }),
+    ))
+}
+
+fn path(ctx: &Context<'_>, what: &What) -> Result<String, StoreError> {
+    let view = View::new(ctx.store, Which::Local);
+    match what {
+        What::Entry(dir, name, _) => view.path_in(*dir, name),
+        What::Object(object) => view.path(*object),
+    }
+}

@@ -1,0 +1,217 @@
+//! What came to be behind Presto's back: shown, taken, and adopted. `SIM_RUNS=n`, `SIM_SEED=n`.
+
+#![allow(clippy::all, clippy::restriction, missing_docs)]
+
+mod sim;
+
+use lento_core::io::Input;
+use lento_core::scrub::Found;
+use lento_core::scrub::ScrubStatus;
+use lento_core::types::FileId;
+use lento_core::types::mode;
+use sim::disk::Disk;
+use sim::disk::ROOT;
+use sim::world::Dice;
+use sim::world::World;
+
+const SERVER: usize = 0;
+const CLIENT: usize = 1;
+
+fn scrub_status(world: &World, node: usize) -> ScrubStatus {
+    let node = &world.nodes[node];
+    node.volume.as_ref().unwrap().status(&node.store).unwrap().scrub
+}
+
+fn file(disk: &mut Disk, dir: FileId, name: &str, bytes: &[u8]) -> FileId {
+    let file = disk.user_make(dir, name.as_bytes(), mode::FILE).unwrap();
+    disk.user_store(file, bytes);
+    disk.user_close(file);
+    file
+}
+
+fn dirs(disk: &Disk) -> Vec<FileId> {
+    let mut found = vec![ROOT];
+    let mut at = 0;
+    while at < found.len() {
+        let below = disk.inodes[&found[at]].entries.values().copied();
+        found.extend(below.filter(|file| disk.inodes[file].attributes.is_dir()).collect::<Vec<_>>());
+        at += 1;
+    }
+    found
+}
+
+/// All that somebody may do.
+const KINDS: u64 = 9;
+/// The same without modes and extended attributes: where a record of another change follows before the scrub comes by, a
+/// change of these may not be seen.
+const PLAIN_KINDS: u64 = 7;
+
+/// Something that somebody does to a tree.
+fn act(disk: &mut Disk, dice: &mut Dice, bytes: &[u8], kinds: u64) {
+    let dirs = dirs(disk);
+    let pick = |dice: &mut Dice| dirs[dice.roll(dirs.len() as u64) as usize];
+    let (dir, to) = (pick(dice), pick(dice));
+    let name = vec![b'a' + dice.roll(5) as u8];
+    let names: Vec<_> = disk.inodes[&dir].entries.clone().into_iter().collect();
+    let picked = (!names.is_empty()).then(|| names[dice.roll(names.len() as u64) as usize].clone());
+    match (dice.roll(kinds), picked) {
+        (0 | 1, _) => {
+            if let Ok(file) = disk.user_make(dir, &name, mode::FILE) {
+                disk.user_store(file, bytes);
+                disk.user_close(file);
+            }
+        }
+        (2, _) => drop(disk.user_make(dir, &name, mode::DIR)),
+        (3, Some((_, file))) if disk.inodes[&file].attributes.is_file() => {
+            disk.user_store(file, bytes);
+            disk.user_close(file);
+        }
+        (4, Some((old, _))) => drop(disk.user_remove(dir, &old)),
+        (5 | 6, Some((old, _))) => drop(disk.user_rename(dir, &old, to, &name, dice.roll(4) == 0)),
+        (7, Some((_, file))) => disk.user_setattr(file, 0o600 + dice.roll(0o77) as u32),
+        (8, Some((_, file))) if dice.roll(2) == 0 => disk.user_setxattr(file, b"user.x", bytes),
+        (8, Some((_, file))) => drop(disk.user_link(file, to, &name)),
+        _ => {}
+    }
+}
+
+/// The story, where `SIM_TRACE` asks for it.
+fn told(world: &World) -> String {
+    if std::env::var_os("SIM_TRACE").is_some() { world.log.join("\n") } else { String::new() }
+}
+
+fn seeds(most: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    match number("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIM_RUNS").unwrap_or(most),
+    }
+}
+
+#[test]
+fn what_is_found_is_shown_and_nothing_else_happens() {
+    let mut world = World::new(3, 1);
+    let kept = file(&mut world.nodes[SERVER].disk, ROOT, "kept", b"one");
+    world.rest();
+    let (records, tree) = (world.nodes[SERVER].disk.last(), world.nodes[CLIENT].disk.tree());
+    world.nodes[SERVER].disk.behind(|disk| {
+        disk.user_store(kept, b"other");
+        let dir = disk.user_make(ROOT, b"dir", mode::DIR).unwrap();
+        file(disk, dir, "in it", b"two");
+    });
+    world.give(SERVER, Input::Scrub(Found::Show));
+    world.rest();
+    let status = scrub_status(&world, SERVER);
+    let mut paths: Vec<&str> = status.paths.iter().map(|(path, _)| path.as_str()).collect();
+    paths.sort();
+    assert_eq!(paths, ["/", "/dir", "/kept"], "the root's time moved as well");
+    assert!(!status.running && !status.taken && status.found == 3, "{status:?}");
+    assert_eq!(world.nodes[SERVER].disk.last(), records);
+    assert_eq!(world.nodes[CLIENT].disk.tree(), tree);
+}
+
+#[test]
+fn what_is_taken_travels() {
+    for seed in seeds(400) {
+        let mut world = World::new(seed, 2);
+        for _ in 0..20 {
+            let bytes = world.content();
+            act(&mut world.nodes[SERVER].disk, &mut world.dice, &bytes, KINDS);
+        }
+        world.rest();
+        let node = world.dice.roll(3) as usize;
+        for _ in 0..12 {
+            let bytes = world.content();
+            let World { nodes, dice, .. } = &mut world;
+            nodes[node].disk.behind(|disk| act(disk, dice, &bytes, KINDS));
+        }
+        let tree = world.nodes[node].disk.tree();
+        world.give(node, Input::Scrub(Found::Take));
+        world.rest();
+        if world.nodes[node].disk.tree() != tree {
+            panic!("seed {seed}: a scrub changes nothing by itself\n{}", told(&world));
+        }
+        if let Err(why) = world.check_agreement() {
+            panic!("seed {seed}, node {node}: {why}\n{}", told(&world));
+        }
+        assert!(!scrub_status(&world, node).running, "seed {seed}");
+        world.give(node, Input::Scrub(Found::Show));
+        world.rest();
+        assert_eq!(scrub_status(&world, node).found, 0, "seed {seed}: {:?}", scrub_status(&world, node));
+    }
+}
+
+#[test]
+fn users_may_go_on_while_the_tree_is_looked_through() {
+    for seed in seeds(400) {
+        let mut world = World::new(seed, 2);
+        for _ in 0..20 {
+            let bytes = world.content();
+            act(&mut world.nodes[SERVER].disk, &mut world.dice, &bytes, KINDS);
+        }
+        world.rest();
+        let node = world.dice.roll(3) as usize;
+        for _ in 0..8 {
+            let bytes = world.content();
+            let World { nodes, dice, .. } = &mut world;
+            nodes[node].disk.behind(|disk| act(disk, dice, &bytes, PLAIN_KINDS));
+        }
+        world.give(node, Input::Scrub(Found::Take));
+        for _ in 0..20 {
+            let bytes = world.content();
+            let node = world.dice.roll(3) as usize;
+            let World { nodes, dice, .. } = &mut world;
+            act(&mut nodes[node].disk, dice, &bytes, KINDS);
+            for _ in 0..world.dice.roll(40) {
+                world.step();
+            }
+        }
+        world.rest();
+        for node in 0..3 {
+            world.give(node, Input::Scrub(Found::Take));
+        }
+        world.rest();
+        if let Err(why) = world.check_agreement() {
+            panic!("seed {seed}: {why}\n{}", told(&world));
+        }
+        for node in 0..3 {
+            assert!(world.nodes[node].faults.is_empty(), "seed {seed}: {:?}", world.nodes[node].faults);
+        }
+    }
+}
+
+#[test]
+fn a_directory_is_adopted_through_kills() {
+    for seed in seeds(400) {
+        let mut world = World::new(seed, 1);
+        world.nodes[SERVER].adopts = true;
+        world.nodes[SERVER].store = Default::default();
+        for _ in 0..40 {
+            let bytes = world.content();
+            let World { nodes, dice, .. } = &mut world;
+            nodes[SERVER].disk.behind(|disk| act(disk, dice, &bytes, KINDS));
+        }
+        world.nodes[SERVER].disk.make_durable();
+        let tree = world.nodes[SERVER].disk.tree();
+        world.kill(SERVER);
+        world.restart(SERVER);
+        for _ in 0..world.dice.roll(3) {
+            for _ in 0..world.dice.roll(120) {
+                world.step();
+            }
+            world.kill(SERVER);
+            world.restart(SERVER);
+        }
+        world.rest();
+        assert!(world.nodes[SERVER].adopted, "seed {seed}");
+        assert_eq!(world.nodes[SERVER].disk.tree(), tree, "seed {seed}");
+        if let Err(why) = world.check_agreement() {
+            panic!("seed {seed}: {why}\n{}", told(&world));
+        }
+        let taken = world.nodes[SERVER].disk.last();
+        world.kill(SERVER);
+        world.restart(SERVER);
+        world.rest();
+        assert_eq!(world.nodes[SERVER].disk.last(), taken, "seed {seed}: it is adopted once");
+    }
+}

@@ -1,0 +1,172 @@
+//! The model of presto's scrub, and changes that presto does not see.
+
+use super::disk::Disk;
+use lento_core::io::Listed;
+use lento_core::io::Listing;
+use lento_core::io::ScrubItem;
+use lento_core::io::ScrubOutcome;
+use lento_core::record::KmlOrigin;
+use lento_core::record::Update;
+use lento_core::types::FileId;
+use lento_core::types::Mask;
+use lento_core::types::Recno;
+
+/// Names in one page: few, so that lists end between changes.
+const PAGE: usize = 3;
+
+impl Disk {
+    /// What `act` does, nobody reports.
+    pub fn behind<T>(&mut self, act: impl FnOnce(&mut Disk) -> T) -> T {
+        let kept = (self.kml.len(), self.touched.clone(), self.last_close.clone(), self.settled);
+        self.settled = u64::MAX;
+        // A content with the same size and a time that it had elsewhere could not be told apart.
+        self.clock += 10_000;
+        let result = act(self);
+        self.kml.truncate(kept.0);
+        (self.touched, self.last_close, self.settled) = (kept.1, kept.2, kept.3);
+        result
+    }
+
+    pub fn list(&self, dir: FileId, after: u64) -> Listing {
+        let Some(inode) = self.inodes.get(&dir) else { return Listing::Gone };
+        let listed = |(name, file): (&Vec<u8>, &FileId)| Listed {
+            name: name.clone(),
+            file: *file,
+            attributes: self.inodes[file].attributes,
+            version: self.version(*file),
+        };
+        let entries: Vec<Listed> = inode.entries.iter().skip(after as usize).take(PAGE).map(listed).collect();
+        let next = if entries.len() == PAGE { after + PAGE as u64 } else { 0 };
+        Listing::Page { entries, next }
+    }
+
+    pub fn scrub(&mut self, item: &ScrubItem, since: Recno, take: bool) -> ScrubOutcome {
+        match item {
+            ScrubItem::Entry { dir, name, expect, expect_last, listed, known, left, .. } => {
+                let found = self.entry(*dir, name).filter(|_| !left);
+                let keys =
+                    [Some((*dir, name.clone())), found.map(|f| (f, vec![])), expect.map(|f| (f, vec![]))];
+                if let Some(recno) = self.newer(keys.into_iter().flatten(), since) {
+                    return ScrubOutcome::Stale { recno };
+                }
+                if found == *expect {
+                    return ScrubOutcome::Same;
+                }
+                if found.is_some() && found != *listed {
+                    return ScrubOutcome::Stale { recno: Recno(0) };
+                }
+                if !take {
+                    return ScrubOutcome::Found { recno: None, what: "entry".into() };
+                }
+                if let Some(file) = *expect {
+                    let dir_mtime = self.mtime(*dir);
+                    let (dir, name) = (*dir, name.clone());
+                    let last = *expect_last;
+                    self.found(Update::Remove { dir, name, file, last, limbo: false, dir_mtime });
+                }
+                if let Some(file) = found {
+                    self.appeared(*dir, name, file, known.as_ref());
+                }
+                ScrubOutcome::Found { recno: Some(self.last()), what: "entry".into() }
+            }
+            ScrubItem::Object { file, expect, size, xattrs } => {
+                let Some(inode) = self.inodes.get(file) else { return ScrubOutcome::Same };
+                if let Some(recno) = self.newer([(*file, vec![])], since) {
+                    return ScrubOutcome::Stale { recno };
+                }
+                let is = inode.attributes;
+                let theirs: Vec<_> = inode.xattrs.clone().into_iter().collect();
+                let content = is.is_file() && (is.mtime != expect.mtime || inode.bytes.len() as u64 != *size);
+                let mut mask = Mask::default();
+                for (bit, differs) in [
+                    (Mask::MODE, is.mode != expect.mode),
+                    (Mask::UID, is.uid != expect.uid),
+                    (Mask::GID, is.gid != expect.gid),
+                    (Mask::MTIME, !is.is_file() && is.mtime != expect.mtime),
+                ] {
+                    mask = if differs { mask.with(bit) } else { mask };
+                }
+                if content && self.writers.contains(file) {
+                    return ScrubOutcome::Busy;
+                }
+                if !content && mask == Mask::default() && theirs == *xattrs {
+                    return ScrubOutcome::Same;
+                }
+                if !take {
+                    return ScrubOutcome::Found { recno: None, what: "object".into() };
+                }
+                let after = self.after(*file);
+                for (name, value) in theirs.iter().filter(|xattr| !xattrs.contains(xattr)) {
+                    let (name, value, after) = (name.clone(), value.clone(), after.clone());
+                    self.found(Update::SetXattr { file: *file, name, value, after });
+                }
+                for (name, _) in xattrs.iter().filter(|(name, _)| theirs.iter().all(|(n, _)| n != name)) {
+                    self.found(Update::DelXattr { file: *file, name: name.clone(), after: after.clone() });
+                }
+                if content {
+                    self.found(Update::Close {
+                        file: *file,
+                        replaces: None,
+                        after: after.clone(),
+                        orphan: false,
+                    });
+                }
+                if mask != Mask::default() {
+                    self.found(Update::SetAttr { file: *file, mask, truncated: false, after });
+                }
+                ScrubOutcome::Found { recno: Some(self.last()), what: "object".into() }
+            }
+        }
+    }
+
+    fn appeared(&mut self, dir: FileId, name: &[u8], file: FileId, known: Option<&(FileId, Vec<u8>)>) {
+        let (after, dir_mtime) = (self.after(file), self.mtime(dir));
+        let name = name.to_vec();
+        match known {
+            Some((from, from_name)) if self.entry(*from, from_name) != Some(file) => {
+                let from_mtime = self.mtime(*from);
+                self.found(Update::Rename {
+                    from: *from,
+                    from_name: from_name.clone(),
+                    to: dir,
+                    to_name: name,
+                    file,
+                    after,
+                    replaced: None,
+                    replaced_last: false,
+                    replaced_limbo: false,
+                    exchange: false,
+                    whiteout: false,
+                    from_mtime,
+                    to_mtime: dir_mtime,
+                });
+            }
+            Some(_) => {
+                self.found(Update::Link { dir, name, file, after, dir_mtime });
+            }
+            None => {
+                let inode = self.inodes[&file].clone();
+                let xattrs = inode.xattrs.into_iter().collect();
+                let symlink = inode.symlink;
+                let made = Update::Make { dir, name, file, after: after.clone(), symlink, xattrs, dir_mtime };
+                self.found(made);
+                if inode.attributes.is_file() && !inode.bytes.is_empty() {
+                    self.found(Update::Close { file, replaces: None, after, orphan: false });
+                }
+            }
+        }
+    }
+
+    fn found(&mut self, update: Update) {
+        self.record(KmlOrigin::User, update);
+    }
+
+    fn mtime(&self, dir: FileId) -> lento_core::types::Time {
+        self.inodes.get(&dir).map(|inode| inode.attributes.mtime).unwrap_or_default()
+    }
+
+    fn newer(&self, keys: impl IntoIterator<Item = (FileId, Vec<u8>)>, since: Recno) -> Option<Recno> {
+        let newest = keys.into_iter().filter_map(|key| self.touched.get(&key).copied()).max();
+        newest.filter(|newest| *newest > since)
+    }
+}
