@@ -28,7 +28,8 @@ pub struct World {
 
 pub fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
-    let volumes = Volumes::open(&dir.path().join("state"), Link::new(), Arc::new(NoMount)).unwrap();
+    let volumes =
+        Volumes::open(&dir.path().join("state"), Link::new(), Arc::new(NoMount), Vec::new()).unwrap();
     let cache = dir.path().join("cache");
     let set = v1::SetVolume {
         uid: 7,
@@ -58,7 +59,8 @@ impl World {
         let since = std::time::Instant::now();
         loop {
             // The last holder may still be closing its files.
-            let volumes = Volumes::open(&dir.path().join("state"), Link::new(), Arc::new(NoMount)).unwrap();
+            let volumes =
+                Volumes::open(&dir.path().join("state"), Link::new(), Arc::new(NoMount), Vec::new()).unwrap();
             if let Some(volume) = volumes.volume(NAME) {
                 return World { volumes, volume, cache, dir };
             }
