@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::Scrubber;
 use crate::channel::convert;
 use crate::filter::Entry;
-use crate::lower::{Dir, Stat};
+use crate::lower::{Dir, Stat, xattr};
 
 /// Entries of one page.
 const MAX_ENTRIES: usize = 1000;
@@ -68,8 +68,9 @@ impl Scrubber {
             Ok(entry) => Ok(entry.filter(|entry| !self.volume.limbo.contains(entry.id))),
             Err(Errno::XDEV) => {
                 if self.crossed.lock().insert((dir.id, name.to_vec())) {
-                    tracing::warn!(target: "scrub", volume = self.volume.name, dir = %dir.id,
-                        name = %name.escape_ascii(),
+                    let path = rustix::fs::readlink(xattr::magic(dir), Vec::new()).unwrap_or_default();
+                    tracing::warn!(target: "scrub", volume = self.volume.name,
+                        dir = %path.as_bytes().escape_ascii(), name = %name.escape_ascii(),
                         "a mount point or subvolume in the tree is left out: it is not replicated");
                 }
                 Ok(None)

@@ -257,6 +257,7 @@ fn open(
     if report != recovery::Report::default() {
         tracing::info!(target: "recovery", volume = spec.name, ?report, "journal and tree brought into agreement");
     }
+    volume.marks.read_only.set(spec.is_read_only());
     // A volume that cannot be shown is still replicated: Lento can read and replay.
     let (mount, fault) =
         match prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)) {

@@ -18,6 +18,8 @@ use crate::lower::ADOPTED;
 
 /// Name of the marker: the volume's uid in hexadecimal digits.
 const MARKER: &str = "volume";
+/// Symbolic links to follow, as many as the kernel does.
+const LINKS: usize = 40;
 /// statfs(2) types of ext4, XFS, btrfs, tmpfs.
 const FILE_SYSTEMS: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
 
@@ -32,21 +34,23 @@ pub(super) struct Surroundings {
 
 /// Takes dead covers of an earlier presto away from the directory. As for [`clear`], nobody may be serving it.
 pub(super) fn uncover(source: &Path) -> Result<(), String> {
-    clear(&place(source))?;
-    match source.canonicalize() {
-        Ok(real) => clear(&real),
-        Err(_) => Ok(()), // Who opens it will say why not.
-    }
+    clear(&place(source))
 }
 
-/// The path without symbolic links on the way. A look at the directory itself may end in a dead mount on it, so its own
-/// name is taken as it is.
+/// The path without symbolic links, as far as it can be told: there may be a dead mount at its end, of which the kernel
+/// tells nothing more.
 fn place(path: &Path) -> PathBuf {
-    let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
-    match parent.zip(path.file_name()) {
-        Some((parent, name)) => parent.join(name),
-        None => path.to_owned(),
+    let mut at = path.to_owned();
+    for _ in 0..LINKS {
+        let parent = at.parent().and_then(|parent| parent.canonicalize().ok());
+        let Some((parent, name)) = parent.zip(at.file_name()) else { break };
+        let here = parent.join(name);
+        match std::fs::read_link(&here) {
+            Ok(target) => at = parent.join(target),
+            Err(_) => return here,
+        }
     }
+    at
 }
 
 impl Surroundings {

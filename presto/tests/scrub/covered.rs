@@ -22,7 +22,11 @@ fn adopting() -> Option<Fleet> {
 }
 
 fn set(fleet: &Fleet, lento: &mut Lento) -> v1::VolumeInfo {
-    let set = v1::SetVolume { source: fleet.sources[0].display().to_string(), ..fleet.set() };
+    set_by(fleet, lento, &fleet.sources[0])
+}
+
+fn set_by(fleet: &Fleet, lento: &mut Lento, source: &Path) -> v1::VolumeInfo {
+    let set = v1::SetVolume { source: source.display().to_string(), ..fleet.set() };
     match lento.ask(NAME, Body::SetVolume(set)).unwrap() {
         Body::VolumeInfo(info) => info,
         other => panic!("{other:?}"),
@@ -84,9 +88,11 @@ fn what_is_done_at_the_directory_goes_through_presto() {
 fn a_killed_prestos_mounts_are_both_taken_away_and_made_again() {
     let Some(mut fleet) = adopting() else { return };
     let source = fleet.sources[0].clone();
+    let link = fleet.dir().join("link");
+    std::os::unix::fs::symlink("source", &link).unwrap();
     fleet.start();
     let (mut lento, _) = fleet.lento();
-    set(&fleet, &mut lento);
+    set_by(&fleet, &mut lento, &link);
     adopted(&mut lento);
     for round in 0..3 {
         fs::write(source.join(format!("before-{round}")), "text").unwrap();
