@@ -7,4 +7,5 @@ pub mod fuse;
 pub mod lower;
 pub mod recovery;
 pub mod replay;
+pub mod scrub;
 pub mod volumes;

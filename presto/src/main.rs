@@ -29,6 +29,10 @@ struct Arguments {
     /// Socket on which Lento connects.
     #[arg(long, env = "PRESTO_SOCKET", value_name = "PATH")]
     socket: PathBuf,
+    /// Directory that a volume may adopt as its tree, with all below it; may be given several times (in the environment
+    /// separated by `:`). None is allowed unless it is named here.
+    #[arg(long, env = "PRESTO_ALLOW_SOURCE", value_name = "PATH", value_delimiter = ':')]
+    allow_source: Vec<PathBuf>,
     /// What to log, for example `info` or `replay=debug,info`.
     #[arg(long, env = "PRESTO_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -68,7 +72,8 @@ fn run() -> anyhow::Result<()> {
     raise_descriptors();
 
     let link = Link::new();
-    let volumes = Volumes::open(&arguments.state, Arc::clone(&link), Arc::new(Fuse::default()))?;
+    let fuse = Arc::new(Fuse::default());
+    let volumes = Volumes::open(&arguments.state, Arc::clone(&link), fuse, arguments.allow_source)?;
     let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
     let mut server = Server::start(&arguments.socket, link, service)?;
     tracing::info!(target: "main", socket = %arguments.socket.display(), state = %arguments.state.display(), "presto serves");

@@ -7,17 +7,18 @@ mod calls;
 mod fuse;
 mod mount;
 mod served;
+mod source;
 mod spec;
 mod table;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use intermezzo_channel::PROTOCOL;
 use intermezzo_channel::v1::packet::Body;
-use intermezzo_channel::v1::{Attach, Attached};
+use intermezzo_channel::v1::{Attach, Attached, Mark};
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
@@ -28,18 +29,20 @@ pub use table::{Table, TableError};
 
 use crate::channel::{Link, Reply, Service};
 use served::Served;
+use source::Surroundings;
 
 /// Everything presto serves.
 pub struct Volumes {
     table: Table,
     link: Arc<Link>,
     mounter: Arc<dyn Mounter>,
+    sources: Vec<PathBuf>,
     served: RwLock<BTreeMap<String, Arc<Served>>>,
 }
 
 impl Volumes {
     /// Reads the mount table in `state` and serves what it names, without waiting for Lento. What is stuck is told by
-    /// its fault, not by an error.
+    /// its fault, not by an error. Directories at or below `sources` may be adopted.
     ///
     /// # Errors
     /// The table cannot be read, or another presto uses this directory.
@@ -47,9 +50,10 @@ impl Volumes {
         state: &Path,
         link: Arc<Link>,
         mounter: Arc<dyn Mounter>,
+        sources: Vec<PathBuf>,
     ) -> Result<Arc<Volumes>, TableError> {
         let (table, specs) = Table::open(state)?;
-        let volumes = Arc::new(Volumes { table, link, mounter, served: RwLock::default() });
+        let volumes = Arc::new(Volumes { table, link, mounter, sources, served: RwLock::default() });
         std::thread::scope(|scope| {
             for spec in specs {
                 // One slow disk does not keep the others waiting.
@@ -83,7 +87,8 @@ impl Volumes {
 
     fn begin(&self, spec: Spec) -> Arc<Served> {
         let name = spec.name.clone();
-        let served = Served::start(spec, &self.link, self.mounter.as_ref());
+        let surroundings = Surroundings { allowed: self.sources.clone(), others: self.table.others(&name) };
+        let served = Served::start(spec, &self.link, self.mounter.as_ref(), &surroundings);
         self.served.write().insert(name, Arc::clone(&served));
         served
     }
@@ -105,6 +110,8 @@ impl Volumes {
 
     fn set(&self, spec: &Spec) -> Reply {
         let name = spec.name.clone();
+        let before = self.table.get(&name).filter(|before| before.same_place(spec));
+        let spec = &Spec { adopted: before.is_some_and(|before| before.adopted), ..spec.clone() };
         let served = match self.get(&name) {
             None => self.begin(spec.clone()),
             Some(served) => match served.change(spec) {
@@ -139,6 +146,25 @@ impl Volumes {
     }
 }
 
+impl Volumes {
+    /// Lento knows all of an adopted directory: that is remembered before anybody may write.
+    fn adopted(&self, name: &str, mark: Mark) -> Reply {
+        let Some(served) = self.get(name) else { return unknown(name) };
+        if let Some(spec) = served.adopting() {
+            if let Err(error) = self.table.put(&spec) {
+                return Reply::failure(Errno::IO, format!("volume {name}: {error}"));
+            }
+            served.adopted();
+            tracing::info!(target: "volumes", volume = name, "the adopted directory is known: users may write");
+        }
+        served.call(Body::Mark(mark))
+    }
+}
+
+fn unknown(volume: &str) -> Reply {
+    Reply::failure(Errno::NOENT, format!("volume {volume}: presto does not serve it"))
+}
+
 impl Service for Volumes {
     fn call(&self, volume: &str, body: Body) -> Reply {
         match body {
@@ -148,9 +174,10 @@ impl Service for Volumes {
                 Err(reason) => Reply::failure(Errno::INVAL, format!("volume {volume}: {reason}")),
             },
             Body::ClearVolume(_) => self.clear(volume),
+            Body::Mark(mark) if mark.adopted => self.adopted(volume, mark),
             body => match self.get(volume) {
                 Some(served) => served.call(body),
-                None => Reply::failure(Errno::NOENT, format!("volume {volume}: presto does not serve it")),
+                None => unknown(volume),
             },
         }
     }

@@ -432,7 +432,7 @@ fn other_file_systems_are_refused_with_a_reason() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let error = presto::lower::Lower::open(Path::new("/proc/self")).unwrap_err();
+    let error = presto::lower::Lower::open(Path::new("/proc/self"), None).unwrap_err();
     assert!(error.to_string().contains("/proc/self"), "{error}");
 }
 
@@ -442,7 +442,7 @@ fn identity_survives_on_tmpfs() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let lower = presto::lower::Lower::open(dir.path()).unwrap();
+    let lower = presto::lower::Lower::open(dir.path(), None).unwrap();
     fs::write(dir.path().join("tree/f"), b"x").unwrap();
     let root = lower.dir(lower.root()).unwrap();
     let id = lower.child(&*root, b"f").unwrap();

@@ -148,7 +148,7 @@ fn check(cache: &Path) {
             other => panic!("{other:?}"),
         }
     }
-    let lower = presto::lower::Lower::open(cache).unwrap();
+    let lower = presto::lower::Lower::open(cache, None).unwrap();
     let mut seen = 0;
     for round in fs::read_dir(cache.join("tree")).unwrap() {
         let round = round.unwrap();

@@ -192,6 +192,8 @@ bitflags::bitflags! {
         const XATTRS = 1 << 8;
         /// `origin.hash` is the blake3 of the content this record installed.
         const HASHED = 1 << 9;
+        /// Presto found it in the lower tree: no program's call made this change.
+        const FOUND = 1 << 10;
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::{close_of, config, create_of, outcome};
 use intermezzo_kml::fs::Os;
+use intermezzo_kml::record::{Flags, Outcome};
 use intermezzo_kml::{Class, Config, FileId, Journal, KmlError, Reader, Recno, Record, State, verify};
 
 fn open(dir: &Path, config: Config) -> (Journal, Vec<Record>) {
@@ -199,9 +200,11 @@ fn a_record_is_one_line_for_people() {
     let mut intent = create_of(1);
     intent.parent = FileId { ino: 2, generation: 0 };
     intent.name = b"caf\xc3\xa9\n".to_vec();
-    journal.append(Class::User, &intent, &outcome(1)).unwrap();
+    intent.flags = Flags::FOUND;
+    journal.append(Class::User, &intent, &Outcome { flags: Flags::FOUND, ..outcome(1) }).unwrap();
     let line = Reader::open(dir.path()).unwrap().next().unwrap().unwrap().to_string();
     assert!(!line.contains('\n'), "{line}");
     assert!(line.contains(r#"at="caf\xc3\xa9\n"@2:0"#), "{line}");
+    assert!(line.contains(" flags=FOUND"), "{line}");
     assert!(line.trim_start().starts_with("1 done     mkdir"), "{line}");
 }

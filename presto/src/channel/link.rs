@@ -35,6 +35,7 @@ pub enum NoLento {
 }
 
 /// How an upcall ended.
+#[allow(clippy::large_enum_variant, reason = "one for each upcall, taken apart at once")]
 #[derive(Debug)]
 pub enum Answer {
     /// Lento's word.

@@ -151,7 +151,9 @@ impl Shared {
             | Body::Sync(_)
             | Body::ReleaseLimbo(_)
             | Body::Stat(_)
-            | Body::DropStage(_) => {
+            | Body::DropStage(_)
+            | Body::List(_)
+            | Body::Scrub(_) => {
                 if volume_name(&volume) {
                     self.lanes.put(Call { generation, id, volume, body });
                 } else {
@@ -170,6 +172,8 @@ impl Shared {
             | Body::Replayed(_)
             | Body::Resolved(_)
             | Body::Synced(_)
+            | Body::Listed(_)
+            | Body::Scrubbed(_)
             | Body::Stats(_) => refuse(Errno::OPNOTSUPP, "only Presto sends that".to_owned()),
         }
     }

@@ -88,7 +88,7 @@ impl Volume {
                 continue;
             }
             let Some(name) = stream.names.front() else { return Ok(()) };
-            if !take(&stream.dir, name) {
+            if !self.lower.hides(stream.dir.id, &name.name) && !take(&stream.dir, name) {
                 return Ok(());
             }
             if let Some(name) = stream.names.pop_front() {

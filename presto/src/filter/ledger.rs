@@ -1,5 +1,5 @@
 //! Files open for writing, on record: after presto was killed, these are the ones whose content may have changed with no
-//! close in the journal. A small file in the cache; page cache survives a kill, and a power cut is the scrub's business.
+//! close in the journal. A small file beside the tree; page cache survives a kill, and a power cut is the scrub's business.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -33,7 +33,7 @@ impl Ledger {
     /// Opens the record; the files an earlier run left in it.
     pub(crate) fn open(lower: &Lower) -> Result<(Ledger, Vec<FileId>), Errno> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(lower.path.join("writers"), flags, Mode::from_raw_mode(0o600))?;
+        let file = rustix::fs::openat(lower.home(), "writers", flags, Mode::from_raw_mode(0o600))?;
         let mut state = State::default();
         let mut slot = [0u8; 16];
         while rustix::io::pread(&file, &mut slot[..], state.used * SLOT)? == slot.len() {

@@ -1,7 +1,7 @@
 //! Limbo: contents of files that lost their last name before the server had a verdict on their content, and orphans:
 //! files that a replay replaced while somebody wrote to them.
 //!
-//! Owns `limbo/` of the cache: names there are `<ino>-<generation>`, with `-orphan` behind it for those, and nothing else
+//! Owns `limbo/` beside the tree: names there are `<ino>-<generation>`, with `-orphan` behind it for those, and nothing else
 //! is ever unlinked there. Lento says what
 //! may go, and up to which record it knows: a file about which there is a later one stays.
 

@@ -60,6 +60,7 @@ impl Volume {
         access: Access,
     ) -> Result<(Entry, Arc<Handle>), Errno> {
         self.update(|told| {
+            self.may_make(parent, name)?;
             let dir = self.lower.dir(parent)?;
             let _held = self.locks.lock(&[parent]);
             let mut intent = Volume::intent(Opcode::Create, caller);
@@ -116,6 +117,11 @@ impl Volume {
         self.make(caller, parent, name, NewMode { mode: 0o777, umask: 0 }, Kind::Symlink(target))
     }
 
+    /// EPERM for the one name that is presto's own.
+    pub(crate) fn may_make(&self, dir: FileId, name: &[u8]) -> Result<(), Errno> {
+        if self.lower.hides(dir, name) { Err(Errno::PERM) } else { Ok(()) }
+    }
+
     fn make(
         &self,
         caller: Caller,
@@ -131,6 +137,7 @@ impl Volume {
             Kind::Symlink(_) => (Opcode::Symlink, FileType::Symlink),
         };
         self.update(|told| {
+            self.may_make(parent, name)?;
             let dir = self.lower.dir(parent)?;
             let _held = self.locks.lock(&[parent]);
             let mut intent = Volume::intent(opcode, caller);
@@ -170,6 +177,7 @@ impl Volume {
     /// Gives an object another name.
     pub fn link(&self, caller: Caller, object: FileId, parent: FileId, name: &[u8]) -> Result<Entry, Errno> {
         self.update(|told| {
+            self.may_make(parent, name)?;
             let dir = self.lower.dir(parent)?;
             let file = self.object(object)?;
             let _held = self.locks.lock(&[object, parent]);

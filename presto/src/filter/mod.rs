@@ -23,6 +23,7 @@ mod update;
 mod writers;
 
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -119,6 +120,8 @@ pub struct Options {
     pub journal: kml::Config,
     /// Journal full.
     pub when_full: WhenFull,
+    /// The adopted directory that is the tree; `None`: the one in the cache.
+    pub source: Option<PathBuf>,
 }
 
 /// One served volume.
@@ -133,6 +136,8 @@ pub struct Volume {
     pub locks: Locks,
     /// What users touched last.
     pub touched: Touched,
+    /// What replays touched last.
+    pub replayed: Touched,
     /// Files being changed.
     pub writers: Writers,
     /// Open files.
@@ -172,7 +177,8 @@ impl Volume {
         upcalls: Arc<dyn Upcalls>,
     ) -> Result<(Volume, Vec<Record>), OpenError> {
         let volume = || name.to_owned();
-        let lower = Lower::open(cache).map_err(|source| OpenError::Lower { volume: volume(), source })?;
+        let lower = Lower::open(cache, options.source.as_deref())
+            .map_err(|source| OpenError::Lower { volume: volume(), source })?;
         let left = |errno| OpenError::Left { volume: volume(), path: cache.display().to_string(), errno };
         let limbo = Limbo::open(&lower).map_err(left)?;
         let (writers, interrupted) = Writers::open(&lower).map_err(left)?;
@@ -185,6 +191,7 @@ impl Volume {
             journal,
             locks: Locks::default(),
             touched: Touched::default(),
+            replayed: Touched::default(),
             writers,
             interrupted: Mutex::new(interrupted),
             files: Files::default(),

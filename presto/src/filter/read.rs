@@ -23,6 +23,9 @@ pub struct Entry {
 impl Volume {
     /// The object with this name, `None` if there is none.
     pub fn lookup(&self, parent: FileId, name: &[u8]) -> Result<Option<Entry>, Errno> {
+        if self.lower.hides(parent, name) {
+            return Ok(None);
+        }
         let dir = self.lower.dir(parent)?;
         match self.entry_at(&*dir, name) {
             Ok(entry) => Ok(Some(entry)),
@@ -86,10 +89,13 @@ impl Volume {
         Ok(Entry { id, stat: self.as_seen(id, Stat::of(&fd)?) })
     }
 
-    /// Attributes as users see them: the name in limbo does not count.
+    /// Attributes as users see them: neither the name in limbo nor presto's own directory counts.
     pub(crate) fn as_seen(&self, id: FileId, mut stat: Stat) -> Stat {
         if stat.is_file() && !self.limbo.is_empty() && self.limbo.contains(id) {
             stat.attributes.nlink = stat.attributes.nlink.saturating_sub(1);
+        }
+        if id == self.lower.root() && self.lower.source.is_some() && stat.attributes.nlink > 2 {
+            stat.attributes.nlink -= 1; // The hidden directory's `..`.
         }
         stat
     }

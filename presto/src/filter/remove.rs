@@ -70,6 +70,9 @@ impl Volume {
         remove: impl Fn(&mut Told, &Dir, FileId, Stat) -> Result<(), Stop>,
     ) -> Result<(), Errno> {
         self.update(|told| {
+            if self.lower.hides(parent, name) {
+                return Err(Stop::Errno(Errno::NOENT));
+            }
             let dir = self.lower.dir(parent)?;
             let object = self.lower.child(&dir, name)?;
             let _held = self.locks.lock(&[parent, object]);

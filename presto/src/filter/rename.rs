@@ -33,6 +33,10 @@ impl Volume {
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         self.update(|told| {
+            if self.lower.hides(from.dir, from.name) {
+                return Err(Stop::Errno(Errno::NOENT));
+            }
+            self.may_make(to.dir, to.name)?;
             let source = self.lower.dir(from.dir)?;
             let target = self.lower.dir(to.dir)?;
             let object = self.lower.child(&source, from.name)?;

@@ -1,4 +1,5 @@
-//! Which user's record last touched an object or an entry, so that a replay can tell whether Lento knew.
+//! Which record last touched an object or an entry, so that a replay (for users' records) or a scrub (for replays' as
+//! well) can tell whether Lento knew.
 //!
 //! Holds what Lento may not have read yet; `forget_upto` drops the rest.
 
@@ -10,7 +11,7 @@ use intermezzo_kml::record::Outcome;
 use intermezzo_kml::record::Recno;
 use parking_lot::Mutex;
 
-/// Newest user's record per object and per entry.
+/// Newest record per object and per entry.
 #[derive(Debug, Default)]
 pub struct Touched {
     inner: Mutex<Inner>,
@@ -46,13 +47,13 @@ impl Touched {
         self.entry(intent.target_parent, &intent.target_name, recno);
     }
 
-    /// Newest user's record about an object.
+    /// Newest record about an object.
     #[must_use]
     pub fn newest(&self, id: FileId) -> Option<Recno> {
         self.inner.lock().objects.get(&id).copied()
     }
 
-    /// Newest user's record about an entry.
+    /// Newest record about an entry.
     #[must_use]
     pub fn newest_entry(&self, dir: FileId, name: &[u8]) -> Option<Recno> {
         self.inner.lock().entries.get(&(dir, name.to_vec())).copied()

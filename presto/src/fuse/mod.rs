@@ -55,6 +55,16 @@ pub enum MountError {
         /// Reason.
         errno: Errno,
     },
+    /// The cover of the adopted directory.
+    #[error("volume {volume}: cannot cover the adopted directory {path}: {errno}")]
+    Cover {
+        /// Volume.
+        volume: String,
+        /// Which.
+        path: PathBuf,
+        /// Reason.
+        errno: Errno,
+    },
     /// The session with the kernel, or its threads.
     #[error("volume {volume}: no session with the kernel: {source}")]
     Session {
@@ -91,6 +101,8 @@ impl Default for MountOptions {
 pub struct Mount {
     volume: Arc<Volume>,
     mountpoint: PathBuf,
+    /// The adopted directory, while the mount covers it. What is mounted there before stays: it is uncovered once.
+    cover: Mutex<Option<PathBuf>>,
     kernel: Arc<Kernel>,
     session: Mutex<Option<JoinHandle<()>>>,
     background: Mutex<Option<Background>>,
@@ -113,12 +125,26 @@ impl Mount {
         if let Err(errno) = mount(&device, &name, mountpoint, options) {
             return Err(MountError::Mount { volume: name, mountpoint: mountpoint.to_owned(), errno });
         }
-        Mount::serve(volume, device, mountpoint, options).map_err(|source| {
+        let mount = Mount::serve(volume, device, mountpoint, options).map_err(|source| {
             if let Err(errno) = detach(mountpoint) {
                 tracing::warn!(target: "fuse", volume = name, ?mountpoint, %errno, "not unmounted");
             }
-            MountError::Session { volume: name, source }
-        })
+            MountError::Session { volume: name.clone(), source }
+        })?;
+        mount.cover().map_err(|(path, errno)| MountError::Cover { volume: name, path, errno })?;
+        Ok(mount)
+    }
+
+    /// Shows the volume in the place of its adopted directory as well, so that nobody comes to the files past it.
+    fn cover(&self) -> Result<(), (PathBuf, Errno)> {
+        let Some(source) = self.volume.lower.source.clone() else { return Ok(()) };
+        match rustix::mount::mount_bind(&self.mountpoint, &source) {
+            Ok(()) => {
+                *self.cover.lock() = Some(source);
+                Ok(())
+            }
+            Err(errno) => Err((source, errno)), // Dropped, the mount goes.
+        }
     }
 
     fn serve(
@@ -165,6 +191,7 @@ impl Mount {
         Ok(Mount {
             volume,
             mountpoint: mountpoint.to_owned(),
+            cover: Mutex::new(None),
             kernel,
             session: Mutex::new(Some(thread)),
             background: Mutex::new(Some(background)),
@@ -197,7 +224,8 @@ impl Mount {
 
     /// Takes the mount away at once; programs that have files open keep them until they close them.
     pub fn unmount(&self) -> Result<(), Errno> {
-        detach(&self.mountpoint)
+        let uncovered = self.cover.lock().take().map_or(Ok(()), |cover| detach(&cover));
+        detach(&self.mountpoint).and(uncovered)
     }
 
     /// Waits until the last user of the detached mount is gone, at most this long. Says whether it is so.
@@ -220,7 +248,7 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if self.is_alive()
-            && let Err(errno) = detach(&self.mountpoint)
+            && let Err(errno) = self.unmount()
             && errno != Errno::INVAL
         {
             tracing::warn!(target: "fuse", volume = self.volume.name, mountpoint = ?self.mountpoint, %errno,

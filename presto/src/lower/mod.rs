@@ -1,11 +1,12 @@
 //! The lower tree: the plain directory in which a volume's files lie.
 //!
-//! Owns the cache directory's descriptors, identity by file handle, and the few system calls that need `unsafe`.
+//! Owns the descriptors of the cache and of an adopted directory, identity by file handle, and the few system calls that need `unsafe`.
 //! Knows nothing of journals, locks or FUSE; who calls decides what is allowed.
 
 mod born;
 mod creds;
 mod handle;
+mod layout;
 mod signals;
 mod stat;
 mod sync;
@@ -27,11 +28,14 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use layout::Layout;
+
 pub use born::inherited;
 pub use creds::Owner;
 pub use creds::as_owner;
 pub use creds::dropping_privileges;
 pub use handle::Shape;
+pub use layout::ADOPTED;
 pub use signals::Termination;
 pub use stat::Stat;
 pub use stat::kind;
@@ -42,8 +46,8 @@ pub use sync::start_writeback;
 /// Why a cache directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LowerError {
-    /// A directory of the cache cannot be made or opened.
-    #[error("cache {path}: {errno}")]
+    /// A directory cannot be made or opened.
+    #[error("directory {path}: {errno}")]
     Directory {
         /// Directory concerned.
         path: PathBuf,
@@ -51,15 +55,13 @@ pub enum LowerError {
         errno: Errno,
     },
     /// The file system gives no file handles of a known kind.
-    #[error(
-        "cache {path}: its file system is none of ext4, xfs, btrfs, tmpfs; put the cache on one of these"
-    )]
+    #[error("directory {path}: its file system is none of ext4, xfs, btrfs, tmpfs; use one of these")]
     Unsupported {
-        /// Cache directory.
+        /// Cache directory, or the adopted one.
         path: PathBuf,
     },
-    /// A directory of the cache is a mount point or on another file system.
-    #[error("cache {path}: not on the file system of the cache directory itself")]
+    /// A directory beside the tree is a mount point or on another file system.
+    #[error("directory {path}: not on the file system of the tree")]
     Elsewhere {
         /// Directory concerned.
         path: PathBuf,
@@ -95,17 +97,20 @@ impl Dir {
     }
 }
 
-/// An opened cache directory.
+/// The opened directories of a volume.
 #[derive(Debug)]
 pub struct Lower {
     /// The cache directory itself.
     pub path: PathBuf,
+    /// The adopted directory, where that is the tree.
+    pub source: Option<PathBuf>,
     shape: Shape,
     mount: i32,
     tree: Arc<Dir>,
     staging: Arc<Dir>,
     limbo: OwnedFd,
     stage: OwnedFd,
+    home: OwnedFd,
     labels: bool,
     fine_stamps: bool,
     one_flush: bool,
@@ -113,22 +118,21 @@ pub struct Lower {
 }
 
 impl Lower {
-    /// Opens a cache directory and makes what is missing in it: tree, stage, staging, limbo, kml and lml.
-    pub fn open(path: &Path) -> Result<Lower, LowerError> {
-        for name in ["tree", "stage", "staging", "limbo", "kml", "lml"] {
-            make_directory(&path.join(name), name)?;
-        }
-        let tree = open_directory(&path.join("tree"))?;
-        let failed = |errno| LowerError::Directory { path: path.to_owned(), errno };
-        let unsupported = || LowerError::Unsupported { path: path.to_owned() };
-        let (shape, mount) = match Shape::learn(tree.as_fd()) {
+    /// Opens a cache directory and makes what is missing in it: kml, tree, stage, staging, limbo and lml. With a
+    /// `source` that directory is the tree, and the last four lie in [`ADOPTED`] in it.
+    pub fn open(path: &Path, source: Option<&Path>) -> Result<Lower, LowerError> {
+        let layout = Layout::open(path, source)?;
+        let tree_path = source.unwrap_or(path);
+        let failed = |errno| LowerError::Directory { path: tree_path.to_owned(), errno };
+        let unsupported = || LowerError::Unsupported { path: tree_path.to_owned() };
+        let (shape, mount) = match Shape::learn(layout.tree.as_fd()) {
             Ok(learned) => learned.ok_or_else(unsupported)?,
             Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => return Err(unsupported()),
             Err(errno) => return Err(failed(errno)),
         };
         let open = |name: &str| -> Result<(FileId, OwnedFd), LowerError> {
-            let path = path.join(name);
-            let fd = open_directory(&path)?;
+            let fd = layout.directory(name)?;
+            let path = layout.home_path.join(name);
             match shape.identify(fd.as_fd(), b"", mount) {
                 Ok(id) => Ok((id, fd)),
                 Err(Errno::XDEV) => Err(LowerError::Elsewhere { path }),
@@ -138,24 +142,38 @@ impl Lower {
         let (staging, staging_fd) = open("staging")?;
         let (_, limbo) = open("limbo")?;
         let (_, stage) = open("stage")?;
+        let Layout { tree, home, kml, .. } = layout;
         let root = shape.identify(tree.as_fd(), b"", mount).map_err(failed)?;
         let labels = xattr::list(&tree).unwrap_or_default().iter().any(|name| is_label(name));
         let fine_stamps = has_fine_stamps(stage.as_fd());
-        let kml = open_directory(&path.join("kml"))?;
         let one_flush = has_one_flush(&tree, &kml).map_err(failed)?;
         Ok(Lower {
             labels,
             fine_stamps,
             one_flush,
             path: path.to_owned(),
+            source: source.map(Path::to_owned),
             shape,
             mount,
             tree: Arc::new(Dir::new(root, tree)),
             staging: Arc::new(Dir::new(staging, staging_fd)),
             limbo,
             stage,
+            home,
             directories: Mutex::new(BTreeMap::new()),
         })
+    }
+
+    /// Whether this entry is presto's own in an adopted directory: for users and for replays there is no such name.
+    #[must_use]
+    pub fn hides(&self, dir: FileId, name: &[u8]) -> bool {
+        self.source.is_some() && dir == self.tree.id && name == ADOPTED.as_bytes()
+    }
+
+    /// Directory with what must be on the tree's file system and is nobody's but presto's.
+    #[must_use]
+    pub fn home(&self) -> BorrowedFd<'_> {
+        self.home.as_fd()
     }
 
     /// Whether fsync of a file in the tree makes durable what of the journal has reached the device.
@@ -325,19 +343,4 @@ fn has_fine_stamps(stage: BorrowedFd<'_>) -> bool {
         last = stamps;
     }
     true
-}
-
-fn make_directory(path: &Path, name: &str) -> Result<(), LowerError> {
-    // Only the tree is for users' eyes, and they see it through the mount alone.
-    let mode = if name == "tree" { 0o755 } else { 0o700 };
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(LowerError::Directory { path: path.to_owned(), errno }),
-    }
-}
-
-fn open_directory(path: &Path) -> Result<OwnedFd, LowerError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| LowerError::Directory { path: path.to_owned(), errno })
 }

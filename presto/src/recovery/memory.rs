@@ -33,6 +33,8 @@ impl Memory {
             } else if record.opcode == Opcode::Close {
                 volume.limbo.note_close(outcome.object, record.recno);
             }
+        } else {
+            volume.replayed.record(intent, outcome, record.recno);
         }
         for (dir, time) in
             [(intent.parent, outcome.parent_mtime), (intent.target_parent, outcome.target_parent_mtime)]

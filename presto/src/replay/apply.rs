@@ -71,6 +71,7 @@ impl Replayer {
             flags: intent.flags,
         };
         let recno = self.volume.journal.done(ticket, &outcome);
+        self.volume.replayed.record(intent, &outcome, recno);
         self.account(intent, &left, recno);
         Ok(Applied { file: left.file, recno, already: false })
     }
@@ -95,6 +96,7 @@ impl Replayer {
             flags: intent.flags,
         };
         let recno = self.volume.journal.append(Class::Replay, intent, &outcome)?;
+        self.volume.replayed.record(intent, &outcome, recno);
         Ok(Applied { file, recno, already: true })
     }
 

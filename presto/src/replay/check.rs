@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::plan::Busy;
 use super::{Replayer, STALE, Stop};
 use crate::filter;
-use crate::lower::Stat;
+use crate::lower::{ADOPTED, Stat};
 
 /// Precondition on the content of a regular file that is about to go.
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +30,16 @@ pub(crate) enum Old {
 
 impl Replayer {
     /// No user's record after `since` touches these (rule 13): values alone would allow "absent, made, renamed away,
-    /// absent".
+    /// absent". And no entry is presto's own.
     pub(super) fn untouched(
         &self,
         since: Recno,
         entries: &[(FileId, &[u8])],
         objects: &[FileId],
     ) -> Result<(), Stop> {
+        if entries.iter().any(|(dir, name)| self.volume.lower.hides(*dir, name)) {
+            return Err(Stop::Refused(Errno::PERM, format!("{ADOPTED} in the root is presto's own here")));
+        }
         let touched = &self.volume.touched;
         let entries = entries.iter().filter_map(|(dir, name)| touched.newest_entry(*dir, name));
         let objects = objects.iter().filter_map(|id| touched.newest(*id));

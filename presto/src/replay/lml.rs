@@ -1,6 +1,6 @@
 //! The LML: files whose contents are being replaced in place, so that a crash in the middle can be finished.
 //!
-//! Owns `lml/` of the cache: one small JSON file per install, named after the object, removed when the content is
+//! Owns `lml/` beside the tree: one small JSON file per install, named after the object, removed when the content is
 //! whole. The new content lies in stage/ until then.
 
 use std::fs::File;
@@ -68,13 +68,13 @@ pub struct Lml {
 }
 
 impl Lml {
-    /// Opens the LML of a cache directory.
+    /// Opens the LML of a volume.
     ///
     /// # Errors
     /// The kernel's.
     pub fn open(lower: &Lower) -> Result<Lml, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(Lml { dir: rustix::fs::open(lower.path.join("lml"), flags, Mode::empty())? })
+        Ok(Lml { dir: rustix::fs::openat(lower.home(), "lml", flags, Mode::empty())? })
     }
 
     /// Durable before the first byte of the object changes: content first, then the entry.

@@ -128,6 +128,7 @@ impl Replayer {
     pub fn forget_upto(&self, recno: Recno) {
         self.versions.lock().forget_upto(recno);
         self.volume.touched.forget_upto(recno);
+        self.volume.replayed.forget_upto(recno);
     }
 
     fn item(&self, item: &Item, since: Recno) -> Result<Applied, Stop> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::{
-    DropStage, Mark, OpenStage, ReleaseLimbo, Resolve, Resolved, RevokePermit, Stats, Synced, Truncate,
+    DropStage, List, Mark, OpenStage, ReleaseLimbo, Resolve, Resolved, RevokePermit, Stats, Synced, Truncate,
 };
 use intermezzo_kml::record::{FileId, Recno};
 use rustix::fs::OFlags;
@@ -47,6 +47,8 @@ impl Served {
             }
             Body::ReleaseLimbo(release) => running.release_limbo(&release),
             Body::RevokePermit(revoke) => running.revoke_permit(&revoke),
+            Body::List(list) => running.list(&list),
+            Body::Scrub(batch) => Reply::of(Body::Scrubbed(running.scrubber.run(batch))),
             Body::Stat(_) => Reply::of(Body::Stats(running.stats(self.log_max_bytes()))),
             _ => Reply::failure(Errno::OPNOTSUPP, format!("volume {}: not a downcall", self.name())),
         }
@@ -81,6 +83,14 @@ impl Running {
             Err((errno, file)) => {
                 self.failure(errno, format_args!("file {} cannot be opened", convert::file_id(file)))
             }
+        }
+    }
+
+    fn list(&self, list: &List) -> Reply {
+        let dir = list.dir.as_ref().map(convert::file_id).unwrap_or_default();
+        match self.scrubber.list(dir, list.after) {
+            Ok(listed) => Reply::of(Body::Listed(listed)),
+            Err(errno) => self.failure(errno, format_args!("directory {dir} cannot be listed")),
         }
     }
 

@@ -79,14 +79,16 @@ pub(super) fn clear(at: &Path) -> Result<(), String> {
     Err(format!("mount point {}: too many dead mounts on it", at.display()))
 }
 
+/// Whether what is mounted there last, on top of anything else, is a presto's.
 fn is_ours(at: &Path) -> bool {
     let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return false };
     let wanted = escape(at);
-    mounts.split(|byte| *byte == b'\n').any(|line| {
+    let mut here = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut words = line.split(|byte| *byte == b' ');
         let here = words.nth(4) == Some(wanted.as_slice());
-        here && words.skip_while(|word| *word != b"-").nth(1) == Some(b"fuse.intermezzo")
-    })
+        here.then(|| words.skip_while(|word| *word != b"-").nth(1))
+    });
+    here.next_back() == Some(Some(b"fuse.intermezzo".as_slice()))
 }
 
 /// As mountinfo writes paths.

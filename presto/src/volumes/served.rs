@@ -9,11 +9,13 @@ use parking_lot::{Mutex, RwLock};
 
 use super::background::Syncer;
 use super::mount::{Mounted, Mounter, prepare};
-use super::spec::{Access, Spec};
+use super::source::Surroundings;
+use super::spec::Spec;
 use crate::channel::{Link, convert};
 use crate::filter::{OpenError, Volume};
 use crate::recovery;
 use crate::replay::Replayer;
+use crate::scrub::Scrubber;
 
 /// How long users of a detached mount are waited for.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -41,6 +43,7 @@ enum Blame {
 pub(super) struct Running {
     pub volume: Arc<Volume>,
     pub replayer: Replayer,
+    pub scrubber: Scrubber,
     pub syncer: Syncer,
     mount: Mutex<Option<Box<dyn Mounted>>>,
     /// Why it is not mounted.
@@ -51,9 +54,14 @@ pub(super) struct Running {
 
 impl Served {
     /// Opens, recovers and mounts. A failure becomes the volume's fault.
-    pub fn start(spec: Spec, link: &Arc<Link>, mounter: &dyn Mounter) -> Arc<Served> {
+    pub fn start(
+        spec: Spec,
+        link: &Arc<Link>,
+        mounter: &dyn Mounter,
+        surroundings: &Surroundings,
+    ) -> Arc<Served> {
         link.set_policy(&spec.name, spec.no_lento);
-        let state = match open(&spec, link, mounter) {
+        let state = match open(&spec, link, mounter, surroundings) {
             Ok(running) => State::Up(running),
             Err((fault, blame)) => {
                 tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not served");
@@ -90,9 +98,14 @@ impl Served {
         let Ok(running) = self.running() else { return Ok(false) };
         if !present.same_place(spec) {
             return Err(format!(
-                "volume {}: it is served from cache {} (uid {:#x}) at {}; clear it first",
+                "volume {}: it is served from cache {}{} (uid {:#x}) at {}; clear it first",
                 present.name,
                 present.cache.display(),
+                present
+                    .source
+                    .as_ref()
+                    .map(|source| format!(" and source {}", source.display()))
+                    .unwrap_or_default(),
                 present.uid,
                 present.mountpoint.display()
             ));
@@ -105,17 +118,29 @@ impl Served {
         }
         self.link.set_policy(&spec.name, spec.no_lento);
         running.volume.set_when_full(spec.when_full());
-        running.apply_access(spec.access);
+        running.apply_access(spec);
         *present = spec.clone();
         Ok(true)
     }
 
     /// Lento's marks and the access mode together.
     pub fn refresh_access(&self) {
-        let access = self.spec.read().access;
+        let spec = self.spec.read();
         if let Ok(running) = self.running() {
-            running.apply_access(access);
+            running.apply_access(&spec);
         }
+    }
+
+    /// What the table will say once Lento knows all of an adopted directory; `None` where there is nothing to say.
+    pub fn adopting(&self) -> Option<Spec> {
+        let spec = self.spec.read();
+        let news = spec.source.is_some() && !spec.adopted && self.running().is_ok();
+        news.then(|| Spec { adopted: true, ..spec.clone() })
+    }
+
+    /// The table says it.
+    pub fn adopted(&self) {
+        self.spec.write().adopted = true;
     }
 
     pub fn info(&self) -> VolumeInfo {
@@ -126,6 +151,7 @@ impl Served {
             cache: spec.cache.display().to_string(),
             mountpoint: spec.mountpoint.display().to_string(),
             kml: spec.cache.join("kml").display().to_string(),
+            source: spec.source.as_ref().map(|source| source.display().to_string()).unwrap_or_default(),
             ..VolumeInfo::default()
         };
         match self.running() {
@@ -144,7 +170,7 @@ impl Served {
     }
 
     pub fn log_max_bytes(&self) -> u64 {
-        self.spec.read().options().journal.max_bytes
+        self.spec.read().options(None).journal.max_bytes
     }
 
     /// Users no longer find it; what they have open goes on until presto ends.
@@ -192,9 +218,9 @@ impl Served {
 }
 
 impl Running {
-    fn apply_access(&self, access: Access) {
+    fn apply_access(&self, spec: &Spec) {
         let marked = self.marked_read_only.load(std::sync::atomic::Ordering::Relaxed);
-        self.volume.marks.read_only.set(marked || access == Access::ReadOnly);
+        self.volume.marks.read_only.set(marked || spec.is_read_only());
     }
 
     pub fn fault(&self) -> &str {
@@ -206,23 +232,32 @@ impl Running {
     }
 }
 
-fn open(spec: &Spec, link: &Arc<Link>, mounter: &dyn Mounter) -> Result<Arc<Running>, (String, Blame)> {
+fn open(
+    spec: &Spec,
+    link: &Arc<Link>,
+    mounter: &dyn Mounter,
+    surroundings: &Surroundings,
+) -> Result<Arc<Running>, (String, Blame)> {
     let node = |text: String| (text, Blame::Node);
+    let source = surroundings
+        .adopt(spec)
+        .map_err(|reason| (format!("volume {}: {reason}", spec.name), Blame::Request))?;
     std::fs::create_dir_all(&spec.cache)
         .map_err(|error| node(format!("volume {}: cache {}: {error}", spec.name, spec.cache.display())))?;
     let upcalls = Arc::clone(link);
     let (volume, unresolved) =
-        Volume::open(&spec.name, &spec.cache, spec.options(), upcalls).map_err(|error| {
+        Volume::open(&spec.name, &spec.cache, spec.options(source), upcalls).map_err(|error| {
             let wrong = matches!(&error, OpenError::Journal { source: KmlError::WrongVolume { .. }, .. });
             (error.to_string(), if wrong { Blame::Request } else { Blame::Node })
         })?;
     let volume = Arc::new(volume);
     let replayer = Replayer::new(Arc::clone(&volume))
-        .map_err(|errno| node(format!("volume {}: lml of {}: {errno}", spec.name, spec.cache.display())))?;
+        .map_err(|errno| node(format!("volume {}: lml: {errno}", spec.name)))?;
     let report = recovery::run(&volume, &replayer, &unresolved).map_err(|error| node(error.to_string()))?;
     if report != recovery::Report::default() {
         tracing::info!(target: "recovery", volume = spec.name, ?report, "journal and tree brought into agreement");
     }
+    volume.marks.read_only.set(spec.is_read_only());
     // A volume that cannot be shown is still replicated: Lento can read and replay.
     let (mount, fault) =
         match prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)) {
@@ -234,6 +269,7 @@ fn open(spec: &Spec, link: &Arc<Link>, mounter: &dyn Mounter) -> Result<Arc<Runn
         };
     let syncer = Syncer::start(&volume);
     let running = Running {
+        scrubber: Scrubber::new(Arc::clone(&volume)),
         volume,
         replayer,
         syncer,
@@ -241,6 +277,6 @@ fn open(spec: &Spec, link: &Arc<Link>, mounter: &dyn Mounter) -> Result<Arc<Runn
         fault,
         marked_read_only: std::sync::atomic::AtomicBool::new(false),
     };
-    running.apply_access(spec.access);
+    running.apply_access(spec);
     Ok(Arc::new(running))
 }

@@ -41,6 +41,12 @@ pub struct Spec {
     pub cache: PathBuf,
     /// Where users see it.
     pub mountpoint: PathBuf,
+    /// The adopted directory that is its tree; none: the one in the cache.
+    #[serde(default)]
+    pub source: Option<PathBuf>,
+    /// Lento knows everything in the adopted directory: users may write.
+    #[serde(default)]
+    pub adopted: bool,
     /// Who may write.
     #[serde(default)]
     pub access: Access,
@@ -63,6 +69,8 @@ impl Spec {
             uid: set.uid,
             cache: PathBuf::from(&set.cache),
             mountpoint: PathBuf::from(&set.mountpoint),
+            source: (!set.source.is_empty()).then(|| PathBuf::from(&set.source)),
+            adopted: false,
             access: match set.access() {
                 v1::Access::ReadOnly => Access::ReadOnly,
                 v1::Access::ReadWrite | v1::Access::Unspecified => Access::ReadWrite,
@@ -86,27 +94,41 @@ impl Spec {
         if !volume_name(&self.name) {
             return Err(format!("{:?} is not a namespace/name", self.name));
         }
-        for (what, path) in [("cache", &self.cache), ("mountpoint", &self.mountpoint)] {
+        let mut paths = vec![("cache", &self.cache), ("mountpoint", &self.mountpoint)];
+        paths.extend(self.source.as_ref().map(|source| ("source", source)));
+        for (what, path) in &paths {
             let plain =
                 path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
             if !path.is_absolute() || !plain || path.parent().is_none() {
                 return Err(format!("{what} {} is not a plain absolute path", path.display()));
             }
         }
-        if self.cache.starts_with(&self.mountpoint) || self.mountpoint.starts_with(&self.cache) {
-            let (cache, mountpoint) = (self.cache.display(), self.mountpoint.display());
-            return Err(format!("cache {cache} and mountpoint {mountpoint} lie within each other"));
+        for (at, (what, path)) in paths.iter().enumerate() {
+            for (other_what, other) in paths.iter().skip(at + 1) {
+                if path.starts_with(other) || other.starts_with(path) {
+                    let (path, other) = (path.display(), other.display());
+                    return Err(format!("{what} {path} and {other_what} {other} lie within each other"));
+                }
+            }
         }
         Ok(())
     }
 
     /// Whether the other says the same place and cache, so that only options differ.
     pub(super) fn same_place(&self, other: &Spec) -> bool {
-        self.uid == other.uid && self.cache == other.cache && self.mountpoint == other.mountpoint
+        self.uid == other.uid
+            && self.cache == other.cache
+            && self.mountpoint == other.mountpoint
+            && self.source == other.source
     }
 
-    /// As the filter wants it.
-    pub(super) fn options(&self) -> filter::Options {
+    /// Whether users of this node may not write, as far as the table tells.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.access == Access::ReadOnly || self.source.is_some() && !self.adopted
+    }
+
+    /// As the filter wants it, with the source's path that has no symbolic links.
+    pub(super) fn options(&self, source: Option<PathBuf>) -> filter::Options {
         let mut journal = kml::Config { volume: self.uid, ..kml::Config::default() };
         if self.log_max_bytes > 0 {
             journal.max_bytes = self.log_max_bytes;
@@ -115,7 +137,7 @@ impl Spec {
                 journal.segment_bytes.min((self.log_max_bytes / 8) & !0xfff).max(64 << 10);
             journal.reserve_bytes = journal.reserve_bytes.min(2 * journal.segment_bytes);
         }
-        filter::Options { journal, when_full: self.when_full() }
+        filter::Options { journal, when_full: self.when_full(), source }
     }
 
     pub(super) fn when_full(&self) -> filter::WhenFull {
@@ -136,6 +158,8 @@ mod tests {
             uid: 1,
             cache: cache.into(),
             mountpoint: mountpoint.into(),
+            source: None,
+            adopted: false,
             access: Access::default(),
             log_max_bytes: 0,
             when_full: WhenFull::default(),
@@ -151,5 +175,18 @@ mod tests {
         {
             assert!(spec(cache, mountpoint).check().is_err(), "{cache} {mountpoint}");
         }
+        let with = |source: &str| Spec { source: Some(source.into()), ..spec("/c", "/m") };
+        assert_eq!(with("/s").check(), Ok(()));
+        for source in ["", "s", "/", "/c", "/c/s", "/m/s", "/s/../c"] {
+            assert!(with(source).check().is_err(), "{source}");
+        }
+        assert!(!with("/s").same_place(&with("/t")));
+    }
+
+    #[test]
+    fn an_adopted_directory_is_for_reading_until_lento_knows_it() {
+        let adopting = Spec { source: Some("/s".into()), ..spec("/c", "/m") };
+        assert!(adopting.is_read_only());
+        assert!(!Spec { adopted: true, ..adopting }.is_read_only());
     }
 }

@@ -88,6 +88,16 @@ impl Table {
         Ok((Table { dir: dir.to_owned(), specs: Mutex::new(by_name), _lock: lock }, specs))
     }
 
+    /// What it says of a volume.
+    pub(super) fn get(&self, name: &str) -> Option<Spec> {
+        self.specs.lock().get(name).cloned()
+    }
+
+    /// All volumes but this one.
+    pub(super) fn others(&self, name: &str) -> Vec<Spec> {
+        self.specs.lock().values().filter(|spec| spec.name != name).cloned().collect()
+    }
+
     /// Remembers a volume; durable when this returns.
     pub(super) fn put(&self, spec: &Spec) -> Result<(), TableError> {
         let mut specs = self.specs.lock();
@@ -135,7 +145,12 @@ fn take(lock: &File, table: &Path) -> Result<(), ()> {
         }
         let specs = std::fs::read(table).ok().and_then(|text| parse(&text).ok()).unwrap_or_default();
         for spec in specs {
-            if let Err(error) = super::mount::clear(&spec.mountpoint) {
+            let covers = spec.source.as_deref().map(super::source::uncover);
+            for error in [Some(super::mount::clear(&spec.mountpoint)), covers]
+                .into_iter()
+                .flatten()
+                .filter_map(Result::err)
+            {
                 tracing::warn!(target: "volumes", volume = spec.name, error);
             }
         }

@@ -97,6 +97,7 @@ fn a_cache_of_another_uid_is_never_adopted() {
         state.path(),
         presto::channel::Link::new(),
         std::sync::Arc::new(presto::volumes::NoMount),
+        Vec::new(),
     )
     .unwrap();
     let Body::Failure(failure) = volumes.call("test/other", Body::SetVolume(set)).body else {

@@ -23,31 +23,47 @@ pub struct World {
     pub volumes: Arc<Volumes>,
     pub volume: Arc<Volume>,
     pub cache: PathBuf,
+    /// Where the files lie, and what is beside them.
+    pub tree: PathBuf,
+    pub home: PathBuf,
     dir: tempfile::TempDir,
 }
 
 pub fn world() -> World {
-    let dir = tempfile::tempdir().unwrap();
-    let volumes = Volumes::open(&dir.path().join("state"), Link::new(), Arc::new(NoMount)).unwrap();
+    world_with(tempfile::tempdir().unwrap(), |_| {})
+}
+
+/// A volume in this directory, asked for otherwise than usual.
+pub fn world_with(dir: tempfile::TempDir, change: impl FnOnce(&mut v1::SetVolume)) -> World {
+    let volumes = open(dir.path());
     let cache = dir.path().join("cache");
-    let set = v1::SetVolume {
+    let mut set = v1::SetVolume {
         uid: 7,
         cache: cache.display().to_string(),
         mountpoint: dir.path().join("mnt").display().to_string(),
         log_max_bytes: 64 << 20,
         ..Default::default()
     };
+    change(&mut set);
+    let adopted = (!set.source.is_empty()).then(|| PathBuf::from(&set.source));
+    let tree = adopted.clone().unwrap_or_else(|| cache.join("tree"));
+    let home = adopted.map_or_else(|| cache.clone(), |source| source.join(".intermezzo"));
     let reply = volumes.call(NAME, Body::SetVolume(set));
     let Body::VolumeInfo(info) = reply.body else { panic!("{:?}", reply.body) };
     assert_eq!(info.fault, "");
     let volume = volumes.volume(NAME).unwrap();
-    World { volumes, volume, cache, dir }
+    World { volumes, volume, cache, tree, home, dir }
+}
+
+/// The volumes of a node whose state lies there, and which may adopt what is there.
+pub fn open(dir: &Path) -> Arc<Volumes> {
+    Volumes::open(&dir.join("state"), Link::new(), Arc::new(NoMount), vec![dir.to_owned()]).unwrap()
 }
 
 impl World {
     /// Presto is killed (nothing is closed) and started anew; locks of the old one are given up.
     pub fn restart(self, between: impl FnOnce(&Path)) -> World {
-        let World { volumes, volume, cache, dir } = self;
+        let World { volumes, volume, cache, tree, home, dir } = self;
         // A thread of the syncer holds the volume for some milliseconds.
         let weak = Arc::downgrade(&volume);
         drop((volumes, volume));
@@ -58,9 +74,9 @@ impl World {
         let since = std::time::Instant::now();
         loop {
             // The last holder may still be closing its files.
-            let volumes = Volumes::open(&dir.path().join("state"), Link::new(), Arc::new(NoMount)).unwrap();
+            let volumes = open(dir.path());
             if let Some(volume) = volumes.volume(NAME) {
-                return World { volumes, volume, cache, dir };
+                return World { volumes, volume, cache, tree, home, dir };
             }
             assert!(since.elapsed() < std::time::Duration::from_secs(10), "not served again");
         }
@@ -87,7 +103,7 @@ impl World {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.cache.join("tree").join(name)
+        self.tree.join(name)
     }
 
     pub fn read(&self, name: &str) -> String {
@@ -178,7 +194,7 @@ impl World {
     }
 
     pub fn staged(&self, name: &str) -> bool {
-        self.cache.join("stage").join(name).exists()
+        self.home.join("stage").join(name).exists()
     }
 }
 

@@ -1,5 +1,6 @@
 //! One presto process, its socket and its mount; whatever happens, both are gone at the end.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Fleet {
     pub mnt: PathBuf,
     pub cache: PathBuf,
+    /// Directories that presto may adopt, and that a mount may cover.
+    pub sources: Vec<PathBuf>,
     state: PathBuf,
     socket: PathBuf,
     presto: Option<Child>,
@@ -36,6 +39,7 @@ impl Fleet {
         Some(Fleet {
             mnt: at("mnt"),
             cache: at("cache"),
+            sources: Vec::new(),
             state: at("state"),
             socket: at("sock"),
             presto: None,
@@ -55,6 +59,7 @@ impl Fleet {
             .arg(&self.state)
             .arg("--socket")
             .arg(&self.socket)
+            .args(self.sources.iter().flat_map(|source| [OsStr::new("--allow-source"), source.as_os_str()]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -85,17 +90,25 @@ impl Fleet {
     }
 
     pub fn set_volume(&self, lento: &mut Lento) -> v1::VolumeInfo {
-        let set = v1::SetVolume {
+        match lento.ask(NAME, Body::SetVolume(self.set())).unwrap() {
+            Body::VolumeInfo(info) => info,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn set(&self) -> v1::SetVolume {
+        v1::SetVolume {
             uid: 0xab,
             cache: self.cache.display().to_string(),
             mountpoint: self.mnt.display().to_string(),
             log_max_bytes: 256 << 20,
             ..Default::default()
-        };
-        match lento.ask(NAME, Body::SetVolume(set)).unwrap() {
-            Body::VolumeInfo(info) => info,
-            other => panic!("{other:?}"),
         }
+    }
+
+    #[allow(dead_code)] // Of interest where a directory is adopted.
+    pub fn dir(&self) -> &std::path::Path {
+        self._dir.path()
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -146,10 +159,12 @@ impl Drop for Fleet {
             let _ = child.kill();
             self.dying.push(child);
         }
-        for _ in 0..32 {
-            let _ = rustix::mount::unmount(&self.mnt, UnmountFlags::FORCE);
-            if rustix::mount::unmount(&self.mnt, UnmountFlags::DETACH).is_err() {
-                break;
+        for at in self.sources.iter().chain([&self.mnt]) {
+            for _ in 0..32 {
+                let _ = rustix::mount::unmount(at, UnmountFlags::FORCE);
+                if rustix::mount::unmount(at, UnmountFlags::DETACH).is_err() {
+                    break;
+                }
             }
         }
         for mut child in self.dying.drain(..) {

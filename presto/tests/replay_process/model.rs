@@ -131,7 +131,7 @@ impl Model {
 
     /// Every difference, in words.
     pub fn differences(&self, cache: &Path) -> Vec<String> {
-        let lower = Lower::open(cache).unwrap();
+        let lower = Lower::open(cache, None).unwrap();
         let mut found = Vec::new();
         self.compare(&lower, lower.root(), "tree", &mut found);
         self.compare(&lower, lower.staging(), "staging", &mut found);

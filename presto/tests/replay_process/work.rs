@@ -82,7 +82,7 @@ fn step(root: &Path, random: &mut Random) -> std::io::Result<()> {
 /// Lento's batches until presto is gone; says how many items were applied.
 pub fn lento(mut lento: Lento, cache: &Path, seed: u64) -> usize {
     let mut random = Random::new(seed);
-    let lower = Lower::open(cache).unwrap();
+    let lower = Lower::open(cache, None).unwrap();
     let mut applied = 0;
     loop {
         let items = (0..=random.below(5)).filter_map(|_| item(&lower, &mut random)).collect();

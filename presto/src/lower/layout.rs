@@ -1,0 +1,83 @@
+//! Where a volume's directories lie: all in the cache, or those that must be on the tree's file system in the adopted
+//! directory, hidden in its root.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::LowerError;
+
+/// Name, in the root of an adopted directory, of what presto keeps there. Users neither see nor make it.
+pub const ADOPTED: &str = ".intermezzo";
+
+/// Open directories of a volume.
+pub(super) struct Layout {
+    /// The files.
+    pub tree: OwnedFd,
+    /// What lies beside them on the same file system.
+    pub home: OwnedFd,
+    /// Path of `home`, for messages.
+    pub home_path: PathBuf,
+    /// The journal.
+    pub kml: OwnedFd,
+}
+
+impl Layout {
+    /// Makes what is missing and opens it.
+    pub fn open(cache: &Path, source: Option<&Path>) -> Result<Layout, LowerError> {
+        make_directory(&cache.join("kml"), 0o700)?;
+        let (tree, home_path) = match source {
+            None => {
+                // Only the tree is for users' eyes, and they see it through the mount alone.
+                make_directory(&cache.join("tree"), 0o755)?;
+                (open_directory(&cache.join("tree"))?, cache.to_owned())
+            }
+            Some(source) => (open_directory(source)?, source.join(ADOPTED)),
+        };
+        if source.is_some() {
+            make_directory(&home_path, 0o700)?;
+        }
+        let home = open_directory(&home_path)?;
+        if source.is_some() {
+            // Whoever made it: nobody but presto has business there.
+            rustix::fs::fchmod(&home, Mode::from_raw_mode(0o700))
+                .map_err(|errno| LowerError::Directory { path: home_path.clone(), errno })?;
+        }
+        let layout = Layout { tree, home, home_path, kml: open_directory(&cache.join("kml"))? };
+        for name in ["stage", "staging", "limbo", "lml"] {
+            layout.check(name, rustix::fs::mkdirat(&layout.home, name, Mode::from_raw_mode(0o700)))?;
+        }
+        Ok(layout)
+    }
+
+    /// Opens a directory in `home`.
+    pub fn directory(&self, name: &str) -> Result<OwnedFd, LowerError> {
+        rustix::fs::openat(&self.home, name, FLAGS, Mode::empty())
+            .map_err(|errno| LowerError::Directory { path: self.home_path.join(name), errno })
+    }
+
+    fn check(&self, name: &str, made: Result<(), Errno>) -> Result<(), LowerError> {
+        match made {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(LowerError::Directory { path: self.home_path.join(name), errno }),
+        }
+    }
+}
+
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+fn make_directory(path: &Path, mode: u32) -> Result<(), LowerError> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(LowerError::Directory { path: path.to_owned(), errno }),
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, LowerError> {
+    rustix::fs::open(path, FLAGS, Mode::empty())
+        .map_err(|errno| LowerError::Directory { path: path.to_owned(), errno })
+}

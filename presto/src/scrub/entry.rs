@@ -1,0 +1,183 @@
+//! What a name leads to: still the same, nothing, something new, another file, or one that has moved here.
+
+use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Opcode, Outcome, Recno, Time};
+use rustix::io::Errno;
+
+use super::found::Found;
+use super::plan::{Entry, Expected, Place};
+use super::{Mode, Scrubber, Seen};
+use crate::filter;
+use crate::lower::{ADOPTED, Dir, Stat};
+use crate::replay::{STALE, Stop};
+
+/// How often an entry may change hands while its locks are being taken.
+const ATTEMPTS: u32 = 16;
+
+impl Scrubber {
+    pub(super) fn entry(&self, item: &Entry, since: Recno, mode: Mode) -> Result<Seen, Stop> {
+        let (volume, at) = (&self.volume, &item.at);
+        if at.dir == volume.lower.staging() || volume.lower.hides(at.dir, &at.name) {
+            let message = format!("staging and {ADOPTED} in the root are no part of the tree");
+            return Err(Stop::Refused(Errno::INVAL, message));
+        }
+        let dir = volume.lower.dir(at.dir)?;
+        let expect = item.expect.map(|expect| expect.file);
+        let known_dir = item.known.as_ref().map(|(_, place)| place.dir);
+        for _ in 0..ATTEMPTS {
+            let found = self.standing(&dir, &at.name)?;
+            let objects = [Some(at.dir), found, expect, known_dir].map(Option::unwrap_or_default);
+            let _held = volume.locks.lock(&objects);
+            if self.standing(&dir, &at.name)? != found {
+                continue;
+            }
+            self.alive(&*dir, at.dir)?;
+            let known = item.known.as_ref().filter(|_| found.is_some());
+            let mut entries = vec![(at.dir, at.name.as_slice())];
+            entries.extend(known.map(|(_, place)| (place.dir, place.name.as_slice())));
+            self.untouched(since, &entries, &[found.unwrap_or_default(), expect.unwrap_or_default()])?;
+            return self.compare(item, &dir, found, mode);
+        }
+        Err(STALE)
+    }
+
+    /// What stands there now. A file in limbo has no name in the tree, whatever it looks like.
+    fn standing(&self, dir: &Dir, name: &[u8]) -> Result<Option<FileId>, Stop> {
+        let volume = &self.volume;
+        match volume.lower.find(dir, name) {
+            Ok(found) => Ok(found.filter(|id| !volume.limbo.contains(*id))),
+            Err(Errno::XDEV) => {
+                let message = "a mount point or subvolume is no part of the tree".to_owned();
+                Err(Stop::Refused(Errno::XDEV, message))
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn compare(&self, item: &Entry, dir: &Dir, found: Option<FileId>, mode: Mode) -> Result<Seen, Stop> {
+        let expect = item.expect;
+        if found == expect.map(|expect| expect.file) {
+            return Ok(Seen::Same);
+        }
+        let mut records = Vec::new();
+        let mut what = "gone";
+        if let Some(expect) = expect {
+            records.push(self.lost(item, dir, expect)?);
+        }
+        if let Some(file) = found {
+            what = self.appeared(item, dir, file, &mut records)?;
+            if expect.is_some() {
+                what = "another file";
+            }
+        }
+        if mode == Mode::Look {
+            return Ok(Seen::Differs(what, Recno::NONE));
+        }
+        let recno = self.take(&records)?;
+        self.forget(item, found);
+        Ok(Seen::Differs(what, recno))
+    }
+
+    /// The name does not lead to what was expected any more.
+    fn lost(&self, item: &Entry, dir: &Dir, expect: Expected) -> Result<Found, Stop> {
+        let last = expect.is_last || expect.is_dir;
+        let after = if last { Attributes::default() } else { self.attributes(expect.file)? };
+        let opcode = if expect.is_dir { Opcode::Rmdir } else { Opcode::Unlink };
+        let found = at(Found::of(opcode, expect.file, after), item, mtime(dir)?);
+        Ok(if last { found.flag(Flags::LAST_LINK) } else { found })
+    }
+
+    /// The name leads to a file that was not expected there.
+    fn appeared(
+        &self,
+        item: &Entry,
+        dir: &Dir,
+        file: FileId,
+        records: &mut Vec<Found>,
+    ) -> Result<&'static str, Stop> {
+        let Some((known, place)) = &item.known else {
+            records.extend(self.made(file, dir, &item.at)?);
+            return Ok("new");
+        };
+        if *known != file {
+            // Neither what was listed nor what was expected: whether Lento knows it has not been said.
+            return Err(STALE);
+        }
+        let present = self.attributes(file)?;
+        let here = mtime(dir)?;
+        match self.left(place, file)? {
+            None => {
+                records.push(at(Found::of(Opcode::Link, file, present), item, here));
+                Ok("new")
+            }
+            Some(there) => {
+                let moved = Found::of(Opcode::Rename, file, present);
+                records.push(Found {
+                    intent: Intent {
+                        parent: place.dir,
+                        name: place.name.clone(),
+                        target_parent: item.at.dir,
+                        target_name: item.at.name.clone(),
+                        ..moved.intent
+                    },
+                    outcome: Outcome { parent_mtime: there, target_parent_mtime: here, ..moved.outcome },
+                });
+                Ok("moved")
+            }
+        }
+    }
+
+    /// The modification time of the directory where the file was known to be, if it is not there any more.
+    fn left(&self, place: &Place, file: FileId) -> Result<Option<Time>, Stop> {
+        let lower = &self.volume.lower;
+        let dir = match lower.dir(place.dir) {
+            Ok(dir) => dir,
+            // The directory went as well; its own record is still to come.
+            Err(Errno::STALE | Errno::NOENT | Errno::NOTDIR) => return Ok(Some(filter::now())),
+            Err(errno) => return Err(errno.into()),
+        };
+        match lower.find(&*dir, &place.name) {
+            Ok(Some(there)) if there == file => Ok(None),
+            Ok(_) | Err(Errno::XDEV) => Ok(Some(mtime(&dir)?)),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Attributes, default if the object is gone.
+    fn attributes(&self, id: FileId) -> Result<Attributes, Stop> {
+        match self.volume.lower.stat(id) {
+            Ok(stat) => Ok(stat.attributes),
+            Err(Errno::STALE | Errno::NOENT) => Ok(Attributes::default()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// What caches say of these names and files no longer holds.
+    fn forget(&self, item: &Entry, found: Option<FileId>) {
+        let (volume, at) = (&self.volume, &item.at);
+        volume.notifier.entry(at.dir, &at.name);
+        volume.notifier.attributes(at.dir);
+        if let Some(expect) = item.expect {
+            if expect.is_dir {
+                volume.lower.forget_dir(expect.file);
+            }
+            volume.notifier.inode(expect.file);
+        }
+        if let Some(found) = found {
+            volume.notifier.inode(found);
+        }
+        if let Some((_, place)) = &item.known {
+            volume.notifier.entry(place.dir, &place.name);
+            volume.notifier.attributes(place.dir);
+        }
+    }
+}
+
+/// At the entry's name.
+fn at(found: Found, item: &Entry, parent_mtime: Time) -> Found {
+    let intent = Intent { parent: item.at.dir, name: item.at.name.clone(), ..found.intent };
+    Found { intent, outcome: Outcome { parent_mtime, ..found.outcome } }
+}
+
+fn mtime(dir: &Dir) -> Result<Time, Errno> {
+    Ok(Stat::of(dir)?.attributes.mtime)
+}

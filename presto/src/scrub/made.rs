@@ -1,0 +1,61 @@
+//! A file that nobody has told of: the records of its making, as if a user had made it now.
+
+use intermezzo_kml::record::{FileId, Flags, Intent, Mask, Opcode, Outcome, xattr as list};
+use rustix::fs::FileType;
+
+use super::Scrubber;
+use super::found::Found;
+use super::plan::Place;
+use crate::lower::xattr;
+use crate::lower::{Dir, Stat};
+use crate::replay::{STALE, Stop};
+
+/// Set-user-id and set-group-id, which readers of a close take away.
+pub(super) const PRIVILEGES: u32 = 0o6000;
+
+impl Scrubber {
+    /// The making itself; then, where it has content, the close, and what readers of a close take away.
+    pub(super) fn made(&self, file: FileId, dir: &Dir, at: &Place) -> Result<Vec<Found>, Stop> {
+        let fd = self.volume.lower.path_fd(file)?;
+        let stat = Stat::of(&fd)?;
+        let present = stat.attributes;
+        let opcode = match stat.kind() {
+            FileType::RegularFile => Opcode::Create,
+            FileType::Directory => Opcode::Mkdir,
+            FileType::Symlink => Opcode::Symlink,
+            FileType::Unknown => return Err(STALE),
+            _ => Opcode::Mknod,
+        };
+        let xattrs = xattr::all(&fd)?;
+        let mut making = Found::of(opcode, file, present);
+        let mut records = Vec::new();
+        let set = |(name, value): &(Vec<u8>, Vec<u8>)| {
+            let found = Found::of(Opcode::Setxattr, file, present);
+            let intent = Intent { name: name.clone(), value: value.clone(), ..found.intent };
+            Found { intent, ..found }
+        };
+        if opcode == Opcode::Symlink {
+            making.intent.value = rustix::fs::readlinkat(&fd, c"", Vec::new())?.into_bytes();
+            records.extend(xattrs.iter().map(set));
+        } else if !xattrs.is_empty() {
+            making.intent.value = list::encode(&xattrs);
+            making = making.flag(Flags::XATTRS);
+        }
+        let parent_mtime = Stat::of(dir)?.attributes.mtime;
+        making = Found {
+            intent: Intent { parent: at.dir, name: at.name.clone(), ..making.intent },
+            outcome: Outcome { parent_mtime, ..making.outcome },
+        };
+        records.insert(0, making);
+        if stat.is_file() && present.size > 0 {
+            records.push(Found::of(Opcode::Close, file, present));
+            if present.mode & PRIVILEGES != 0 {
+                let mut found = Found::of(Opcode::Setattr, file, present);
+                found.intent.mask = Mask::MODE;
+                records.push(found);
+            }
+            records.extend(xattrs.iter().filter(|(name, _)| name == xattr::CAPABILITY).map(set));
+        }
+        Ok(records)
+    }
+}
