@@ -14,7 +14,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill workload bench bins format clippy architecture deny unit mounts install-tools clean-fleets
+.PHONY: help demo test test-fast test-kill workload adopt bench bins format clippy architecture deny unit mounts install-tools clean-fleets
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -30,6 +30,7 @@ demo: bins
 # The kill rounds here are a sample; `make test-kill` runs as many as are asked for.
 test: format clippy architecture deny unit
 	$(MAKE) workload
+	$(MAKE) adopt
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) demo
 
@@ -39,6 +40,10 @@ test-fast: format clippy architecture
 
 test-kill: bins
 	$(BIN_DIR)/kill --rounds $(ROUNDS)
+
+# A directory adopted through kills, changes behind presto's back, a wiped node.
+adopt: bins
+	$(BIN_DIR)/adopt
 
 # The same workload without kills.
 workload: bins

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use intermezzo_proto::v1::admin_client::AdminClient;
 use intermezzo_proto::v1::{
-    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, StatusReply, StatusRequest, WaitProgress,
-    WaitRequest,
+    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, ScrubProgress, ScrubRequest, StatusReply,
+    StatusRequest, WaitProgress, WaitRequest, scrub_request,
 };
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -128,6 +128,20 @@ impl Admin {
     pub async fn conflicts(&mut self, volume: &str) -> Result<Answers<ConflictRecord>, AdminError> {
         let request = ConflictsRequest { volume: volume.to_owned() };
         let reply = tokio::time::timeout(ANSWER, self.client.conflicts(request)).await;
+        self.answers(reply)
+    }
+
+    /// Progress of a scrub until it is finished.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn scrub(
+        &mut self,
+        volume: &str,
+        what: scrub_request::What,
+    ) -> Result<Answers<ScrubProgress>, AdminError> {
+        let request = ScrubRequest { volume: volume.to_owned(), what: what.into() };
+        let reply = tokio::time::timeout(ANSWER, self.client.scrub(request)).await;
         self.answers(reply)
     }
 

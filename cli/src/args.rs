@@ -47,6 +47,11 @@ pub(crate) enum Command {
     /// Updates that lost against another and are kept
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// Look through the plain files under a volume for changes that were made behind presto's back
+    #[command(
+        after_help = "Examples:\n  intermezzo scrub --dir /tmp/fleet --volume demo\n  intermezzo scrub --volume team/home --take\n\nExit code 3: something was found and not taken."
+    )]
+    Scrub(ScrubArgs),
     /// Make a CA and node certificates
     #[command(subcommand)]
     Pki(Pki),
@@ -62,7 +67,7 @@ pub(crate) enum Command {
 pub(crate) enum Dev {
     /// Start a local fleet, or resume the one in DIR (takes root: it mounts)
     #[command(
-        after_help = "Examples:\n  sudo intermezzo dev up --dir /tmp/fleet\n  sudo intermezzo dev up --dir /tmp/fleet --nodes 3 --volume team/home\n  sudo intermezzo dev up --dir /tmp/fleet --lower /mnt/xfs --lower /mnt/btrfs"
+        after_help = "Examples:\n  sudo intermezzo dev up --dir /tmp/fleet\n  sudo intermezzo dev up --dir /tmp/fleet --nodes 3 --volume team/home\n  sudo intermezzo dev up --dir /tmp/fleet --lower /mnt/xfs --lower /mnt/btrfs\n  sudo intermezzo dev up --dir /tmp/fleet --adopt /srv/data"
     )]
     Up(UpArgs),
     /// End a local fleet and unmount it; all data stays (takes root)
@@ -106,6 +111,9 @@ pub(crate) struct UpArgs {
     /// Keep caches below this directory (another file system, say); given several times, nodes take turns
     #[arg(long, value_name = "DIR")]
     pub lower: Vec<PathBuf>,
+    /// Make this existing directory the volume: it stays where it is, node a serves it, the others get copies
+    #[arg(long, value_name = "DIR")]
+    pub adopt: Option<PathBuf>,
     /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub timeout: Duration,
@@ -204,6 +212,15 @@ pub(crate) struct VolumeArgs {
     pub volume: String,
     #[command(flatten)]
     pub print: PrintArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScrubArgs {
+    /// Make what is found this node's updates, as if programs had made them through the mount
+    #[arg(long)]
+    pub take: bool,
+    #[command(flatten)]
+    pub of: VolumeArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ mod conflicts;
 mod dev;
 mod kml;
 mod pki;
+mod scrub;
 mod status;
 mod wait;
 
@@ -27,6 +28,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Cml(cml) => cml::run(&cml),
         Command::Conflicts(conflicts) => conflicts::run(&conflicts),
         Command::Pki(pki) => pki::run(pki),
+        Command::Scrub(args) => scrub::run(&args),
         Command::Completions { shell } => completions::run(shell),
     };
     done.unwrap_or_else(|error| {

@@ -114,6 +114,8 @@ pub struct Request {
     pub volume: Option<String>,
     /// Directories that hold the nodes' caches, one after the other; empty: under the fleet's directory.
     pub lower: Vec<PathBuf>,
+    /// An existing directory that is the volume's tree on the first node.
+    pub adopt: Option<PathBuf>,
 }
 
 impl Fleet {

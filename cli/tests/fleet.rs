@@ -8,10 +8,10 @@ use intermezzo::fleet::{Daemon, Fleet, FleetError, Request};
 use intermezzo_api::manifest::{Manifests, Role};
 
 fn request(nodes: usize) -> Request {
-    Request { nodes: Some(nodes), volume: Some("team/home".into()), lower: Vec::new() }
+    Request { nodes: Some(nodes), volume: Some("team/home".into()), lower: Vec::new(), adopt: None }
 }
 
-const AS_IS: Request = Request { nodes: None, volume: None, lower: Vec::new() };
+const AS_IS: Request = Request { nodes: None, volume: None, lower: Vec::new(), adopt: None };
 
 #[test]
 fn a_new_fleet_has_certificates_and_manifests_that_agents_accept() {

@@ -12,6 +12,7 @@ use intermezzo_channel::v1::packet::Body;
 use intermezzo_proto::v1;
 use intermezzo_proto::v1::admin_server::Admin;
 use intermezzo_proto::v1::admin_server::AdminServer;
+use lento_core::scrub::Found;
 use lento_core::types::Position;
 use lento_core::types::Recno;
 use lento_core::types::Time;
@@ -78,6 +79,7 @@ impl Admin for AdminService {
     type WaitStream = Reply<v1::WaitProgress>;
     type CmlListStream = Reply<v1::CmlRecord>;
     type ConflictsStream = Reply<v1::ConflictRecord>;
+    type ScrubStream = Reply<v1::ScrubProgress>;
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let (kernel, presto_connected) = match &*self.downcalls.state().borrow() {
@@ -127,6 +129,50 @@ impl Admin for AdminService {
     ) -> Result<Response<Self::ConflictsStream>, Status> {
         let volume = self.find(&request.into_inner().volume)?;
         Ok(Response::new(rows(crate::listing::conflicts(&volume))))
+    }
+
+    async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
+        let request = request.into_inner();
+        let volume = self.find(&request.volume)?;
+        let found = match request.what() {
+            v1::scrub_request::What::Follow => None,
+            v1::scrub_request::What::Show => Some(Found::Show),
+            v1::scrub_request::What::Take => Some(Found::Take),
+        };
+        if let Some(found) = found {
+            volume.send(Mail::Scrub(found)).await;
+        }
+        let (progress, stream) = mpsc::channel(4);
+        tokio::spawn(follow_scrub(volume, progress));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Tells how a scrub goes until it is finished.
+async fn follow_scrub(volume: VolumeHandle, progress: mpsc::Sender<Result<v1::ScrubProgress, Status>>) {
+    loop {
+        let report = volume.report().await;
+        if !report.fault.is_empty() {
+            let _ = progress.send(Err(Status::unavailable(report.fault))).await;
+            return;
+        }
+        let scrub = report.status.scrub;
+        let finished = !scrub.running;
+        let paths = if finished { scrub.paths } else { Vec::new() };
+        let so_far = v1::ScrubProgress {
+            finished,
+            done: scrub.done,
+            looked: scrub.looked,
+            found: scrub.found,
+            adopting: scrub.adopting,
+            taken: scrub.taken,
+            trouble: scrub.trouble,
+            findings: paths.into_iter().map(|(path, what)| v1::ScrubFinding { path, what }).collect(),
+        };
+        if progress.send(Ok(so_far)).await.is_err() || finished {
+            return;
+        }
+        tokio::time::sleep(PROGRESS).await;
     }
 }
 

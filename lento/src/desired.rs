@@ -4,6 +4,7 @@ use intermezzo_api::Access;
 use intermezzo_api::Replicator;
 use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
+use intermezzo_api::volume::Source;
 use intermezzo_api::volume::WhenFull;
 use lento_core::io::NodeName;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct DesiredVolume {
     pub log_max_bytes: Option<u64>,
     /// What writers meet when the KML is full.
     pub when_full: WhenFull,
+    /// A directory of the server's node that is the volume's tree.
+    pub source: Option<String>,
 }
 
 impl DesiredVolume {
@@ -61,6 +64,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             access,
             log_max_bytes: volume.spec.log.max_bytes,
             when_full: volume.spec.log.when_full,
+            source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
         };
         desired.insert(name.clone(), entry);
     }

@@ -55,6 +55,8 @@ pub enum Mail {
         /// Told when it is so; dropped when the volume stops or begins anew.
         reached: oneshot::Sender<()>,
     },
+    /// Look the tree through.
+    Scrub(lento_core::scrub::Found),
     /// The end: leave the store clean.
     Stop(oneshot::Sender<()>),
 }

@@ -260,6 +260,11 @@ impl VolumeTask {
                     inputs.push(Input::Barrier { id, upto, all });
                 }
             }
+            Mail::Scrub(found) => {
+                if self.life.is_some() {
+                    inputs.push(Input::Scrub(found));
+                }
+            }
             Mail::Stop(done) => return Some(done),
         }
         None

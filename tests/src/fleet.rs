@@ -31,9 +31,21 @@ impl Temporary {
     /// # Errors
     /// It does not come up.
     pub fn up(base: &Path, name: &str, nodes: usize, keep: Keep) -> Result<Temporary> {
+        Temporary::start(base, name, nodes, keep, None)
+    }
+
+    /// The same with a volume that adopts a directory.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn adopting(base: &Path, name: &str, nodes: usize, tree: &Path) -> Result<Temporary> {
+        Temporary::start(base, name, nodes, Keep::Nothing, Some(tree.to_owned()))
+    }
+
+    fn start(base: &Path, name: &str, nodes: usize, keep: Keep, adopt: Option<PathBuf>) -> Result<Temporary> {
         fs::create_dir_all(base)?;
         let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(base)?.keep();
-        let request = Request { nodes: Some(nodes), volume: None, lower: Vec::new() };
+        let request = Request { nodes: Some(nodes), volume: None, lower: Vec::new(), adopt };
         let fleet = Fleet::make(&dir, &request)?;
         end_with_signal(&fleet, keep);
         let mut this = Temporary { fleet, keep };

@@ -1,6 +1,7 @@
 //! `intermezzo dev`: a local fleet.
 
 use anyhow::Result;
+use intermezzo_proto::v1::scrub_request::What;
 use serde::Serialize;
 
 use crate::Exit;
@@ -35,13 +36,21 @@ fn set_paused(args: &DevNodeArgs, paused: bool) -> Result<Exit> {
 }
 
 fn up(args: UpArgs) -> Result<Exit> {
-    let request = Request { nodes: args.nodes, volume: args.volume, lower: args.lower };
+    let request = Request { nodes: args.nodes, volume: args.volume, lower: args.lower, adopt: args.adopt };
     let mut fleet = Fleet::make(&args.at.dir, &request)?;
     let progress = Progress::spinner("Starting the fleet");
     let ready = fleet.up(args.timeout, &mut |text| progress.note(text));
     let took = progress.finish();
     ready?;
     say(format_args!("Ready after {:.1} s.", took.as_secs_f64()));
+    if let (Some(source), Some(server)) = (&fleet.config.adopt, fleet.config.nodes.first()) {
+        let title = format!("Adopting {}", source.display());
+        let socket = fleet.layout.admin_socket(server);
+        let end = super::scrub::follow(&socket, &fleet.config.volume, What::Follow, &title)?;
+        if end.adopting {
+            say(format_args!("{} is adopted: {} names.", source.display(), end.looked));
+        }
+    }
     let mut table = Table::new(&["NODE", "ROLE", "VOLUME", "MOUNTED AT"]);
     for node in &fleet.config.nodes {
         let mountpoint = fleet.mountpoint(node).display().to_string();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use intermezzo_api::manifest::{Manifests, Object};
 use intermezzo_api::names;
 use intermezzo_api::replicator::{Replicator, ReplicatorSpec};
-use intermezzo_api::volume::{ServerSpec, Volume, VolumeSpec};
+use intermezzo_api::volume::{HostPath, ServerSpec, Source, Volume, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{FleetError, Request, file};
@@ -77,6 +77,9 @@ pub struct Config {
     pub volume: String,
     /// In order of name.
     pub nodes: Vec<Node>,
+    /// A directory that is the volume's tree on the first node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<PathBuf>,
 }
 
 impl Config {
@@ -93,7 +96,8 @@ impl Config {
             let cache = lower.next().map(|dir| dir.join(format!("node-{name}")).join("cache"));
             Node { name, port: 0, metrics_port: 0, cache }
         });
-        Ok(Config { volume, nodes: nodes.collect() })
+        let adopt = request.adopt.as_ref().map(|dir| dir.canonicalize().map_err(file(dir))).transpose()?;
+        Ok(Config { volume, nodes: nodes.collect(), adopt })
     }
 
     /// The fleet that is there, unless the request wants another.
@@ -109,6 +113,11 @@ impl Config {
             && nodes != self.nodes.len()
         {
             return conflict(format!("the fleet there has {} nodes, not {nodes}", self.nodes.len()));
+        }
+        if let Some(dir) = &request.adopt
+            && Some(dir.canonicalize().map_err(file(dir))?) != self.adopt
+        {
+            return conflict(format!("the volume of the fleet there is not the directory {}", dir.display()));
         }
         if !request.lower.is_empty() {
             let wanted = Config::new(&Request { nodes: Some(self.nodes.len()), ..request.clone() })?;
@@ -150,7 +159,9 @@ impl Config {
         for node in &self.nodes {
             if self.is_server(node) {
                 let server = ServerSpec { node_name: Some(node.name.clone()), node_selector: None };
-                let mut volume = Volume::new(name, VolumeSpec { server, ..VolumeSpec::default() });
+                let path = |dir: &PathBuf| Source::HostPath(HostPath { path: dir.display().to_string() });
+                let source = self.adopt.as_ref().map(path);
+                let mut volume = Volume::new(name, VolumeSpec { server, source, ..VolumeSpec::default() });
                 volume.metadata.namespace = Some(namespace.to_owned());
                 all.insert(Object::Volume(Box::new(volume)));
             } else {
@@ -260,6 +271,9 @@ impl Layout {
             Daemon::Presto => {
                 option("--state", own.join("presto").into());
                 option("--socket", socket.into());
+                if let Some(source) = config.adopt.as_ref().filter(|_| config.is_server(node)) {
+                    option("--allow-source", source.into());
+                }
             }
             Daemon::Lento => {
                 let pki = self.pki();

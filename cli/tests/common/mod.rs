@@ -21,6 +21,7 @@ pub struct Script {
     pub wait_error: Option<String>,
     pub cml: Vec<CmlRecord>,
     pub conflicts: Vec<ConflictRecord>,
+    pub scrub: Vec<ScrubProgress>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -30,6 +31,7 @@ impl Admin for Script {
     type WaitStream = Answers<WaitProgress>;
     type CmlListStream = Answers<CmlRecord>;
     type ConflictsStream = Answers<ConflictRecord>;
+    type ScrubStream = Answers<ScrubProgress>;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         Ok(Response::new(self.status.clone()))
@@ -59,6 +61,12 @@ impl Admin for Script {
         _: Request<ConflictsRequest>,
     ) -> Result<Response<Self::ConflictsStream>, Status> {
         Ok(Response::new(Box::pin(stream::iter(self.conflicts.clone().into_iter().map(Ok)))))
+    }
+
+    async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
+        let taken = request.into_inner().what() == scrub_request::What::Take;
+        let all = self.scrub.clone().into_iter().map(move |one| Ok(ScrubProgress { taken, ..one }));
+        Ok(Response::new(Box::pin(stream::iter(all))))
     }
 }
 

@@ -3,12 +3,18 @@
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::outcome::Result as ResultCode;
 use intermezzo_channel::v1::replay_item::Op;
+use intermezzo_channel::v1::scrub_item::What;
+use intermezzo_channel::v1::scrub_outcome::Result as ScrubCode;
 use lento_core::io::Busy;
+use lento_core::io::Listed;
+use lento_core::io::Listing;
 use lento_core::io::Ref;
 use lento_core::io::ReplayContent;
 use lento_core::io::ReplayItem;
 use lento_core::io::ReplayOp;
 use lento_core::io::ReplayOutcome;
+use lento_core::io::ScrubItem;
+use lento_core::io::ScrubOutcome;
 use lento_core::types::Attributes;
 use lento_core::types::FileId;
 use lento_core::types::Name;
@@ -183,6 +189,80 @@ pub fn outcome(outcome: v1::Outcome) -> ReplayOutcome {
         (ResultCode::Busy, _) => ReplayOutcome::Busy,
         (ResultCode::Refused, _) => ReplayOutcome::Refused { errno: outcome.errno, message: outcome.message },
         (ResultCode::Unspecified, _) => ReplayOutcome::Refused {
+            errno: Errno::PROTO.raw_os_error(),
+            message: "presto gave an outcome that this lento does not know".to_owned(),
+        },
+    }
+}
+
+/// A page of a directory; `None` if it cannot be read.
+#[must_use]
+pub fn listing(listed: v1::Listed) -> Option<Listing> {
+    let entries = listed.entries.into_iter().map(listed_entry).collect::<Option<Vec<_>>>()?;
+    Some(Listing::Page { entries, next: listed.next })
+}
+
+fn listed_entry(entry: v1::ListedEntry) -> Option<Listed> {
+    let (a, v) = (entry.attributes?, entry.version?);
+    Some(Listed {
+        name: entry.name.to_vec(),
+        file: file_id_back(&entry.file?),
+        attributes: Attributes {
+            mode: a.mode,
+            uid: a.uid,
+            gid: a.gid,
+            mtime: time_back(a.mtime?)?,
+            rdev: a.rdev,
+        },
+        version: Version { mtime: time_back(v.mtime?)?, ctime: time_back(v.ctime?)?, size: v.size },
+    })
+}
+
+fn time_back(time: v1::Time) -> Option<Time> {
+    (time.nsec < 1_000_000_000).then_some(Time { sec: time.sec, nsec: time.nsec })
+}
+
+/// One question of a scrub.
+#[must_use]
+pub fn scrub_item(item: ScrubItem) -> v1::ScrubItem {
+    let what = match item {
+        ScrubItem::Entry { dir, name, expect, expect_dir, expect_last, listed, known, left } => {
+            let (known_dir, known_name) = known.unzip();
+            What::Entry(v1::ScrubEntry {
+                dir: Some(file_id(dir)),
+                name: name.into(),
+                expect: expect.map(file_id),
+                expect_dir,
+                expect_last,
+                listed: listed.map(file_id),
+                known_dir: known_dir.map(file_id),
+                known_name: known_name.unwrap_or_default().into(),
+                left,
+            })
+        }
+        ScrubItem::Object { file, expect, size, xattrs: x } => What::Object(v1::ScrubObject {
+            file: Some(file_id(file)),
+            expect: Some(attributes(&expect)),
+            size,
+            xattrs: xattrs(x),
+        }),
+    };
+    v1::ScrubItem { what: Some(what) }
+}
+
+/// Its answer.
+#[must_use]
+pub fn scrub_outcome(outcome: v1::ScrubOutcome) -> ScrubOutcome {
+    let recno = Recno(outcome.recno);
+    match outcome.result() {
+        ScrubCode::Same => ScrubOutcome::Same,
+        ScrubCode::Found => {
+            ScrubOutcome::Found { recno: (recno.0 != 0).then_some(recno), what: outcome.what }
+        }
+        ScrubCode::Stale => ScrubOutcome::Stale { recno },
+        ScrubCode::Busy => ScrubOutcome::Busy,
+        ScrubCode::Refused => ScrubOutcome::Refused { errno: outcome.errno, message: outcome.message },
+        ScrubCode::Unspecified => ScrubOutcome::Refused {
             errno: Errno::PROTO.raw_os_error(),
             message: "presto gave an outcome that this lento does not know".to_owned(),
         },

@@ -5,6 +5,7 @@ mod keep;
 mod notes;
 mod read;
 mod replay;
+mod scrub;
 mod sync;
 
 use crate::dialer::Peers;
@@ -21,6 +22,7 @@ use lento_core::io::Input;
 use lento_core::io::KeepContent;
 use lento_core::io::NodeName;
 use lento_core::io::ReplayItem;
+use lento_core::io::ScrubItem;
 use lento_core::types::FileId;
 use lento_core::types::OpId;
 use lento_core::types::Recno;
@@ -174,6 +176,16 @@ impl Jobs {
     /// `Output::Sync`: one at a time; those who wait meanwhile share the next.
     pub fn sync(&self, ticket: Ticket) {
         let _ = self.syncs.send(ticket);
+    }
+
+    /// `Output::List`.
+    pub fn list(&self, ticket: Ticket, dir: FileId, after: u64) {
+        self.shared.spawn(scrub::list(self.shared.clone(), ticket, dir, after));
+    }
+
+    /// `Output::Scrub`.
+    pub fn scrub(&self, ticket: Ticket, items: Vec<ScrubItem>, untouched_since: Recno, take: bool) {
+        self.shared.spawn(scrub::scrub(self.shared.clone(), ticket, items, untouched_since, take));
     }
 
     /// Downcalls without an answer, in order.

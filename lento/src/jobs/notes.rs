@@ -26,6 +26,8 @@ pub enum Note {
     RetainLimbo(Vec<FileId>, Recno),
     /// Staged files that nobody needs.
     DropStage(Vec<String>),
+    /// Everything in an adopted tree is known.
+    Adopted,
 }
 
 pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Note>) {
@@ -72,6 +74,7 @@ fn bodies(note: Note) -> Vec<(&'static str, Body)> {
             calls.push(v1::ReleaseLimbo { upto: upto.0, all_but: true, after, ..Default::default() });
             calls.into_iter().map(release).collect()
         }
+        Note::Adopted => vec![("Mark", Body::Mark(v1::Mark { adopted: true, ..Default::default() }))],
         Note::DropStage(names) => names
             .chunks(BATCH)
             .map(|names| ("DropStage", Body::DropStage(v1::DropStage { names: names.to_vec() })))

@@ -230,6 +230,15 @@ impl Life {
             Output::RetainLimbo { files, upto } => self.jobs.note(Note::RetainLimbo(files, upto)),
             Output::Truncate(recno) => self.jobs.note(Note::Truncate(recno)),
             Output::DropStage(names) => self.jobs.note(Note::DropStage(names)),
+            Output::List { ticket, dir, after } => {
+                self.open.insert(ticket, Waiting::Other);
+                self.jobs.list(ticket, dir, after);
+            }
+            Output::Scrub { ticket, items, untouched_since, take } => {
+                self.open.insert(ticket, Waiting::Other);
+                self.jobs.scrub(ticket, items, untouched_since, take);
+            }
+            Output::Adopted => self.jobs.note(Note::Adopted),
             Output::BarrierReached(id) => barriers.push(id),
             Output::Event(event) => tell(&volume.name, event),
         }
@@ -248,6 +257,13 @@ fn tell(volume: &str, event: Event) {
     match event {
         Event::Conflict { record, kind, path } => {
             warn!(target: "volume", volume, %record, ?kind, path, "a conflict was kept");
+        }
+        Event::Scrubbed { looked, found, taken } => {
+            info!(target: "volume", volume, looked, found, taken, "the tree was looked through");
+        }
+        Event::Unknown { recno, file } => {
+            warn!(target: "volume", volume, %recno, file.ino, file.generation,
+                "a record does not follow from those before it: the tree was changed behind presto's back and is looked through");
         }
         Event::Waiting(reason) => info!(target: "volume", volume, reason, "waiting"),
         Event::ReplayRefused { path, errno, message } => {

@@ -94,6 +94,7 @@ impl VolumeTask {
             }
             .into(),
             no_lento: v1::NoLento::Steal.into(),
+            source: self.source(),
         };
         let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.clone());
         tokio::spawn(async move {
@@ -105,6 +106,12 @@ impl VolumeTask {
             };
             handle.send(Mail::Served(generation, result)).await;
         });
+    }
+
+    /// The directory that this node's part of the volume is, where one is adopted.
+    fn source(&self) -> String {
+        let serves = self.desired.is_server(&self.around.node);
+        self.desired.source.clone().filter(|_| serves).unwrap_or_default()
     }
 
     /// The id of the cache that belongs to the store, which is opened for it.
@@ -189,6 +196,7 @@ impl VolumeTask {
             root: file_id_back(root),
             staging: file_id_back(staging),
             unclean,
+            adopts: !self.source().is_empty(),
             snapshot_chunk: SNAPSHOT_CHUNK,
         };
         let core = store.write(|tables| Volume::open(config, tables)).map_err(|error| match error {

@@ -20,9 +20,12 @@ impl Scrubber {
             let message = format!("staging and {ADOPTED} in the root are no part of the tree");
             return Err(Stop::Refused(Errno::INVAL, message));
         }
+        if item.left {
+            return self.left_the_tree(item, since, mode);
+        }
         let dir = volume.lower.dir(at.dir)?;
         let expect = item.expect.map(|expect| expect.file);
-        let known_dir = item.known.as_ref().map(|(_, place)| place.dir);
+        let known_dir = item.known.as_ref().map(|place| place.dir);
         for _ in 0..ATTEMPTS {
             let found = self.standing(&dir, &at.name)?;
             let objects = [Some(at.dir), found, expect, known_dir].map(Option::unwrap_or_default);
@@ -33,7 +36,7 @@ impl Scrubber {
             self.alive(&*dir, at.dir)?;
             let known = item.known.as_ref().filter(|_| found.is_some());
             let mut entries = vec![(at.dir, at.name.as_slice())];
-            entries.extend(known.map(|(_, place)| (place.dir, place.name.as_slice())));
+            entries.extend(known.map(|place| (place.dir, place.name.as_slice())));
             self.untouched(since, &entries, &[found.unwrap_or_default(), expect.unwrap_or_default()])?;
             return self.compare(item, &dir, found, mode);
         }
@@ -53,15 +56,32 @@ impl Scrubber {
         }
     }
 
+    /// What was in a directory that is no part of the tree any more, or is gone: there is nothing to look at.
+    fn left_the_tree(&self, item: &Entry, since: Recno, mode: Mode) -> Result<Seen, Stop> {
+        let Some(expect) = item.expect else { return Ok(Seen::Same) };
+        let _held = self.volume.locks.lock(&[item.at.dir, expect.file]);
+        self.untouched(since, &[(item.at.dir, item.at.name.as_slice())], &[expect.file])?;
+        if mode == Mode::Look {
+            return Ok(Seen::Differs("gone", Recno::NONE));
+        }
+        let recno = self.take(&[self.lost(item, filter::now(), expect)?])?;
+        self.forget(item, None);
+        Ok(Seen::Differs("gone", recno))
+    }
+
     fn compare(&self, item: &Entry, dir: &Dir, found: Option<FileId>, mode: Mode) -> Result<Seen, Stop> {
         let expect = item.expect;
         if found == expect.map(|expect| expect.file) {
             return Ok(Seen::Same);
         }
+        if found.is_some() && found != item.listed {
+            // Whether Lento knows it has not been said.
+            return Err(STALE);
+        }
         let mut records = Vec::new();
         let mut what = "gone";
         if let Some(expect) = expect {
-            records.push(self.lost(item, dir, expect)?);
+            records.push(self.lost(item, mtime(dir)?, expect)?);
         }
         if let Some(file) = found {
             what = self.appeared(item, dir, file, &mut records)?;
@@ -78,11 +98,11 @@ impl Scrubber {
     }
 
     /// The name does not lead to what was expected any more.
-    fn lost(&self, item: &Entry, dir: &Dir, expect: Expected) -> Result<Found, Stop> {
+    fn lost(&self, item: &Entry, dir_mtime: Time, expect: Expected) -> Result<Found, Stop> {
         let last = expect.is_last || expect.is_dir;
         let after = if last { Attributes::default() } else { self.attributes(expect.file)? };
         let opcode = if expect.is_dir { Opcode::Rmdir } else { Opcode::Unlink };
-        let found = at(Found::of(opcode, expect.file, after), item, mtime(dir)?);
+        let found = at(Found::of(opcode, expect.file, after), item, dir_mtime);
         Ok(if last { found.flag(Flags::LAST_LINK) } else { found })
     }
 
@@ -94,14 +114,10 @@ impl Scrubber {
         file: FileId,
         records: &mut Vec<Found>,
     ) -> Result<&'static str, Stop> {
-        let Some((known, place)) = &item.known else {
+        let Some(place) = &item.known else {
             records.extend(self.made(file, dir, &item.at)?);
             return Ok("new");
         };
-        if *known != file {
-            // Neither what was listed nor what was expected: whether Lento knows it has not been said.
-            return Err(STALE);
-        }
         let present = self.attributes(file)?;
         let here = mtime(dir)?;
         match self.left(place, file)? {
@@ -165,7 +181,7 @@ impl Scrubber {
         if let Some(found) = found {
             volume.notifier.inode(found);
         }
-        if let Some((_, place)) = &item.known {
+        if let Some(place) = &item.known {
             volume.notifier.entry(place.dir, &place.name);
             volume.notifier.attributes(place.dir);
         }

@@ -42,8 +42,12 @@ pub(super) struct Expected {
 pub(super) struct Entry {
     pub at: Place,
     pub expect: Option<Expected>,
-    /// The file that was listed here, where Lento knows it by another name.
-    pub known: Option<(FileId, Place)>,
+    /// What was listed here: anything else has to be listed first.
+    pub listed: Option<FileId>,
+    /// Another name by which Lento knows that.
+    pub known: Option<Place>,
+    /// The directory has left the tree: nothing is here.
+    pub left: bool,
 }
 
 /// An object to compare.
@@ -79,14 +83,15 @@ fn entry(entry: v1::ScrubEntry) -> Result<Entry, Malformed> {
     let expect = entry.expect.as_ref().map(|expect| {
         Ok(Expected { file: file(Some(expect))?, is_dir: entry.expect_dir, is_last: entry.expect_last })
     });
-    let known = entry.known.as_ref().map(|known| {
-        let there = place(entry.known_dir.as_ref(), &entry.known_name)?;
+    let listed = entry.listed.as_ref().map(|listed| file(Some(listed))).transpose()?;
+    let known = entry.known_dir.as_ref().map(|known_dir| {
+        let there = place(Some(known_dir), &entry.known_name)?;
         if (there.dir, &there.name) == (at.dir, &at.name) {
             return Err(Malformed("what is known to be here is what to expect"));
         }
-        Ok((file(Some(known))?, there))
+        Ok(there)
     });
-    Ok(Entry { expect: expect.transpose()?, known: known.transpose()?, at })
+    Ok(Entry { expect: expect.transpose()?, listed, known: known.transpose()?, left: entry.left, at })
 }
 
 fn object(object: v1::ScrubObject) -> Result<Object, Malformed> {

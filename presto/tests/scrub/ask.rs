@@ -16,7 +16,13 @@ pub fn wire(id: FileId) -> Option<v1::FileId> {
 
 /// An entry in the root that Lento believes to be absent.
 pub fn entry(w: &World, at: &str) -> v1::ScrubEntry {
-    v1::ScrubEntry { dir: wire(w.root()), name: name(at), ..Default::default() }
+    let listed = std::fs::symlink_metadata(w.path(at)).is_ok().then(|| w.id(at));
+    v1::ScrubEntry {
+        dir: wire(w.root()),
+        name: name(at),
+        listed: listed.and_then(wire),
+        ..Default::default()
+    }
 }
 
 /// One that Lento believes to be this file.

@@ -22,7 +22,7 @@ fn opcodes(records: &[intermezzo_kml::record::Record]) -> Vec<Opcode> {
 }
 
 fn known(w: &World, at: &str, id: FileId, dir: FileId, before: &str) -> v1::ScrubEntry {
-    v1::ScrubEntry { known: wire(id), known_dir: wire(dir), known_name: name(before), ..entry(w, at) }
+    v1::ScrubEntry { listed: wire(id), known_dir: wire(dir), known_name: name(before), ..entry(w, at) }
 }
 
 #[test]
@@ -257,4 +257,20 @@ fn a_full_journal_takes_all_records_of_an_item_or_none() {
             [Opcode::Create, Opcode::Close]
         );
     }
+}
+
+#[test]
+fn what_is_below_a_directory_that_left_the_tree_is_gone_whatever_it_holds() {
+    let w = world();
+    let dir = w.user_mkdir("d");
+    fs::write(w.path("d/f"), "text").unwrap();
+    let file = w.id("d/f");
+    let outside = tempfile::tempdir_in(w.path("..")).unwrap();
+    fs::rename(w.path("d"), outside.path().join("d")).unwrap();
+    let below = v1::ScrubEntry { dir: wire(dir), left: true, ..expect(&w, "f", file) };
+    let records = found(&w, "gone", What::Entry(below.clone()));
+    assert_eq!(opcodes(&records), [Opcode::Unlink]);
+    assert_eq!((records[0].intent.object, records[0].intent.parent), (file, dir));
+    let nothing = v1::ScrubEntry { expect: None, ..below };
+    same(&w, What::Entry(nothing));
 }

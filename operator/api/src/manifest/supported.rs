@@ -46,7 +46,6 @@ fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
     unless(spec.conflicts == Conflicts::KeepBoth, "spec.conflicts", "any policy but KeepBoth", LATER);
     unless(spec.durability == Durability::Synced, "spec.durability", "Applied", LATER);
     unless(spec.exclude.is_empty(), "spec.exclude", "patterns", LATER);
-    unless(spec.source.is_none(), "spec.source", "adopting a directory", LATER);
     refused
 }
 

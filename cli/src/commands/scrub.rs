@@ -1,0 +1,81 @@
+//! `intermezzo scrub`: what came to be behind presto's back.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use intermezzo_proto::v1::ScrubProgress;
+use intermezzo_proto::v1::scrub_request::What;
+use serde::Serialize;
+
+use super::agents;
+use crate::Exit;
+use crate::admin::{Admin, block_on};
+use crate::args::ScrubArgs;
+use crate::fleet::layout::volume_id;
+use crate::output::{Table, print_text, print_value, say};
+use crate::progress::Progress;
+
+/// Steps of the bar.
+const STEPS: u64 = 1000;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    node: String,
+    path: String,
+    what: String,
+    taken: bool,
+}
+
+pub(super) fn run(args: &ScrubArgs) -> Result<Exit> {
+    let volume = volume_id(&args.of.volume)?;
+    let what = if args.take { What::Take } else { What::Show };
+    let (mut findings, mut found) = (Vec::new(), 0);
+    for agent in agents::find(&args.of.agents)? {
+        let node = agent.node.clone().unwrap_or_else(|| agent.socket.display().to_string());
+        let end = follow(&agent.socket, &volume, what, &format!("Looking through {volume} on {node}"))?;
+        found += end.found;
+        if !end.trouble.is_empty() {
+            say(format_args!("{node}: {}", end.trouble));
+        }
+        say(format_args!("{node}: {} names looked at, {} not as known", end.looked, end.found));
+        findings.extend(end.findings.into_iter().map(|one| Finding {
+            node: node.clone(),
+            path: one.path,
+            what: one.what,
+            taken: end.taken,
+        }));
+    }
+    if args.of.print.output.is_table() {
+        let mut table = Table::new(&["NODE", "WHAT", "PATH"]);
+        for one in &findings {
+            table.row([one.node.clone(), one.what.clone(), one.path.clone()]);
+        }
+        if !findings.is_empty() {
+            print_text(&table.render())?;
+        }
+    } else {
+        print_value(args.of.print.output, &findings)?;
+    }
+    Ok(if found > 0 && !args.take { Exit::NotTrue } else { Exit::Done })
+}
+
+/// Follows a scrub to its end, with a bar.
+pub(super) fn follow(socket: &Path, volume: &str, what: What, title: &str) -> Result<ScrubProgress> {
+    let progress = Progress::steps(title, STEPS);
+    let result = block_on(async {
+        let mut answers = Admin::connect(socket).await?.scrub(volume, what).await?;
+        let (mut last, mut at) = (ScrubProgress::default(), 0);
+        while let Some(answer) = answers.next().await? {
+            let now = (answer.done.clamp(0.0, 1.0) * STEPS as f64) as u64;
+            progress.advance(now.saturating_sub(at));
+            at = at.max(now);
+            last = answer;
+        }
+        Ok(last)
+    });
+    progress.finish();
+    let last = result?;
+    ensure!(last.finished, "the scrub of {volume} ended before it was finished; begin it again");
+    Ok(last)
+}
