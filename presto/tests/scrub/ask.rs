@@ -16,7 +16,8 @@ pub fn wire(id: FileId) -> Option<v1::FileId> {
 
 /// An entry in the root that Lento believes to be absent.
 pub fn entry(w: &World, at: &str) -> v1::ScrubEntry {
-    let listed = std::fs::symlink_metadata(w.path(at)).is_ok().then(|| w.id(at));
+    let root = w.volume.lower.dir(w.root()).unwrap();
+    let listed = w.volume.lower.child(&*root, at.as_bytes()).ok();
     v1::ScrubEntry {
         dir: wire(w.root()),
         name: name(at),

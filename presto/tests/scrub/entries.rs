@@ -264,7 +264,8 @@ fn what_is_below_a_directory_that_left_the_tree_is_gone_whatever_it_holds() {
     let w = world();
     let dir = w.user_mkdir("d");
     fs::write(w.path("d/f"), "text").unwrap();
-    let file = w.id("d/f");
+    let inside = w.volume.lower.dir(dir).unwrap();
+    let file = w.volume.lower.child(&*inside, b"f").unwrap();
     let outside = tempfile::tempdir_in(w.path("..")).unwrap();
     fs::rename(w.path("d"), outside.path().join("d")).unwrap();
     let below = v1::ScrubEntry { dir: wire(dir), left: true, ..expect(&w, "f", file) };

@@ -109,7 +109,6 @@ fn what_does_not_work_yet_is_refused() {
         ("conflicts: Manual", "spec.conflicts"),
         ("durability: Applied", "spec.durability"),
         ("exclude: ['*.o']", "spec.exclude"),
-        ("source: {hostPath: {path: /x}}", "spec.source"),
         ("replication: {mode: OnDemand}", "spec.replication.mode"),
         ("replication: {nodeSelector: {matchLabels: {a: b}}}", "spec.replication.nodeSelector"),
     ] {
