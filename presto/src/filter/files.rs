@@ -30,6 +30,7 @@ use super::attributes::has_capability;
 use super::now;
 use super::update::Stop;
 use super::writers::Writers;
+use crate::lower::Dir;
 use crate::lower::Stat;
 use crate::lower::dropping_privileges;
 use crate::lower::reopen;
@@ -57,11 +58,13 @@ impl AsFd for OpenFile {
     }
 }
 
-/// A descriptor of an object: of one that is open anyway, or a fresh O_PATH one.
+/// A descriptor of an object: one that is there anyway, or a fresh O_PATH one.
 #[derive(Debug)]
 pub enum Object {
     /// Somebody has it open.
     Open(Arc<OpenFile>),
+    /// A directory in use.
+    Dir(Arc<Dir>),
     /// Nobody has.
     Fresh(OwnedFd),
 }
@@ -70,6 +73,7 @@ impl AsFd for Object {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Object::Open(open) => open.as_fd(),
+            Object::Dir(dir) => dir.as_fd(),
             Object::Fresh(fd) => fd.as_fd(),
         }
     }
