@@ -335,7 +335,7 @@ impl Filesystem for Adapter {
             };
             let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
             let register = || reply.open_backing(&*handle.file);
-            match self.kernel.backings.acquire(&self.volume.name, handle.file.id, register) {
+            match self.kernel.backings.way(&self.volume.name, &handle.file, register) {
                 Way::Kernel(backing) => {
                     handle.set_passthrough();
                     reply.opened_passthrough(number, flags, &backing);
@@ -368,7 +368,7 @@ impl Filesystem for Adapter {
             let attr = self.remembered(&entry);
             let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
             let register = || reply.open_backing(&*handle.file);
-            match self.kernel.backings.acquire(&self.volume.name, entry.id, register) {
+            match self.kernel.backings.way(&self.volume.name, &handle.file, register) {
                 Way::Kernel(backing) => {
                     handle.set_passthrough();
                     reply.created_passthrough(&self.ttl, &attr, Generation(0), number, flags, &backing);
@@ -436,11 +436,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded(&self.volume, || {
-            let result = self.volume.release(caller(req), fh.0);
-            if let Ok(handle) = &result {
-                self.kernel.backings.release(handle.file.id);
-            }
-            answer(result.map(|_| ()).map_err(errno), reply);
+            answer(self.volume.release(caller(req), fh.0).map_err(errno), reply);
         });
     }
 
