@@ -507,3 +507,40 @@ fn files_open_at_a_kill_are_closed_at_the_next_start() {
     drop(subject);
     assert_eq!(Subject::open(dir.path()).volume.close_interrupted().unwrap(), 0);
 }
+
+#[test]
+fn a_file_that_is_kept_and_has_lost_its_name_is_looked_up_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let subject = Subject::open(dir.path());
+    let root = subject.volume.lower.root();
+    let new = NewMode { mode: 0o644, umask: 0 };
+    let (entry, handle) = subject.volume.create(ME, root, b"f", new, Access::Write).unwrap();
+    handle.set_passthrough();
+    subject.volume.release(ME, handle.number).unwrap();
+    let again = subject.volume.open_file(ME, entry.id, Access::Read, false).unwrap();
+    assert!(Arc::ptr_eq(&handle.file, &again.file));
+    again.set_passthrough();
+    subject.volume.release(ME, again.number).unwrap();
+    fs::remove_file(dir.path().join("tree/f")).unwrap(); // As a replay in between would.
+    assert_eq!(subject.volume.open_file(ME, entry.id, Access::Read, false).unwrap_err(), Errno::STALE);
+    subject.volume.create(ME, root, b"f", new, Access::Write).unwrap();
+}
+
+#[test]
+fn nothing_is_kept_of_a_file_without_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let subject = Subject::open(dir.path());
+    let root = subject.volume.lower.root();
+    let new = NewMode { mode: 0o600, umask: 0 };
+    let (_, handle) = subject.volume.create(ME, root, b"removed-while-open", new, Access::Write).unwrap();
+    handle.set_passthrough();
+    subject.volume.unlink(ME, root, b"removed-while-open").unwrap();
+    subject.volume.release(ME, handle.number).unwrap();
+    assert_eq!(Arc::strong_count(&handle.file), 1);
+    let (_, handle) = subject.volume.create(ME, root, b"closed-before", new, Access::Write).unwrap();
+    handle.set_passthrough();
+    subject.volume.release(ME, handle.number).unwrap();
+    assert_eq!(Arc::strong_count(&handle.file), 2);
+    subject.volume.unlink(ME, root, b"closed-before").unwrap();
+    assert_eq!(Arc::strong_count(&handle.file), 1);
+}

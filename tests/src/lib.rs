@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows how replication works: equality is judged from outside, through the mounts.
 
+pub mod bench;
 pub mod fleet;
 pub mod run;
 pub mod sources;

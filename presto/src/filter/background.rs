@@ -72,6 +72,7 @@ impl Round {
         }
         if now.duration_since(self.looked) >= LONG_OPEN {
             self.looked = now;
+            volume.files.let_go_old();
             for id in open {
                 if let Err(errno) = volume.look_at(id) {
                     tracing::debug!(target: "filter", volume = volume.name, object = %id, %errno, "long-open file");

@@ -2,19 +2,17 @@
 //!
 //! One descriptor per open inode keeps it reachable when its names are gone; it is never open for writing, or presto
 //! itself would look like a writer. Where data does not pass in the kernel, a handle keeps a second one for data.
+//! `open_files.rs` owns the table of these inodes.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
-use intermezzo_kml::record::Time;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 use rustix::fs::OFlags;
@@ -24,12 +22,14 @@ use rustix::io::Errno;
 use super::Access;
 use super::Changes;
 use super::DataAnswer;
-use super::Entry;
 use super::Volume;
 use super::attributes::has_capability;
 use super::now;
+use super::open_files::AfterLast;
+use super::open_files::OpenFile;
+use super::open_files::Use;
 use super::update::Stop;
-use super::writers::Writers;
+use crate::lower::Dir;
 use crate::lower::Stat;
 use crate::lower::dropping_privileges;
 use crate::lower::reopen;
@@ -43,25 +43,13 @@ pub const MISSING: &[u8] = b"trusted.intermezzo.missing";
 /// At most this much per read.
 const READ_LIMIT: usize = 16 << 20;
 
-/// An inode that somebody has open.
-#[derive(Debug)]
-pub struct OpenFile {
-    /// Identity.
-    pub id: FileId,
-    fd: OwnedFd,
-}
-
-impl AsFd for OpenFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-/// A descriptor of an object: of one that is open anyway, or a fresh O_PATH one.
+/// A descriptor of an object: one that is there anyway, or a fresh O_PATH one.
 #[derive(Debug)]
 pub enum Object {
     /// Somebody has it open.
     Open(Arc<OpenFile>),
+    /// A directory in use.
+    Dir(Arc<Dir>),
     /// Nobody has.
     Fresh(OwnedFd),
 }
@@ -70,6 +58,7 @@ impl AsFd for Object {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Object::Open(open) => open.as_fd(),
+            Object::Dir(dir) => dir.as_fd(),
             Object::Fresh(fd) => fd.as_fd(),
         }
     }
@@ -96,6 +85,14 @@ impl Handle {
         *self.data.lock() = None;
     }
 
+    pub(super) fn new(number: u64, file: Arc<OpenFile>, access: Access) -> Handle {
+        Handle { number, file, access, passthrough: AtomicBool::new(false), data: Mutex::new(None) }
+    }
+
+    fn is_passthrough(&self) -> bool {
+        self.passthrough.load(Ordering::Acquire)
+    }
+
     /// A descriptor for data.
     fn data(&self) -> Result<Arc<OwnedFd>, Errno> {
         let mut data = self.data.lock();
@@ -108,86 +105,10 @@ impl Handle {
             Access::Write | Access::ReadWrite => OFlags::RDWR,
         };
         let fd = Arc::new(dropping_privileges(|| reopen(&*self.file, flags))?);
-        if !self.passthrough.load(Ordering::Acquire) {
+        if !self.is_passthrough() {
             *data = Some(Arc::clone(&fd));
         }
         Ok(fd)
-    }
-}
-
-/// All open files of a volume.
-#[derive(Debug, Default)]
-pub struct Files {
-    open: Mutex<BTreeMap<FileId, (Arc<OpenFile>, u32)>>,
-    handles: Mutex<BTreeMap<u64, Arc<Handle>>>,
-    next: AtomicU64,
-}
-
-impl Files {
-    /// Registers an open. `fd` is used if it is the inode's first.
-    pub(crate) fn open(
-        &self,
-        writers: &Writers,
-        entry: &Entry,
-        fd: OwnedFd,
-        access: Access,
-        read_at: Time,
-        capability: bool,
-    ) -> Arc<Handle> {
-        writers.opened(entry.id, access, entry.stat.attributes, read_at, capability);
-        let file = {
-            let mut open = self.open.lock();
-            let slot = open.entry(entry.id).or_insert_with(|| (Arc::new(OpenFile { id: entry.id, fd }), 0));
-            slot.1 = slot.1.saturating_add(1);
-            Arc::clone(&slot.0)
-        };
-        let number = self.next.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let handle = Arc::new(Handle {
-            number,
-            file,
-            access,
-            passthrough: AtomicBool::new(false),
-            data: Mutex::new(None),
-        });
-        self.handles.lock().insert(number, Arc::clone(&handle));
-        handle
-    }
-
-    /// The inode, if somebody has it open.
-    #[must_use]
-    pub fn find(&self, id: FileId) -> Option<Arc<OpenFile>> {
-        self.open.lock().get(&id).map(|(file, _)| Arc::clone(file))
-    }
-
-    /// The handle with this number.
-    pub fn handle(&self, number: u64) -> Result<Arc<Handle>, Errno> {
-        self.handles.lock().get(&number).map(Arc::clone).ok_or(Errno::BADF)
-    }
-
-    /// How many handles there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.handles.lock().len()
-    }
-
-    /// Whether nothing is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.handles.lock().is_empty()
-    }
-
-    fn remove(&self, number: u64) -> Result<Arc<Handle>, Errno> {
-        self.handles.lock().remove(&number).ok_or(Errno::BADF)
-    }
-
-    fn closed(&self, id: FileId) {
-        let mut open = self.open.lock();
-        if let Some(slot) = open.get_mut(&id) {
-            slot.1 = slot.1.saturating_sub(1);
-            if slot.1 == 0 {
-                open.remove(&id);
-            }
-        }
     }
 }
 
@@ -219,17 +140,24 @@ impl Volume {
     }
 
     fn open_here(&self, id: FileId, access: Access) -> Result<Arc<Handle>, Stop> {
-        let fd = match self.files.find(id) {
-            Some(open) => rustix::io::fcntl_dupfd_cloexec(&*open, 3)?,
-            None => self.lower.path_fd(id)?,
+        let known = self.files.known(id);
+        let is_kept = matches!(known, Some((_, Use::Kept)));
+        let file = match known {
+            Some((file, _)) => file,
+            None => Arc::new(OpenFile::new(id, self.lower.path_fd(id)?)),
         };
         let read_at = now();
-        let stat = Stat::of(&fd)?;
+        let stat = Stat::of(&*file)?;
+        if is_kept && stat.attributes.nlink == 0 {
+            // By its identity it would not be found any more; who has an old name for it must look it up anew.
+            self.files.let_go(id);
+            return Err(Stop::Errno(Errno::STALE));
+        }
         if !stat.is_file() {
             return Err(Stop::Errno(if stat.is_dir() { Errno::ISDIR } else { Errno::NXIO }));
         }
-        let capability = access.writes() && has_capability(&fd, &stat);
-        Ok(self.files.open(&self.writers, &Entry { id, stat }, fd, access, read_at, capability))
+        let capability = access.writes() && has_capability(&*file, &stat);
+        Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
     }
 
     fn fetch_if_missing(&self, id: FileId) -> Result<(), Errno> {
@@ -294,15 +222,21 @@ impl Volume {
     }
 
     /// The last descriptor of an open is gone.
-    pub fn release(&self, caller: Caller, handle: u64) -> Result<Arc<Handle>, Errno> {
+    pub fn release(&self, caller: Caller, handle: u64) -> Result<(), Errno> {
         let handle = self.files.remove(handle)?;
         // Our own descriptor for data must not look like a writer.
         *handle.data.lock() = None;
         if handle.access.writes() {
             self.writer_left(caller, handle.file.id);
         }
-        self.files.closed(handle.file.id);
-        Ok(handle)
+        // Where presto serves the data itself there is nothing worth keeping.
+        let after = if handle.is_passthrough() { AfterLast::Keep } else { AfterLast::LetGo };
+        self.files.closed(handle.file.id, after);
+        // Looked at afterwards: whoever takes the last name away lets go afterwards as well, so one of both does it.
+        if Stat::of(&*handle.file).is_ok_and(|stat| stat.attributes.nlink == 0) {
+            self.files.let_go(handle.file.id);
+        }
+        Ok(())
     }
 
     /// Makes the file's content and attributes, and the journal up to now, durable.

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::Access;
 use super::Entry;
 use super::Handle;
+use super::OpenFile;
 use super::Volume;
 use super::now;
 use super::update::Stop;
@@ -80,7 +81,8 @@ impl Volume {
             self.surprises(told, caller, &entry, &fd, &known);
             // Nobody else knows the new file yet, so its own lock is not needed.
             let read_at = now();
-            Ok((entry, self.files.open(&self.writers, &entry, fd, access, read_at, false)))
+            let file = Arc::new(OpenFile::new(entry.id, fd));
+            Ok((entry, self.files.open(&self.writers, &entry.stat, file, access, read_at, false)))
         })
     }
 

@@ -67,10 +67,13 @@ impl Volume {
     /// A descriptor of an object, good for looking at it and for changing attributes. An open one is found even when
     /// it has no name any more.
     pub(crate) fn object(&self, id: FileId) -> Result<Object, Errno> {
-        match self.files.find(id) {
-            Some(open) => Ok(Object::Open(open)),
-            None => self.lower.path_fd(id).map(Object::Fresh),
+        if let Some(open) = self.files.find(id) {
+            return Ok(Object::Open(open));
         }
+        if let Some(dir) = self.lower.kept_dir(id) {
+            return Ok(Object::Dir(dir));
+        }
+        self.lower.path_fd(id).map(Object::Fresh)
     }
 
     /// Identity and attributes of an entry. If the name changes hands between the two questions it is asked again.

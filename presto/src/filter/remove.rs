@@ -41,6 +41,7 @@ impl Volume {
             if keep {
                 self.limbo.entered(object, recno);
             }
+            self.files.let_go(object);
             Ok(())
         })
     }

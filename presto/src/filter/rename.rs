@@ -114,6 +114,9 @@ impl Volume {
             if let Some(gone) = gone {
                 self.lower.forget_dir(gone);
             }
+            if let Some(replaced) = replaced {
+                self.files.let_go(replaced);
+            }
             Ok(())
         })
     }

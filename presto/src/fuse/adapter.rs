@@ -25,6 +25,7 @@ use super::convert::nothing;
 use super::convert::set_time;
 use super::nodes::Nodes;
 use super::notify::Device;
+use crate::filter::Access;
 use crate::filter::Changes;
 use crate::filter::Entry;
 use crate::filter::NewMode;
@@ -135,6 +136,11 @@ fn answer(result: Result<(), Errno>, reply: ReplyEmpty) {
 
 fn new_mode(mode: u32, umask: u32) -> NewMode {
     NewMode { mode, umask }
+}
+
+/// Who only reads has nothing to tell at close: that spares a request for which close(2) would wait.
+fn open_flags(access: Access) -> FopenFlags {
+    if access.writes() { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH }
 }
 
 impl Filesystem for Adapter {
@@ -327,14 +333,14 @@ impl Filesystem for Adapter {
                 Ok(handle) => handle,
                 Err(error) => return reply.error(error),
             };
-            let number = FileHandle(handle.number);
+            let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
             let register = || reply.open_backing(&*handle.file);
-            match self.kernel.backings.acquire(&self.volume.name, handle.file.id, register) {
+            match self.kernel.backings.way(&self.volume.name, &handle.file, register) {
                 Way::Kernel(backing) => {
                     handle.set_passthrough();
-                    reply.opened_passthrough(number, FopenFlags::empty(), &backing);
+                    reply.opened_passthrough(number, flags, &backing);
                 }
-                Way::Daemon => reply.opened(number, FopenFlags::empty()),
+                Way::Daemon => reply.opened(number, flags),
             }
         });
     }
@@ -360,14 +366,14 @@ impl Filesystem for Adapter {
                 Err(error) => return reply.error(error),
             };
             let attr = self.remembered(&entry);
-            let (number, none) = (FileHandle(handle.number), FopenFlags::empty());
+            let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
             let register = || reply.open_backing(&*handle.file);
-            match self.kernel.backings.acquire(&self.volume.name, entry.id, register) {
+            match self.kernel.backings.way(&self.volume.name, &handle.file, register) {
                 Way::Kernel(backing) => {
                     handle.set_passthrough();
-                    reply.created_passthrough(&self.ttl, &attr, Generation(0), number, none, &backing);
+                    reply.created_passthrough(&self.ttl, &attr, Generation(0), number, flags, &backing);
                 }
-                Way::Daemon => reply.created(&self.ttl, &attr, Generation(0), number, none),
+                Way::Daemon => reply.created(&self.ttl, &attr, Generation(0), number, flags),
             }
         });
     }
@@ -430,11 +436,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded(&self.volume, || {
-            let result = self.volume.release(caller(req), fh.0);
-            if let Ok(handle) = &result {
-                self.kernel.backings.release(handle.file.id);
-            }
-            answer(result.map(|_| ()).map_err(errno), reply);
+            answer(self.volume.release(caller(req), fh.0).map_err(errno), reply);
         });
     }
 

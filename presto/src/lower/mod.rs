@@ -212,16 +212,21 @@ impl Lower {
         self.shape
     }
 
-    /// A directory by identity. ESTALE: gone; ENOTDIR: something else.
-    pub fn dir(&self, id: FileId) -> Result<Arc<Dir>, Errno> {
+    /// A directory of which a descriptor is kept.
+    pub(crate) fn kept_dir(&self, id: FileId) -> Option<Arc<Dir>> {
         if id == self.tree.id {
-            return Ok(Arc::clone(&self.tree));
+            return Some(Arc::clone(&self.tree));
         }
         if id == self.staging.id {
-            return Ok(Arc::clone(&self.staging));
+            return Some(Arc::clone(&self.staging));
         }
-        if let Some(dir) = self.directories.lock().get(&id) {
-            return Ok(Arc::clone(dir));
+        self.directories.lock().get(&id).map(Arc::clone)
+    }
+
+    /// A directory by identity. ESTALE: gone; ENOTDIR: something else.
+    pub fn dir(&self, id: FileId) -> Result<Arc<Dir>, Errno> {
+        if let Some(dir) = self.kept_dir(id) {
+            return Ok(dir);
         }
         let fd = self.open_id(id, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let dir = Arc::new(Dir::new(id, fd));

@@ -1,0 +1,295 @@
+//! The table of open files: one entry per inode that somebody has open, and per open one handle.
+//!
+//! What an inode needs to be open (a descriptor, the kernel's backing id) is kept for a while after the last close: most
+//! files are opened again soon, and making these anew costs more than the rest of an open. What is kept is nobody's: it
+//! does not count as open, and it goes at once when a name of it goes, so that it holds no space.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Time;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::Access;
+use super::Handle;
+use super::writers::Writers;
+use crate::lower::Stat;
+
+/// At most so many inodes are kept that nobody has open: each costs two open files and one lower inode in memory.
+const KEPT: usize = 4096;
+/// At most this part of the descriptors that presto may have: other volumes keep some too, and users need them more.
+const SHARE: u64 = 16;
+
+/// An inode that somebody has open, or had until a moment ago.
+pub struct OpenFile {
+    /// Identity.
+    pub id: FileId,
+    fd: OwnedFd,
+    serving: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+impl fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenFile").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl OpenFile {
+    pub(super) fn new(id: FileId, fd: OwnedFd) -> OpenFile {
+        OpenFile { id, fd, serving: OnceLock::new() }
+    }
+
+    /// What those who serve this inode's data need for it: made once, lives as long as the inode is here. Always called
+    /// with the same type, or there is none.
+    pub(crate) fn serving<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.serving.get_or_init(|| Box::new(make())).downcast_ref()
+    }
+}
+
+/// Whether an inode in the table is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Somebody has it open.
+    Open,
+    /// Nobody has.
+    Kept,
+}
+
+/// What becomes of an inode that nobody has open any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterLast {
+    /// It stays for a while.
+    Keep,
+    /// It goes.
+    LetGo,
+}
+
+/// All open files of a volume.
+#[derive(Debug, Default)]
+pub struct Files {
+    table: Mutex<Table>,
+    handles: Mutex<BTreeMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+    /// How many are kept; found out at the first close, when the limit of descriptors is what it will be.
+    most: OnceLock<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    files: BTreeMap<FileId, Slot>,
+    /// Those that nobody has open, by the turn of their last close.
+    kept: BTreeMap<u64, FileId>,
+    turn: u64,
+    /// Turn at the last `let_go_old`.
+    old: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    file: Arc<OpenFile>,
+    opens: u32,
+    /// Turn of its last close, while nobody has it open.
+    turn: u64,
+}
+
+impl Table {
+    fn remove_kept(&mut self, id: FileId) -> Option<Arc<OpenFile>> {
+        let slot = self.files.get(&id).filter(|slot| slot.opens == 0)?;
+        self.kept.remove(&slot.turn);
+        self.files.remove(&id).map(|slot| slot.file)
+    }
+
+    fn remove_oldest(&mut self) -> Option<Arc<OpenFile>> {
+        let (_, id) = self.kept.pop_first()?;
+        self.files.remove(&id).map(|slot| slot.file)
+    }
+}
+
+impl Files {
+    /// Registers an open of a regular file. `file` is used if it is not in the table.
+    pub(super) fn open(
+        &self,
+        writers: &Writers,
+        stat: &Stat,
+        file: Arc<OpenFile>,
+        access: Access,
+        read_at: Time,
+        capability: bool,
+    ) -> Arc<Handle> {
+        writers.opened(file.id, access, stat.attributes, read_at, capability);
+        let file = {
+            let mut table = self.table.lock();
+            let Table { files, kept, .. } = &mut *table;
+            let slot = files.entry(file.id).or_insert(Slot { file, opens: 0, turn: 0 });
+            if slot.opens == 0 {
+                kept.remove(&slot.turn);
+            }
+            slot.opens = slot.opens.saturating_add(1);
+            Arc::clone(&slot.file)
+        };
+        let number = self.next.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let handle = Arc::new(Handle::new(number, file, access));
+        self.handles.lock().insert(number, Arc::clone(&handle));
+        handle
+    }
+
+    /// The inode, if somebody has it open.
+    #[must_use]
+    pub fn find(&self, id: FileId) -> Option<Arc<OpenFile>> {
+        let table = self.table.lock();
+        table.files.get(&id).filter(|slot| slot.opens > 0).map(|slot| Arc::clone(&slot.file))
+    }
+
+    /// The inode, if it is in the table at all.
+    pub(super) fn known(&self, id: FileId) -> Option<(Arc<OpenFile>, Use)> {
+        let table = self.table.lock();
+        let slot = table.files.get(&id)?;
+        Some((Arc::clone(&slot.file), if slot.opens > 0 { Use::Open } else { Use::Kept }))
+    }
+
+    /// The handle with this number.
+    pub fn handle(&self, number: u64) -> Result<Arc<Handle>, Errno> {
+        self.handles.lock().get(&number).map(Arc::clone).ok_or(Errno::BADF)
+    }
+
+    /// How many handles there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.handles.lock().len()
+    }
+
+    /// Whether nothing is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.handles.lock().is_empty()
+    }
+
+    pub(super) fn remove(&self, number: u64) -> Result<Arc<Handle>, Errno> {
+        self.handles.lock().remove(&number).ok_or(Errno::BADF)
+    }
+
+    /// One open less.
+    pub(super) fn closed(&self, id: FileId, after: AfterLast) {
+        let most = *self.most.get_or_init(most_kept);
+        // What goes is closed when the table is free again.
+        let _gone = {
+            let mut table = self.table.lock();
+            let Table { files, kept, turn, .. } = &mut *table;
+            let Some(slot) = files.get_mut(&id) else { return };
+            slot.opens = slot.opens.saturating_sub(1);
+            if slot.opens > 0 {
+                return;
+            }
+            *turn = turn.saturating_add(1);
+            slot.turn = *turn;
+            kept.insert(*turn, id);
+            match after {
+                AfterLast::LetGo => table.remove_kept(id),
+                AfterLast::Keep if table.kept.len() > most => table.remove_oldest(),
+                AfterLast::Keep => None,
+            }
+        };
+    }
+
+    /// A name of this inode has gone: unless somebody has it open, nothing of it is kept.
+    pub(crate) fn let_go(&self, id: FileId) {
+        let _gone = self.table.lock().remove_kept(id);
+    }
+
+    /// Lets go what has been kept since before the last call.
+    pub(super) fn let_go_old(&self) {
+        loop {
+            let _gone = {
+                let mut table = self.table.lock();
+                if table.kept.first_key_value().is_none_or(|(turn, _)| *turn > table.old) {
+                    table.old = table.turn;
+                    return;
+                }
+                table.remove_oldest()
+            };
+        }
+    }
+}
+
+fn most_kept() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit / SHARE).unwrap_or(KEPT).min(KEPT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lower::Lower;
+
+    fn open(files: &Files, writers: &Writers, id: FileId) -> Arc<Handle> {
+        let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let file = Arc::new(OpenFile::new(id, fd));
+        files.open(writers, &Stat::default(), file, Access::Read, Time::default(), false)
+    }
+
+    fn close(files: &Files, handle: &Handle, after: AfterLast) {
+        files.remove(handle.number).unwrap();
+        files.closed(handle.file.id, after);
+    }
+
+    fn id(ino: u64) -> FileId {
+        FileId { ino, generation: 1 }
+    }
+
+    fn world() -> (tempfile::TempDir, Files, Writers) {
+        let dir = tempfile::tempdir().unwrap();
+        let (writers, _) = Writers::open(&Lower::open(dir.path()).unwrap()).unwrap();
+        (dir, Files::default(), writers)
+    }
+
+    #[test]
+    fn a_file_opened_again_soon_is_the_same() {
+        let (_dir, files, writers) = world();
+        let first = open(&files, &writers, id(1));
+        assert_eq!(first.file.serving(|| 7), Some(&7));
+        close(&files, &first, AfterLast::Keep);
+        assert!(files.find(id(1)).is_none(), "what is kept is not open");
+        assert_eq!(files.known(id(1)).unwrap().1, Use::Kept);
+        let second = open(&files, &writers, id(1));
+        assert!(Arc::ptr_eq(&first.file, &second.file));
+        assert_eq!(second.file.serving(|| 8), Some(&7));
+        files.let_go(id(1));
+        assert!(files.find(id(1)).is_some(), "what is open stays");
+    }
+
+    #[test]
+    fn what_is_kept_goes() {
+        let (_dir, files, writers) = world();
+        let gone = |n| files.known(id(n)).is_none();
+        close(&files, &open(&files, &writers, id(1)), AfterLast::LetGo);
+        assert!(gone(1), "it was not to be kept");
+        close(&files, &open(&files, &writers, id(2)), AfterLast::Keep);
+        files.let_go(id(2));
+        assert!(gone(2), "its name went");
+        close(&files, &open(&files, &writers, id(3)), AfterLast::Keep);
+        files.let_go_old();
+        assert!(!gone(3));
+        files.let_go_old();
+        assert!(gone(3), "its time was over");
+        for n in 10..=10 + most_kept() as u64 {
+            close(&files, &open(&files, &writers, id(n)), AfterLast::Keep);
+        }
+        assert!(gone(10) && !gone(11), "there were too many");
+    }
+}
