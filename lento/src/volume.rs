@@ -1,5 +1,6 @@
 //! A Volume on this node, as the other rooms see it: a mailbox, a bell for the journal, and who may speak to it.
 
+use crate::content::known::Known;
 use crate::link::Link;
 use crate::meters::Meters;
 use crate::store::VolumeStore;
@@ -119,6 +120,7 @@ pub struct VolumeHandle {
     bell: Arc<Notify>,
     admission: Arc<RwLock<Admission>>,
     meters: Arc<Meters>,
+    known: Known,
 }
 
 /// How many letters a volume may let lie before those who write must wait.
@@ -137,6 +139,7 @@ impl VolumeHandle {
             bell: Arc::default(),
             admission: Arc::default(),
             meters: Arc::default(),
+            known: Known::default(),
         };
         (handle, mailbox)
     }
@@ -178,6 +181,12 @@ impl VolumeHandle {
     #[must_use]
     pub fn meters(&self) -> &Arc<Meters> {
         &self.meters
+    }
+
+    /// What is remembered of its contents.
+    #[must_use]
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Who may speak to it.
