@@ -2,12 +2,17 @@
 //! What the client says it has of a content does not travel.
 
 use crate::channel::convert;
+use crate::content::assembly::Ground;
+use crate::content::difference::Advice;
 use crate::content::difference::Have;
+use crate::content::difference::Outgoing;
+use crate::content::difference::Part;
 use crate::content::difference::Piece;
-use crate::content::difference::send;
+use crate::content::known::Known;
 use crate::content::packing::Pace;
 use crate::content::packing::Packer;
 use crate::content::source::SourceError;
+use crate::content::source::read_whole;
 use crate::content::source::version;
 use crate::jobs::DEADLINE;
 use crate::replication::ReplicationService;
@@ -21,8 +26,10 @@ use intermezzo_channel::v1::packet::Body;
 use intermezzo_proto::v1;
 use intermezzo_proto::v1::fetch_chunk::End;
 use lento_core::Volume;
+use lento_core::ground;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
+use lento_core::types::INLINE_MAX;
 use lento_core::types::ObjectId;
 use lento_core::types::Version;
 use std::fs::File;
@@ -37,6 +44,7 @@ type Chunks = mpsc::Sender<Result<v1::FetchChunk, Status>>;
 /// Most files in one `Resolve`.
 const BATCH: usize = 64;
 
+#[derive(Clone)]
 struct Wanted {
     object: ObjectId,
     hash: Hash,
@@ -124,15 +132,16 @@ async fn send_one(
     let end = match source {
         None => superseded(),
         Some((file, expected)) => {
-            let (pieces, hash, have) = (chunks.clone(), item.hash, item.have.clone());
+            let (pieces, item, known) = (chunks.clone(), item.clone(), volume.known().clone());
             let read = tokio::task::spawn_blocking(move || {
-                read_pieces(number, &file, expected, hash, &have, &pieces)
+                read_pieces(number, &file, expected, &item, &known, &pieces)
             });
             match read.await.map_err(|error| Status::internal(error.to_string()))? {
-                Ok((size, piece)) => {
+                Ok(Read::Sent { size, piece }) => {
                     volume.meters().served_bytes.inc_by(size);
                     last(piece, End::Complete(size))
                 }
+                Ok(Read::ChunksWanted) => last(None, End::Chunks(true)),
                 Err(SourceError::Changed | SourceError::NotAFile) => superseded(),
                 Err(error) => return Err(Status::unavailable(error.to_string())),
             }
@@ -145,31 +154,55 @@ async fn send_one(
     }
 }
 
-/// Sends what is large piece by piece and gives back what is small; size and bytes if any.
+enum Read {
+    /// All of a large one has been sent; a small one is this piece.
+    Sent { size: u64, piece: Option<v1::Piece> },
+    /// Nothing has been sent: the client is to say more.
+    ChunksWanted,
+}
+
+/// Sends what is large piece by piece and gives back what is small.
 fn read_pieces(
     number: u32,
     file: &File,
     expected: Version,
-    hash: Hash,
-    have: &Have,
+    item: &Wanted,
+    known: &Known,
     chunks: &Chunks,
-) -> Result<(u64, Option<v1::Piece>), SourceError> {
+) -> Result<Read, SourceError> {
     // Names and permissions move ctime without touching content, so only these two end it here; the hash decides.
     let now = version(file)?;
     if (now.mtime, now.size) != (expected.mtime, expected.size) {
         return Err(SourceError::Changed);
     }
     let mut packer = Packer::default();
-    let mut pack = |piece| packer.pack(piece, pace(chunks));
-    let whole = send(file, have, &mut |piece| {
-        let chunk = v1::FetchChunk { item: number, piece: Some(pack(piece)), end: None };
+    let mut pack = |part| packer.pack(part, pace(chunks));
+    let Some(mut outgoing) = Outgoing::of(file)? else {
+        let whole = read_whole(file, &mut |_, _| Err("it is large now".to_owned()))?;
+        if whole.hash != item.hash {
+            return Err(SourceError::Changed);
+        }
+        let bytes = whole.inline.filter(|bytes| !bytes.is_empty());
+        let piece = bytes.map(|bytes| pack(Part::Piece(Piece { offset: 0, bytes: bytes.into() })));
+        return Ok(Read::Sent { size: whole.size, piece });
+    };
+    if let Some(values) = known.get(item.hash) {
+        outgoing.believe(&values);
+    }
+    if outgoing.weigh(file, &item.have)? == Advice::AskForChunks {
+        return Ok(Read::ChunksWanted);
+    }
+    let whole = outgoing.send(file, &item.have, &mut |part| {
+        let chunk = v1::FetchChunk { item: number, piece: Some(pack(part)), end: None };
         chunks.blocking_send(Ok(chunk)).map_err(|_| "the client went away".to_owned())
     })?;
-    if whole.hash != hash {
+    if whole.hash != item.hash {
         return Err(SourceError::Changed);
     }
-    let small = whole.inline.filter(|bytes| !bytes.is_empty());
-    Ok((whole.size, small.map(|bytes| pack(Piece { offset: 0, bytes: bytes.into() }))))
+    if let Some(values) = outgoing.into_values() {
+        known.put(whole.hash, values);
+    }
+    Ok(Read::Sent { size: whole.size, piece: None })
 }
 
 /// Whether the peer behind a queue takes what it is sent at once.
@@ -177,16 +210,23 @@ pub fn pace<T>(queue: &mpsc::Sender<T>) -> Pace {
     if queue.capacity() == 0 { Pace::Lags } else { Pace::Keeps }
 }
 
-/// This node's file of an object, to begin a new content of it with. `None`: there is nothing to begin with.
+/// What a large content of an object is built upon here; `over`: what the peer says had its name before. `None`: there
+/// is nothing.
 pub async fn ground(
     downcalls: &Downcalls,
-    volume: &str,
+    volume: &VolumeHandle,
     store: Option<&VolumeStore>,
     object: Option<ObjectId>,
-) -> Option<Arc<File>> {
-    let object = object?;
-    let file = store?.read(|tables| Volume::lower_file(tables, object)).ok()??;
-    resolve(downcalls, volume, &[file], DEADLINE).await.ok()?.pop()?
+    over: Option<ObjectId>,
+) -> Option<Ground> {
+    let (object, over) = (object.or(over)?, over);
+    let found = store?.read(|tables| ground::of(tables, object, over, INLINE_MAX)).ok()??;
+    let file = resolve(downcalls, &volume.name, &[found.file], DEADLINE).await.ok()?.pop()??;
+    // What is remembered of the content is worth something only while the file still has it.
+    let now = version(&file).ok()?;
+    let hash = found.hash.filter(|_| (now.mtime, now.size) == (found.version.mtime, found.version.size));
+    let known = hash.and_then(|hash| Some((now.size, volume.known().get(hash)?)));
+    Some(Ground { file, known })
 }
 
 /// Opens lower files by identity, in order; `None` for those that are gone.

@@ -1,6 +1,8 @@
 //! `Stage`: a client's content comes ahead of the record that names it, and is durable here before the answer. What this
 //! node has of it, from the object's present content or from an interrupted try, is told first and does not travel.
 
+use crate::content::difference::Blocks;
+use crate::content::difference::Have;
 use crate::content::incoming::Incoming;
 use crate::fetch_service::ground;
 use crate::jobs::DEADLINE;
@@ -18,6 +20,7 @@ use intermezzo_proto::v1;
 use intermezzo_proto::v1::stage_chunk::What;
 use intermezzo_proto::v1::stage_reply;
 use lento_core::types::Hash;
+use lento_core::types::ObjectId;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -71,9 +74,12 @@ async fn run(
         object: object.transpose().map_err(invalid)?,
         version: begin.version,
     };
+    let over = begin.over.map(|object| wire::object_id("stage.over", Some(object)));
+    let over = over.transpose().map_err(invalid)?;
     let _room = service.contents.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
     let name = service.names.begin(&arriving);
-    match take(service, &volume, &arriving, &name, begin.size, &mut stream, replies).await {
+    let content = Content { object: arriving.object, over, size: begin.size };
+    match take(service, &volume, &content, &name, &mut stream, replies).await {
         Ok(hash) => {
             service.names.complete(&name);
             volume.meters().staged_bytes.inc_by(begin.size);
@@ -107,27 +113,48 @@ async fn next(stream: &mut Streaming<v1::StageChunk>, idle: Duration) -> Result<
     chunk.what.ok_or_else(|| invalid("a chunk that says nothing"))
 }
 
+/// What is to come.
+struct Content {
+    object: Option<ObjectId>,
+    over: Option<ObjectId>,
+    size: u64,
+}
+
 async fn take(
     service: &ReplicationService,
     volume: &VolumeHandle,
-    arriving: &Arriving,
+    content: &Content,
     name: &str,
-    size: u64,
     stream: &mut Streaming<v1::StageChunk>,
     replies: &Sender,
 ) -> Result<Hash, Status> {
     let unavailable = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
+    let Content { object, over, size } = *content;
     let file = open_stage(&service.downcalls, &volume.name, name, 0).await.map_err(|e| unavailable(&e))?;
     let store = volume.store();
-    let old = ground(&service.downcalls, &volume.name, store.as_deref(), arriving.object).await;
-    let (mut incoming, have) = Incoming::begin(file, size, old).await.map_err(|e| unavailable(&e))?;
-    let have = reply(stage_reply::What::Have(wire::have(&have)));
-    let told = tokio::time::timeout(DEADLINE, replies.send(Ok(have))).await;
-    let Ok(Ok(())) = told else { return Err(Status::cancelled("the client went away")) };
+    let ground = ground(&service.downcalls, volume, store.as_deref(), object, over).await;
+    let began = Incoming::begin((name, file), size, ground, volume.known()).await;
+    let (mut incoming, mut have) = began.map_err(|e| unavailable(&e))?;
+    tell(replies, &have).await?;
+    let mut began = false;
     loop {
         match next(stream, patience(size)).await? {
             What::Begin(_) => return Err(invalid("a content that begins twice")),
-            What::Piece(piece) => incoming.take(piece).await.map_err(Status::data_loss)?,
+            What::Chunks(_) if began || have.chunks.is_some() => {
+                return Err(invalid("chunks are told once, before any piece"));
+            }
+            What::Chunks(_) => {
+                have.chunks = incoming.chunks().await.map_err(|e| unavailable(&e))?;
+                if have.chunks.is_none() {
+                    return Err(invalid("there are no chunks to tell"));
+                }
+                // The blocks have been told.
+                tell(replies, &Have { blocks: Blocks::Zeros, ..have.clone() }).await?;
+            }
+            What::Piece(piece) => {
+                began = true;
+                incoming.take(piece).await.map_err(Status::data_loss)?;
+            }
             What::End(end) => {
                 let hash = wire::hash("stage.hash", &end.hash).map_err(invalid)?;
                 incoming.finish(hash).await.map_err(Status::data_loss)?;
@@ -135,4 +162,11 @@ async fn take(
             }
         }
     }
+}
+
+async fn tell(replies: &Sender, have: &Have) -> Result<(), Status> {
+    let have = reply(stage_reply::What::Have(wire::have(have)));
+    let told = tokio::time::timeout(DEADLINE, replies.send(Ok(have))).await;
+    let Ok(Ok(())) = told else { return Err(Status::cancelled("the client went away")) };
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! A Volume on this node, as the other rooms see it: a mailbox, a bell for the journal, and who may speak to it.
 
+use crate::content::known::Known;
 use crate::link::Link;
 use crate::meters::Meters;
 use crate::store::VolumeStore;
@@ -121,6 +122,7 @@ pub struct VolumeHandle {
     bell: Arc<Notify>,
     admission: Arc<RwLock<Admission>>,
     meters: Arc<Meters>,
+    known: Known,
 }
 
 /// How many letters a volume may let lie before those who write must wait.
@@ -139,6 +141,7 @@ impl VolumeHandle {
             bell: Arc::default(),
             admission: Arc::default(),
             meters: Arc::default(),
+            known: Known::default(),
         };
         (handle, mailbox)
     }
@@ -180,6 +183,12 @@ impl VolumeHandle {
     #[must_use]
     pub fn meters(&self) -> &Arc<Meters> {
         &self.meters
+    }
+
+    /// What is remembered of its contents.
+    #[must_use]
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Who may speak to it.

@@ -14,26 +14,15 @@ mod common;
 
 use common::Authority;
 use common::HandChannel;
-use common::HandPresto;
 use common::Wire;
-use common::install_crypto;
-use common::soon;
-use intermezzo_channel::v1 as channel;
-use intermezzo_channel::v1::packet::Body;
-use lento::dialer::Peers;
+use common::node::Node;
+use common::node::answer_open_stage;
+use common::node::answer_resolve;
+use common::node::node;
+use common::node::peers;
 use lento::jobs::Jobs;
-use lento::jobs::Shared;
-use lento::link::Link;
-use lento::replication::ReplicationService;
-use lento::replication::listen;
-use lento::req_dispatcher::Downcalls;
-use lento::req_dispatcher::ReqDispatcher;
-use lento::req_handler::ReqHandler;
-use lento::stage_names::StageNames;
 use lento::store::VolumeStore;
 use lento::volume::Mail;
-use lento::volume::VolumeHandle;
-use lento::volume::Volumes;
 use lento_core::io::FetchItem;
 use lento_core::io::FetchResult;
 use lento_core::io::Input;
@@ -49,109 +38,8 @@ use lento_core::types::Position;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
 use std::fs::File;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::sync::DropGuard;
-
-const VOLUME: &str = "ns/v";
-
-/// One agent's rooms around a volume whose mailbox the test holds.
-struct Node {
-    volume: VolumeHandle,
-    mailbox: mpsc::Receiver<Mail>,
-    volumes: Volumes,
-    presto: HandPresto,
-    downcalls: Downcalls,
-    contents: Arc<Semaphore>,
-    dir: tempfile::TempDir,
-    stop: CancellationToken,
-    _end: DropGuard,
-}
-
-fn node() -> Node {
-    install_crypto();
-    let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("presto.sock");
-    let presto = HandPresto::listen(&socket);
-    let (volumes, stop) = (Volumes::default(), CancellationToken::new());
-    let (volume, mailbox) = VolumeHandle::new(VOLUME);
-    volumes.insert(volume.clone());
-    let (dispatcher, downcalls) = ReqDispatcher::new(socket, ReqHandler::new(volumes.clone()), stop.clone());
-    tokio::spawn(dispatcher.run());
-    let _end = stop.clone().drop_guard();
-    let contents = Arc::new(Semaphore::new(4));
-    Node { volume, mailbox, volumes, presto, downcalls, contents, dir, stop, _end }
-}
-
-impl Node {
-    /// Serves the volume to these nodes.
-    fn serve(&self, authority: &Authority, name: &str, replication_list: &[&str]) -> SocketAddr {
-        let mut admission = self.volume.admission().write();
-        admission.serving = true;
-        admission.replication_list = replication_list.iter().map(|&node| node.to_owned()).collect();
-        let service = ReplicationService {
-            volumes: self.volumes.clone(),
-            downcalls: self.downcalls.clone(),
-            contents: self.contents.clone(),
-            names: StageNames::default(),
-        };
-        let any = "127.0.0.1:0".parse().unwrap();
-        listen(service, any, &authority.identity(name), self.stop.clone()).unwrap()
-    }
-
-    /// Attaches a presto, and waits until lento knows.
-    async fn attach(&self) -> HandChannel {
-        let channel = self.presto.attach().await;
-        soon(self.downcalls.state().wait_for(|state| state.generation().is_some())).await.unwrap();
-        channel
-    }
-
-    async fn mail(&mut self) -> Mail {
-        soon(self.mailbox.recv()).await.unwrap()
-    }
-
-    async fn nothing_comes(&mut self) {
-        let waited = tokio::time::timeout(Duration::from_millis(400), self.mailbox.recv()).await;
-        assert!(waited.is_err(), "{waited:?}");
-    }
-
-    async fn connected(&mut self, from: &str) -> Link {
-        match self.mail().await {
-            Mail::Connected(node, link) if node == from => link,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    async fn message(&mut self, from: &str) -> Message {
-        match self.mail().await {
-            Mail::Message(node, _, message) if node == from => message,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn jobs(&self, peers: &Peers) -> Jobs {
-        Jobs::start(Shared {
-            volume: self.volume.clone(),
-            life: 1,
-            downcalls: self.downcalls.clone(),
-            peers: peers.clone(),
-            server: "a".to_owned(),
-            store: Arc::new(VolumeStore::open(&self.dir.path().join("store"), "boot").unwrap()),
-            writing: Arc::default(),
-            conflicts: self.dir.path().join("conflicts"),
-            contents: self.contents.clone(),
-            ended: CancellationToken::new(),
-        })
-    }
-}
-
-fn peers(authority: &Authority, name: &str, server: &str, address: SocketAddr) -> Peers {
-    Peers::new(authority.identity(name), [(server.to_owned(), address.to_string())].into())
-}
 
 fn hello() -> Message {
     Message::Hello(Hello {
@@ -239,23 +127,6 @@ fn a_certificate_of_another_node_is_not_taken_for_ones_own() {
     assert!(error.contains("names no node"), "{error}");
 }
 
-/// Answers one downcall of a kind.
-async fn answer_resolve(presto: &mut HandChannel, file: File) {
-    let packet = presto.receive().await;
-    assert!(matches!(packet.body, Some(Body::Resolve(_))), "{packet:?}");
-    presto.answer(&packet, Body::Resolved(channel::Resolved { found: vec![true] }), &[file]).await;
-}
-
-async fn answer_open_stage(presto: &mut HandChannel, dir: &std::path::Path) -> std::path::PathBuf {
-    let packet = presto.receive().await;
-    let Some(Body::OpenStage(open)) = &packet.body else { panic!("{packet:?}") };
-    assert!(open.name.bytes().all(|byte| b"0123456789abcdef-".contains(&byte)) && open.name.len() <= 80);
-    let path = dir.join(&open.name);
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
-    presto.answer(&packet, Body::Done(channel::Done {}), &[file]).await;
-    path
-}
-
 fn large() -> Vec<u8> {
     let mut bytes = vec![0; 3 << 20];
     for (index, byte) in bytes.iter_mut().enumerate().skip(1 << 20).take(1 << 20) {
@@ -277,7 +148,7 @@ async fn a_large_content_is_staged_at_the_server_while_it_is_read() {
 
     let path = client.dir.path().join("content");
     std::fs::write(&path, large()).unwrap();
-    let jobs = client.jobs(&peers);
+    let jobs = client.jobs(&peers, client.store());
     jobs.read(Ticket(3), FileId { ino: 9, generation: 1 }, Some("a".to_owned()));
     answer_resolve(&mut client_presto, File::open(&path).unwrap()).await;
     let staged = answer_open_stage(&mut server_presto, server.dir.path()).await;
@@ -306,7 +177,7 @@ async fn what_the_server_does_not_have_is_superseded_and_without_it_a_fetch_fail
     server.volume.admission().write().store = Some(store);
     let address = server.serve(&authority, "a", &["b"]);
     let peers = peers(&authority, "b", "a", address);
-    let jobs = client.jobs(&peers);
+    let jobs = client.jobs(&peers, client.store());
     let item = |size| FetchItem { object: ObjectId::ROOT, hash: Hash::of(b"gone"), size };
     jobs.fetch(Ticket(1), vec![item(4)]);
     match client.mail().await {
@@ -379,7 +250,7 @@ async fn a_stage_that_is_cut_goes_on_where_it_was() {
     let mut bytes = vec![0; SIZE];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     std::fs::write(&path, &bytes).unwrap();
-    let jobs = client.jobs(&peers);
+    let jobs = client.jobs(&peers, client.store());
     let before = wire.sent();
     let mut ticket = 0;
     let mut hash = None;

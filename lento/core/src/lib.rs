@@ -9,6 +9,7 @@ mod client;
 mod cml;
 mod context;
 mod facet;
+pub mod ground;
 pub mod io;
 mod judge;
 mod ledger;

@@ -354,15 +354,6 @@ impl Volume {
         Ok(state.map(|state| (state.file, state.version)))
     }
 
-    /// The lower file of an object, whatever it holds: the ground for a transfer of its content. `None`: it has none.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn lower_file(store: &dyn Store, object: ObjectId) -> Result<Option<FileId>, Fault> {
-        let state = View::new(store, Which::Local).object(object)?;
-        Ok(state.filter(|state| state.attributes.is_file()).map(|state| state.file))
-    }
-
     /// The object of a lower file; `None`: not known.
     ///
     /// # Errors

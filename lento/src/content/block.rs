@@ -15,9 +15,12 @@ use blake3::hazmat::merge_subtrees_non_root;
 use blake3::hazmat::merge_subtrees_root;
 use lento_core::types::Hash;
 use std::fs::File;
+use std::io;
 use std::num::NonZero;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 /// Bytes of a block of all but the largest contents.
 pub const LEAST: u64 = 64 << 10;
@@ -77,6 +80,14 @@ impl Layout {
         start..start.saturating_add(self.block).min(self.size)
     }
 
+    /// A range, cut where blocks end.
+    pub fn split(self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let Range { start, end } = *range;
+        let until = move |at: u64| (at / self.block).saturating_add(1).saturating_mul(self.block).min(end);
+        let starts = std::iter::successors(Some(start), move |at| Some(until(*at)));
+        starts.take_while(move |at| *at < end).map(move |at| at..until(at))
+    }
+
     /// The block in which this byte lies.
     #[must_use]
     pub fn index(self, offset: u64) -> usize {
@@ -100,6 +111,9 @@ impl Value {
         Value(hasher.update(bytes).finalize_non_root())
     }
 
+    /// The mark that no block has.
+    pub const NO_MARK: Mark = [0; MARK];
+
     /// Its beginning.
     #[must_use]
     pub fn mark(&self) -> Mark {
@@ -108,6 +122,27 @@ impl Value {
             *to = from;
         }
         mark
+    }
+}
+
+/// Hashes blocks that come in parts, one after the other.
+#[derive(Debug, Default)]
+pub struct ValueOf(Hasher);
+
+impl ValueOf {
+    /// The next part of the block at `block`, nothing for zeros; its hash, if that was the last.
+    pub fn take(&mut self, block: &Range<u64>, part: &Range<u64>, bytes: Option<&[u8]>) -> Option<Value> {
+        if part.start == block.start {
+            self.0 = Hasher::new();
+            self.0.set_input_offset(block.start);
+        }
+        match bytes {
+            Some(bytes) => {
+                self.0.update(bytes);
+            }
+            None => hash_zeros(&mut self.0, part.end - part.start),
+        }
+        (part.end == block.end && !block.is_empty()).then(|| Value(self.0.finalize_non_root()))
     }
 }
 
@@ -175,24 +210,19 @@ impl<'a> BlockReader<'a> {
         self.file.read_exact_at(bytes, offset).map_err(shorter_means_changed)
     }
 
-    /// The hash of a block, in pieces through `buffer`.
-    ///
-    /// # Errors
-    /// See [`SourceError`].
-    pub fn value(&mut self, range: &Range<u64>, buffer: &mut Vec<u8>) -> Result<Value, SourceError> {
-        let mut hasher = Hasher::new();
-        hasher.set_input_offset(range.start);
-        for piece in pieces(range) {
-            let length = piece.end - piece.start;
-            if self.is_hole(&piece)? {
-                hash_zeros(&mut hasher, length);
-            } else {
-                buffer.resize(usize::try_from(length).unwrap_or(CHUNK), 0);
-                self.read(buffer, piece.start)?;
-                hasher.update(buffer);
+    /// Reads into `bytes`; what the file does not have is zeros.
+    fn read_or_zeros(&self, bytes: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        if range.is_empty() { Ok(Value([0; 32])) } else { Ok(Value(hasher.finalize_non_root())) }
+        bytes.get_mut(done..).unwrap_or_default().fill(0);
+        Ok(())
     }
 }
 
@@ -210,38 +240,108 @@ const HASHERS: usize = 4;
 /// Fewer blocks than this are not worth a thread.
 const PER_HASHER: usize = 64;
 
-/// Hashes those blocks that have no value yet. Blocks, with a few threads of its own.
+/// How many threads share so many blocks.
+#[must_use]
+pub fn hashers(blocks: usize) -> usize {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(HASHERS);
+    threads.min(blocks.div_ceil(PER_HASHER)).max(1)
+}
+
+/// What is done with blocks that have no value yet.
+#[derive(Clone, Copy, Debug)]
+pub enum Task<'a> {
+    /// They are hashed.
+    Hash(&'a File),
+    /// They are hashed until this is true.
+    HashUntil(&'a File, &'a AtomicBool),
+    /// They are copied from the first file to the second, and what is written is hashed. The first may be shorter.
+    Copy(&'a File, &'a File),
+}
+
+/// Gives a value to those blocks that have none yet. Blocks, with a few threads of its own.
 ///
 /// # Errors
 /// See [`SourceError`].
-pub fn describe(file: &File, layout: Layout, values: &mut [Option<Value>]) -> Result<(), SourceError> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(HASHERS);
-    let share = values.len().div_ceil(threads).max(PER_HASHER);
+pub fn describe(task: Task<'_>, layout: Layout, values: &mut [Option<Value>]) -> Result<(), SourceError> {
+    let share = values.len().div_ceil(hashers(values.len())).max(1);
     std::thread::scope(|scope| {
         let running: Vec<_> = values
             .chunks_mut(share)
             .enumerate()
-            .map(|(nth, part)| scope.spawn(move || describe_part(file, layout, nth * share, part)))
+            .map(|(nth, part)| scope.spawn(move || Part::new(task, layout).run(nth * share, part)))
             .collect();
         let failed = || SourceError::Sink("a hashing thread failed".to_owned());
         running.into_iter().try_for_each(|thread| thread.join().map_err(|_| failed())?)
     })
 }
 
-fn describe_part(
-    file: &File,
+/// One thread's share.
+struct Part<'a> {
+    task: Task<'a>,
     layout: Layout,
-    first: usize,
-    values: &mut [Option<Value>],
-) -> Result<(), SourceError> {
-    let mut reader = BlockReader::new(file, layout.size);
-    let mut buffer = Vec::new();
-    for (index, value) in values.iter_mut().enumerate() {
-        if value.is_none() {
-            *value = Some(reader.value(&layout.range(first + index), &mut buffer)?);
-        }
+    reader: BlockReader<'a>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Part<'a> {
+    fn new(task: Task<'a>, layout: Layout) -> Part<'a> {
+        let (Task::Hash(file) | Task::HashUntil(file, _) | Task::Copy(file, _)) = task;
+        Part { task, layout, reader: BlockReader::new(file, layout.size), buffer: Vec::new() }
     }
-    Ok(())
+
+    fn run(mut self, first: usize, values: &mut [Option<Value>]) -> Result<(), SourceError> {
+        let unknown = |values: &[Option<Value>], from: usize| {
+            let start = from + values.get(from..)?.iter().position(Option::is_none)?;
+            let length = values.get(start..)?.iter().position(Option::is_some);
+            Some(start..length.map_or(values.len(), |length| start + length))
+        };
+        let mut from = 0;
+        while let Some(run) = unknown(values, from) {
+            from = run.end;
+            let bytes =
+                self.layout.range(first + run.start).start..self.layout.range(first + run.end - 1).end;
+            let mut hashing = ValueOf::default();
+            for piece in pieces(&bytes) {
+                if matches!(self.task, Task::HashUntil(_, stop) if stop.load(Ordering::Relaxed)) {
+                    return Ok(());
+                }
+                let hole = self.fill(&piece)?;
+                for part in self.layout.split(&piece) {
+                    let index = self.layout.index(part.start);
+                    let within = |at: u64| usize::try_from(at - piece.start).unwrap_or(0);
+                    let bytes = self.buffer.get(within(part.start)..within(part.end));
+                    let bytes = bytes.filter(|_| hole == Hole::No);
+                    let value = hashing.take(&self.layout.range(index), &part, bytes);
+                    if let Some(slot) = index.checked_sub(first).and_then(|nth| values.get_mut(nth)) {
+                        *slot = value.or(*slot);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads, and writes where that is the task.
+    fn fill(&mut self, piece: &Range<u64>) -> Result<Hole, SourceError> {
+        if self.reader.is_hole(piece)? {
+            return Ok(Hole::Yes);
+        }
+        self.buffer.resize(usize::try_from(piece.end - piece.start).unwrap_or(CHUNK), 0);
+        match self.task {
+            Task::Hash(_) | Task::HashUntil(..) => self.reader.read(&mut self.buffer, piece.start)?,
+            Task::Copy(_, to) => {
+                self.reader.read_or_zeros(&mut self.buffer, piece.start)?;
+                to.write_all_at(&self.buffer, piece.start)?;
+            }
+        }
+        Ok(Hole::No)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hole {
+    Yes,
+    No,
 }
 
 #[cfg(test)]
@@ -257,7 +357,7 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             let layout = Layout::of(size.into()).unwrap();
             let mut values = vec![None; layout.count()];
-            describe(&File::open(&path).unwrap(), layout, &mut values).unwrap();
+            describe(Task::Hash(&File::open(&path).unwrap()), layout, &mut values).unwrap();
             let values: Vec<Value> = values.into_iter().flatten().collect();
             assert_eq!(root(layout, &values), Some(Hash::of(&bytes)), "{size}");
             assert_eq!(root(layout, &values[1..]), None);

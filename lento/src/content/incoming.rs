@@ -1,13 +1,19 @@
 //! A content that arrives piece by piece: taken off the stream by one task, put together by a thread that may block.
 
 use super::assembly::Assembly;
+use super::assembly::AssemblyError;
+use super::assembly::Ground;
+use super::chunk::Chunks;
 use super::difference::Have;
+use super::known::Known;
 use super::packing::unpack;
 use intermezzo_proto::v1;
 use lento_core::types::Hash;
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::task::spawn_blocking;
 
@@ -22,22 +28,44 @@ pub struct Incoming {
 }
 
 enum Step {
+    Chunks(oneshot::Sender<Option<Chunks>>),
     Piece(v1::Piece),
     End(Hash),
 }
 
 impl Incoming {
-    /// Looks at what `file` holds of an earlier try and at the object's `old` content: the sender may leave that out.
+    /// Looks at what the staged file holds of an earlier try and at the old version: the sender may leave that out.
     ///
     /// # Errors
     /// What the file system says, for people.
-    pub async fn begin(file: File, size: u64, old: Option<Arc<File>>) -> Result<(Incoming, Have), String> {
-        let began = spawn_blocking(move || Assembly::begin(file, size, old.as_deref())).await;
+    pub async fn begin(
+        (name, file): (&str, File),
+        size: u64,
+        ground: Option<Ground>,
+        known: &Known,
+    ) -> Result<(Incoming, Have), String> {
+        let ground = ground.filter(|_| !known.doubts(name));
+        let old = ground.as_ref().map(|ground| ground.file.clone());
+        let began = spawn_blocking(move || Assembly::begin(file, size, ground)).await;
         let (assembly, have) =
             began.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let (steps, queue) = mpsc::channel(QUEUE);
-        let writing = spawn_blocking(move || write(assembly, queue));
+        let (name, known) = (name.to_owned(), known.clone());
+        let writing = spawn_blocking(move || write(assembly, queue, old, (&name, &known)));
         Ok((Incoming { steps, writing }, have))
+    }
+
+    /// The chunks of the old version; `None`: there is none.
+    ///
+    /// # Errors
+    /// What the file system says, for people.
+    pub async fn chunks(&mut self) -> Result<Option<Chunks>, String> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.steps.send(Step::Chunks(reply)).await;
+        match answer.await {
+            Ok(chunks) => Ok(chunks),
+            Err(_) => self.written().await.map(|()| None),
+        }
     }
 
     /// Takes the next piece.
@@ -71,15 +99,47 @@ impl Incoming {
     }
 }
 
-fn write(mut assembly: Assembly, mut queue: mpsc::Receiver<Step>) -> Result<(), String> {
+fn write(
+    mut assembly: Assembly,
+    mut queue: mpsc::Receiver<Step>,
+    old: Option<Arc<File>>,
+    (name, known): (&str, &Known),
+) -> Result<(), String> {
+    let text = |error: AssemblyError| error.to_string();
+    assembly.prepare().map_err(text)?;
     while let Some(step) = queue.blocking_recv() {
         match step {
+            Step::Chunks(reply) => drop(reply.send(assembly.chunks().map_err(text)?)),
             Step::Piece(piece) => {
-                let piece = unpack(piece).map_err(|error| error.to_string())?;
-                assembly.take(&piece).map_err(|error| error.to_string())?;
+                let part = unpack(piece).map_err(|error| error.to_string())?;
+                assembly.take(&part).map_err(text)?;
             }
-            Step::End(hash) => return assembly.finish(hash).map_err(|error| error.to_string()),
+            Step::End(hash) => {
+                let finished = assembly.finish(hash);
+                match &finished {
+                    Ok(values) => {
+                        outlast(old);
+                        known.trust(name);
+                        known.put(hash, values.clone());
+                    }
+                    Err(AssemblyError::Hash { .. }) => known.doubt(name),
+                    Err(_) => {}
+                }
+                return finished.map(|_| ()).map_err(text);
+            }
         }
     }
     Err("the content ended early".to_owned())
 }
+
+/// The content is about to replace the old one, whose space is freed by whoever closes it last: here, where nobody waits,
+/// and not in presto under the locks of its directory.
+fn outlast(old: Option<Arc<File>>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(INSTALLED).await;
+        spawn_blocking(move || drop(old));
+    });
+}
+
+/// After so long it is.
+const INSTALLED: Duration = Duration::from_secs(1);

@@ -1,10 +1,12 @@
-//! Contents as bytes: reading a file whole and unchanged, describing it by blocks, sending what differs from what the
-//! receiver has, and putting the two together there.
+//! Contents as bytes: reading a file whole and unchanged, describing it by blocks and by chunks, sending what
+//! the receiver does not have, and putting the two together there.
 
 pub mod assembly;
 pub mod block;
+pub mod chunk;
 pub mod difference;
 pub mod incoming;
+pub mod known;
 pub mod packing;
 pub mod source;
 

@@ -1,11 +1,13 @@
 //! `Output::Fetch`: contents from the server, in few round trips; small ones into memory, large ones into the stage.
 
+use super::RENAME_COMES;
 use super::Shared;
+use super::WORTH_WAITING;
 use super::patience;
 use crate::content::difference::Have;
+use crate::content::difference::Part;
 use crate::content::incoming::Incoming;
 use crate::content::packing::unpack;
-use crate::fetch_service::ground;
 use crate::wire;
 use bytes::Bytes;
 use intermezzo_proto::v1;
@@ -135,7 +137,10 @@ async fn small_content(
             return Err(format!("fetch from {}: contents out of order", shared.server));
         }
         if let Some(piece) = chunk.piece {
-            let piece = unpack(piece).map_err(|error| format!("fetch from {}: {error}", shared.server))?;
+            let part = unpack(piece).map_err(|error| format!("fetch from {}: {error}", shared.server))?;
+            let Part::Piece(piece) = part else {
+                return Err(format!("fetch from {}: a piece of nothing that is here", shared.server));
+            };
             let end = piece.offset.saturating_add(piece.bytes.len() as u64);
             if piece.offset < bytes.len() as u64 || end > INLINE_MAX {
                 return Err(format!("fetch from {}: more came than was asked for", shared.server));
@@ -146,6 +151,7 @@ async fn small_content(
         match chunk.end {
             None => {}
             Some(End::Superseded(_)) => return Ok(FetchResult::Superseded),
+            Some(End::Chunks(_)) => return Ok(FetchResult::Failed("a content of another size".to_owned())),
             Some(End::Complete(size)) => {
                 if size > INLINE_MAX {
                     return Ok(FetchResult::Failed("a content of another size".to_owned()));
@@ -179,11 +185,16 @@ async fn fetch_into_stage(
     name: &str,
 ) -> Result<bool, String> {
     let from = |error: &dyn std::fmt::Display| format!("fetch from {}: {error}", shared.server);
+    // First of all: what is in its place may be about to go.
+    let mut ground = shared.ground(item.object).await;
     let file = shared.open_stage(name, 0).await.map_err(|error| error.to_string())?;
-    let old = ground(&shared.downcalls, &shared.volume.name, Some(&shared.store), Some(item.object)).await;
-    let began = Incoming::begin(file, item.size, old).await;
-    let (mut incoming, have) = began.map_err(|error| format!("staged {name}: {error}"))?;
-    let mut stream = begin(shared, channel, std::iter::once((item, Some(have)))).await?;
+    if ground.is_none() && item.size >= WORTH_WAITING {
+        tokio::time::sleep(RENAME_COMES).await;
+        ground = shared.ground(item.object).await;
+    }
+    let began = Incoming::begin((name, file), item.size, ground, shared.volume.known()).await;
+    let (mut incoming, mut have) = began.map_err(|error| format!("staged {name}: {error}"))?;
+    let mut stream = begin(shared, channel, std::iter::once((item, Some(have.clone())))).await?;
     loop {
         let chunk = next(shared, &mut stream, patience(item.size)).await?;
         if let Some(piece) = chunk.piece {
@@ -195,6 +206,13 @@ async fn fetch_into_stage(
                 incoming.stop().await;
                 drop_stage(shared, name);
                 return Ok(false);
+            }
+            Some(End::Chunks(_)) if have.chunks.is_some() => {
+                return Err(from(&"it asks for chunks that it has been told"));
+            }
+            Some(End::Chunks(_)) => {
+                have.chunks = incoming.chunks().await.map_err(|error| from(&error))?;
+                stream = begin(shared, channel, std::iter::once((item, Some(have.clone())))).await?;
             }
             Some(End::Complete(size)) if size != item.size => {
                 return Err(from(&format!("a content of {size} bytes instead of {}", item.size)));

@@ -8,7 +8,9 @@ mod replay;
 mod scrub;
 mod sync;
 
+use crate::content::assembly::Ground;
 use crate::dialer::Peers;
+use crate::fetch_service;
 use crate::req_dispatcher::Answer;
 use crate::req_dispatcher::CallError;
 use crate::req_dispatcher::Downcalls;
@@ -24,6 +26,7 @@ use lento_core::io::NodeName;
 use lento_core::io::ReplayItem;
 use lento_core::io::ScrubItem;
 use lento_core::types::FileId;
+use lento_core::types::ObjectId;
 use lento_core::types::OpId;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
@@ -50,6 +53,11 @@ pub fn patience(size: u64) -> Duration {
 
 /// The least throughput of a disk that is waited for, in bytes per second.
 const SLOWEST_DISK: u64 = 16 << 20;
+
+/// Where something new is about to be renamed over something old, that comes so soon after its close.
+const RENAME_COMES: Duration = Duration::from_millis(20);
+/// A content of so many bytes waits for that: without an old one it takes longer than this to travel.
+const WORTH_WAITING: u64 = 1 << 20;
 
 /// What all jobs of a volume's life share.
 #[derive(Clone, Debug)]
@@ -90,6 +98,11 @@ impl Shared {
     /// Opens a staged file.
     async fn open_stage(&self, name: &str, size: u64) -> Result<File, CallError> {
         open_stage(&self.downcalls, &self.volume.name, name, size).await
+    }
+
+    /// What a large content of this object is built upon.
+    async fn ground(&self, object: ObjectId) -> Option<Ground> {
+        fetch_service::ground(&self.downcalls, &self.volume, Some(&self.store), Some(object), None).await
     }
 
     /// Runs until done or the life ends.

@@ -2,11 +2,15 @@
 //! server's stage while they are read.
 
 use super::DEADLINE;
+use super::RENAME_COMES;
 use super::Shared;
+use super::WORTH_WAITING;
+use crate::content::difference::Advice;
+use crate::content::difference::Blocks;
 use crate::content::difference::Have;
-use crate::content::difference::send;
+use crate::content::difference::Outgoing;
+use crate::content::known::Known;
 use crate::content::packing::Packer;
-use crate::content::source;
 use crate::content::source::SourceError;
 use crate::content::source::Whole;
 use crate::content::source::read_whole;
@@ -16,23 +20,32 @@ use bytes::Bytes;
 use intermezzo_proto::v1::StageBegin;
 use intermezzo_proto::v1::StageChunk;
 use intermezzo_proto::v1::StageEnd;
+use intermezzo_proto::v1::StageReply;
 use intermezzo_proto::v1::replication_client::ReplicationClient;
 use intermezzo_proto::v1::stage_chunk::What;
 use intermezzo_proto::v1::stage_reply;
 use lento_core::Volume;
+use lento_core::ground;
+use lento_core::ground::AtServer;
 use lento_core::io::Input;
 use lento_core::io::NodeName;
 use lento_core::io::ReadResult;
 use lento_core::types::FileId;
+use lento_core::types::INLINE_MAX;
+use lento_core::types::ObjectId;
 use lento_core::types::Ticket;
 use lento_core::types::Version;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 /// Most files in one `Resolve`.
@@ -93,7 +106,7 @@ async fn read(shared: &Shared, file: Arc<File>, id: FileId, stage_at: Option<&st
     for attempt in 1..=TRIES {
         let result = match stage_at {
             Some(node) => read_and_stage(shared, file.clone(), id, node).await,
-            None => read_only(file.clone()).await,
+            None => read_only(file.clone(), shared.volume.known().clone()).await,
         };
         match result {
             Ok(whole) => {
@@ -110,10 +123,29 @@ async fn read(shared: &Shared, file: Arc<File>, id: FileId, stage_at: Option<&st
     ReadResult::Unstable
 }
 
-async fn read_only(file: Arc<File>) -> Result<Whole, SourceError> {
-    tokio::task::spawn_blocking(move || read_whole(&file, &mut |_, _| Ok(())))
-        .await
-        .unwrap_or_else(|error| Err(SourceError::Sink(error.to_string())))
+async fn read_only(file: Arc<File>, known: Known) -> Result<Whole, SourceError> {
+    blocking(move || {
+        let Some(mut outgoing) = Outgoing::of(&file)? else {
+            return read_whole(&file, &mut |_, _| Ok(()));
+        };
+        let whole = outgoing.hash(&file)?;
+        remember(&known, &whole, outgoing);
+        Ok(whole)
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    let done = tokio::task::spawn_blocking(run).await;
+    done.unwrap_or_else(|error| Err(SourceError::Sink(error.to_string())))
+}
+
+fn remember(known: &Known, whole: &Whole, outgoing: Outgoing) {
+    if let Some(values) = outgoing.into_values() {
+        known.put(whole.hash, values);
+    }
 }
 
 /// Reads; a large content goes to `node` at the same time, as far as it is not there already, and is safe there when
@@ -124,10 +156,11 @@ async fn read_and_stage(
     id: FileId,
     node: &str,
 ) -> Result<Whole, SourceError> {
-    let version = source::version(&file)?;
-    if version.size <= lento_core::types::INLINE_MAX {
-        return read_only(file).await;
-    }
+    let known = shared.volume.known();
+    let Some(outgoing) = Outgoing::of(&file)? else {
+        return read_only(file, known.clone()).await;
+    };
+    let version = outgoing.version();
     let sink = |error: String| SourceError::Sink(format!("stage at node {node}: {error}"));
     let channel = shared.peers.channel(node).ok_or_else(|| sink("not connected".to_owned()))?;
     let object = shared.store.read(|tables| Volume::object_of(tables, id)).ok().flatten();
@@ -136,15 +169,35 @@ async fn read_and_stage(
         size: version.size,
         object: object.map(|object| wire::tag(object.0)),
         version: fingerprint(id, version),
+        over: over(shared, object, version.size).await.map(|over| wire::tag(over.0)),
     };
     let deadline = Duration::from_secs(60 + version.size / SLOWEST);
-    timeout(deadline, stage(file, begin, channel))
+    timeout(deadline, stage(file, outgoing, begin, channel, known))
         .await
         .unwrap_or_else(|_| Err(Stopped::Peer(format!("not done within {deadline:?}"))))
         .map_err(|stopped| match stopped {
             Stopped::Source(error) => error,
             Stopped::Peer(reason) => sink(reason),
         })
+}
+
+/// What the server has in the place of this object. Where it has nothing at all to build a large content upon, a rename
+/// may be on its way.
+async fn over(shared: &Shared, object: Option<ObjectId>, size: u64) -> Option<ObjectId> {
+    let object = object?;
+    let at_server = || {
+        let found = shared.store.read(|tables| ground::at_server(tables, object, INLINE_MAX));
+        found.unwrap_or(AtServer::Own)
+    };
+    let mut found = at_server();
+    if found == AtServer::Nothing && size >= WORTH_WAITING {
+        tokio::time::sleep(RENAME_COMES).await;
+        found = at_server();
+    }
+    match found {
+        AtServer::Other(other) => Some(other),
+        AtServer::Own | AtServer::Nothing => None,
+    }
 }
 
 /// The same number, the same bytes, as far as versions tell.
@@ -163,33 +216,94 @@ enum Stopped {
     Peer(String),
 }
 
-async fn stage(file: Arc<File>, begin: StageBegin, channel: Channel) -> Result<Whole, Stopped> {
+async fn stage(
+    file: Arc<File>,
+    outgoing: Outgoing,
+    begin: StageBegin,
+    channel: Channel,
+    known: &Known,
+) -> Result<Whole, Stopped> {
     let (chunks, queue) = mpsc::channel(8);
-    let size = begin.size;
     let gone = || Stopped::Peer(BROKE.to_owned());
     chunks.send(chunk(What::Begin(begin))).await.map_err(|_| gone())?;
+    // Until the server has said what it has, which may take a look at all of it, this side hashes.
+    let ahead = Ahead::start(file.clone(), outgoing);
     let mut client = ReplicationClient::new(channel).max_decoding_message_size(wire::MESSAGE_MAX);
     let refused = |status: Status| Stopped::Peer(status.message().to_owned());
     let mut replies = client.stage(ReceiverStream::new(queue)).await.map_err(refused)?.into_inner();
-    let have = match replies.message().await.map_err(refused)?.and_then(|reply| reply.what) {
-        Some(stage_reply::What::Have(have)) => wire::have_back("stage.have", Some(have)),
-        _ => return Err(Stopped::Peer("it did not say what it has".to_owned())),
-    };
-    let have = have.map_err(|error| Stopped::Peer(error.to_string()))?;
-    let reading = tokio::task::spawn_blocking(move || read_into(&file, size, &have, &chunks));
+    let mut have = told(&mut replies).await?;
+    let outgoing = ahead.end(&have).await.map_err(Stopped::Source)?;
+
+    let (weighed, told_before) = (file.clone(), have.clone());
+    let weigh = blocking(move || {
+        let mut outgoing = outgoing;
+        Ok((outgoing.weigh(&weighed, &told_before)?, outgoing))
+    });
+    let (advice, mut outgoing) = weigh.await.map_err(Stopped::Source)?;
+    if advice == Advice::AskForChunks {
+        chunks.send(chunk(What::Chunks(true))).await.map_err(|_| gone())?;
+        have.chunks = told(&mut replies).await?.chunks;
+    }
+    let reading = blocking(move || {
+        let whole = send(&file, &mut outgoing, &have, &chunks)?;
+        Ok((whole, outgoing))
+    });
+    let reading = tokio::spawn(reading);
     let staged = replies.message().await;
-    let whole = reading.await.map_err(|error| Stopped::Peer(error.to_string()))?;
-    match (whole, staged.map(|reply| reply.and_then(|reply| reply.what))) {
+    let read = reading.await.map_err(|error| Stopped::Peer(error.to_string()))?;
+    match (read, staged.map(|reply| reply.and_then(|reply| reply.what))) {
         // Why the peer took no more is what it says.
         (Err(SourceError::Sink(_)), Err(status)) => Err(refused(status)),
         (Err(error), _) => Err(Stopped::Source(error)),
-        // It shrank to an inline content between the two looks.
-        (Ok(whole), _) if whole.inline.is_some() => Ok(whole),
-        (Ok(whole), Ok(Some(stage_reply::What::Staged(hash)))) if hash == whole.hash.0.as_slice() => {
+        (Ok((whole, outgoing)), Ok(Some(stage_reply::What::Staged(hash))))
+            if hash == whole.hash.0.as_slice() =>
+        {
+            remember(known, &whole, outgoing);
             Ok(whole)
         }
         (Ok(_), Ok(_)) => Err(Stopped::Peer("other bytes are there than were sent".to_owned())),
         (Ok(_), Err(status)) => Err(refused(status)),
+    }
+}
+
+/// What the server says it has.
+async fn told(replies: &mut Streaming<StageReply>) -> Result<Have, Stopped> {
+    let reply = replies.message().await.map_err(|status| Stopped::Peer(status.message().to_owned()))?;
+    match reply.and_then(|reply| reply.what) {
+        Some(stage_reply::What::Have(have)) => {
+            wire::have_back("stage.have", Some(have)).map_err(|error| Stopped::Peer(error.to_string()))
+        }
+        _ => Err(Stopped::Peer("it did not say what it has".to_owned())),
+    }
+}
+
+/// A file that is hashed while its receiver looks at what it has. Dropped, it stops.
+struct Ahead {
+    stop: Arc<AtomicBool>,
+    hashing: JoinHandle<Result<Outgoing, SourceError>>,
+}
+
+impl Ahead {
+    fn start(file: Arc<File>, mut outgoing: Outgoing) -> Ahead {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = stop.clone();
+        let hashing = tokio::task::spawn_blocking(move || {
+            outgoing.hash_until(&file, &until)?;
+            Ok(outgoing)
+        });
+        Ahead { stop, hashing }
+    }
+
+    /// Where everything travels, it is hashed as it does.
+    async fn end(mut self, have: &Have) -> Result<Outgoing, SourceError> {
+        self.stop.store(have.blocks == Blocks::Zeros, Ordering::Relaxed);
+        (&mut self.hashing).await.unwrap_or_else(|error| Err(SourceError::Sink(error.to_string())))
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -199,22 +313,17 @@ fn chunk(what: What) -> StageChunk {
     StageChunk { what: Some(what) }
 }
 
-/// The reading half; the end goes out only when the version held, so a torn file is never staged.
-fn read_into(
+/// The end goes out only when the version held, so a torn file is never staged.
+fn send(
     file: &File,
-    size: u64,
+    outgoing: &mut Outgoing,
     have: &Have,
     chunks: &mpsc::Sender<StageChunk>,
 ) -> Result<Whole, SourceError> {
     let mut packer = Packer::default();
     let say = |what| chunks.blocking_send(chunk(what)).map_err(|_| BROKE.to_owned());
-    let whole = send(file, have, &mut |piece| say(What::Piece(packer.pack(piece, pace(chunks)))))?;
-    if whole.inline.is_none() {
-        if whole.size != size {
-            return Err(SourceError::Changed);
-        }
-        let hash = Bytes::copy_from_slice(&whole.hash.0);
-        say(What::End(StageEnd { hash })).map_err(SourceError::Sink)?;
-    }
+    let whole = outgoing.send(file, have, &mut |part| say(What::Piece(packer.pack(part, pace(chunks)))))?;
+    let hash = Bytes::copy_from_slice(&whole.hash.0);
+    say(What::End(StageEnd { hash })).map_err(SourceError::Sink)?;
     Ok(whole)
 }

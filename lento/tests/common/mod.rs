@@ -2,6 +2,8 @@
 
 #![allow(dead_code, missing_docs)]
 
+pub mod node;
+
 use intermezzo_channel::MAX_PACKET;
 use intermezzo_channel::v1::Attached;
 use intermezzo_channel::v1::Packet;
@@ -142,12 +144,14 @@ impl HandChannel {
     }
 }
 
-/// A wire between two agents that counts what goes to the listener and can be cut.
+/// A wire between two agents that counts what goes both ways and can be cut.
 pub struct Wire {
     /// Dial here.
     pub address: SocketAddr,
     /// Bytes that went to the listener.
     pub sent: Arc<AtomicUsize>,
+    /// Bytes that came from it.
+    pub received: Arc<AtomicUsize>,
     /// Connections end when so many have.
     pub cut_at: Arc<AtomicUsize>,
 }
@@ -157,10 +161,11 @@ impl Wire {
         let incoming = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = incoming.local_addr().unwrap();
         let (sent, cut_at) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(usize::MAX)));
-        let counters = (sent.clone(), cut_at.clone());
+        let received = Arc::new(AtomicUsize::new(0));
+        let counters = (sent.clone(), received.clone(), cut_at.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = incoming.accept().await {
-                let (sent, cut_at) = counters.clone();
+                let (sent, received, cut_at) = counters.clone();
                 tokio::spawn(async move {
                     let Ok(far) = TcpStream::connect(listener).await else { return };
                     let (mut from_near, mut to_near) = near.into_split();
@@ -176,18 +181,31 @@ impl Wire {
                             sent.fetch_add(count, Ordering::Relaxed);
                         }
                     };
+                    let back = async {
+                        let mut bytes = vec![0; 64 << 10];
+                        while let Ok(count @ 1..) = from_far.read(&mut bytes).await {
+                            received.fetch_add(count, Ordering::Relaxed);
+                            if to_near.write_all(&bytes[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
                     tokio::select! {
                         () = there => {}
-                        _ = tokio::io::copy(&mut from_far, &mut to_near) => {}
+                        () = back => {}
                     }
                 });
             }
         });
-        Wire { address, sent, cut_at }
+        Wire { address, sent, received, cut_at }
     }
 
     pub fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    pub fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Ends connections once so many more bytes went.

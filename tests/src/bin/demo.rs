@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -105,6 +106,7 @@ fn show(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
     step("compare", what, took);
 
     edit(fleet, a, b, &items, step)?;
+    two_names(fleet, a, b, step)?;
     both_sides(fleet, a, b, &items, step)
 }
 
@@ -129,6 +131,40 @@ fn edit(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], step: St
     step("edit", format!("{} changed on b, read on a", chosen.to.display()), begin.elapsed());
 
     equal_again(fleet, a, b, step)
+}
+
+/// A large file with two names is changed in both directions: it stays one file everywhere, the same one.
+fn two_names(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
+    const SIZE: usize = 8 << 20;
+    let identity = |dir: &Path| -> Result<u64> {
+        let [one, two] = ["one", "two"].map(|name| fs::metadata(dir.join(name)));
+        let (one, two) = (one?, two?);
+        ensure!(one.ino() == two.ino() && one.nlink() == 2, "{}: two files", dir.display());
+        Ok(one.ino())
+    };
+    let mut content: Vec<u8> = (0..SIZE).map(|at| at.wrapping_mul(at >> 7).to_le_bytes()[0]).collect();
+    fs::write(a.join("one"), &content)?;
+    fs::hard_link(a.join("one"), a.join("two"))?;
+    fleet.fleet.wait(fleet.fleet.node("a")?, Scope::Everywhere, PATIENCE)?;
+    let before = [identity(a)?, identity(b)?];
+
+    let begin = Instant::now();
+    for (nth, (near, far)) in [(b, a), (a, b)].into_iter().enumerate() {
+        let start = SIZE / 4 * (nth + 1);
+        content.get_mut(start..start + 200_000).context("a part of the file")?.fill(b'x');
+        let file = fs::OpenOptions::new().write(true).open(near.join("two"))?;
+        file.write_all_at(&vec![b'x'; 200_000], start as u64)?;
+        drop(file);
+        fleet.fleet.wait(fleet.fleet.node(if nth == 0 { "b" } else { "a" })?, Scope::Everywhere, PATIENCE)?;
+        ensure!(
+            fs::read(far.join("one"))? == content,
+            "the change of two names did not reach {}",
+            far.display()
+        );
+    }
+    ensure!(before == [identity(a)?, identity(b)?], "the file with two names was replaced by another");
+    step("links", "8 MiB under two names changed on b and on a: still one file".into(), begin.elapsed());
+    Ok(())
 }
 
 fn equal_again(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {

@@ -173,6 +173,15 @@ impl Client {
         if names.is_empty() {
             return self.make(ctx, at, want, &state, replaced);
         }
+        // Nobody sees it under this name before its content is there, least of all in the place of an older one.
+        let here = self.planned(ctx).object(want)?;
+        if here.is_some_and(|here| same_state(&here, &state) == Same::Nothing) {
+            match self.repair(ctx, &Facet::Object(want))? {
+                Repair::Equal | Repair::Planned => {}
+                later => return Ok(later),
+            }
+        }
+        let base = View::new(ctx.store, Which::Base);
         for from in &names {
             let right = base.entry(from.0, &from.1)? == Some(want);
             let own = pending::any(ctx.store, &Facet::Entry(from.0, from.1.clone()))?;

@@ -241,10 +241,10 @@ impl World {
         true
     }
 
-    /// Runs one output of the shell, while syncs do not end.
-    pub fn run_job_except_sync(&mut self, index: usize) -> bool {
+    /// Runs one output of the shell, while some do not end.
+    pub fn run_job_except(&mut self, index: usize, endless: fn(&Output) -> bool) -> bool {
         let jobs = &mut self.nodes[index].jobs;
-        let Some(at) = jobs.iter().position(|job| !matches!(job, Output::Sync { .. })) else { return false };
+        let Some(at) = jobs.iter().position(|job| !endless(job)) else { return false };
         let Some(job) = jobs.remove(at) else { return false };
         jobs.push_front(job);
         self.run_job(index)

@@ -1,13 +1,19 @@
 //! Both sides together, without a wire: what comes out, what it cost, and what is refused.
 
 use super::super::CHUNK;
-use super::super::difference::send;
+use super::super::chunk::Average;
+use super::super::chunk::CHUNKS_MAX;
+use super::super::difference::Advice;
+use super::super::difference::Outgoing;
 use super::super::packing::Pace;
 use super::super::packing::Packer;
 use super::super::packing::unpack;
 use super::*;
+use crate::wire;
 use bytes::Bytes;
+use intermezzo_proto::v1;
 use proptest::prelude::*;
+use prost::Message;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,27 +21,53 @@ fn open(path: &Path) -> File {
     File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
 }
 
-/// One try: how many bytes went over the wire before it ended, by itself or at `cut` bytes.
+fn ground(old: &Path) -> Ground {
+    Ground { file: Arc::new(File::open(old).unwrap()), known: None }
+}
+
+/// One try: how many bytes went over the wire in both directions before it ended, by itself or at `cut` bytes.
 fn transfer(new: &Path, old: Option<&Path>, staged: &Path, cut: usize) -> Result<usize, (usize, String)> {
+    exchange(new, old.map(ground), staged, cut).map(|(sent, _)| sent)
+}
+
+fn exchange(
+    new: &Path,
+    ground: Option<Ground>,
+    staged: &Path,
+    cut: usize,
+) -> Result<(usize, Values), (usize, String)> {
     let source = File::open(new).unwrap();
-    let old = old.map(|old| File::open(old).unwrap());
     let size = source.metadata().unwrap().len();
-    let (mut assembly, have) = Assembly::begin(open(staged), size, old.as_ref()).unwrap();
-    let have = Have::from_bytes(&have.to_bytes());
-    let (mut sent, mut packer) = (0, Packer::default());
-    let whole = send(&source, &have, &mut |piece| {
+    let (mut assembly, have) = Assembly::begin(open(staged), size, ground).unwrap();
+    let mut sent = 0;
+    let mut tell = |have: &Have| {
+        let have = wire::have(have);
+        sent += have.encoded_len();
+        wire::have_back("have", Some(have)).unwrap()
+    };
+    let mut have = tell(&have);
+    assembly.prepare().unwrap();
+    let mut outgoing = Outgoing::of(&source).unwrap().unwrap();
+    if outgoing.weigh(&source, &have).unwrap() == Advice::AskForChunks {
+        have.chunks = assembly.chunks().unwrap();
+        have = tell(&have);
+    }
+    let described = sent;
+    let mut packer = Packer::default();
+    let whole = outgoing.send(&source, &have, &mut |part| {
         if sent >= cut {
             return Err("cut".to_owned());
         }
-        let packed = packer.pack(piece, Pace::Keeps);
-        sent += packed.data.len();
+        let packed = packer.pack(part, Pace::Keeps);
+        sent += packed.encoded_len();
         assembly.take(&unpack(packed).unwrap()).map_err(|error| error.to_string())
     });
     let done = whole.map_err(|error| error.to_string()).and_then(|whole| {
-        assembly.finish(whole.hash).map_err(|error| error.to_string())?;
-        Ok(sent)
+        let values = assembly.finish(whole.hash).map_err(|error| error.to_string())?;
+        assert_eq!(Some(&values), outgoing.into_values().as_ref());
+        Ok((sent, values))
     });
-    done.map_err(|error| (sent, error))
+    done.map_err(|error| (sent.max(described), error))
 }
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -49,6 +81,9 @@ enum Edit {
     Fill(usize, usize, u8),
     Noise(usize, usize, u64),
     Insert(usize, usize),
+    Delete(usize, usize),
+    Move(usize, usize, usize),
+    Extend(usize),
     Truncate(usize),
 }
 
@@ -72,6 +107,17 @@ fn edited(mut bytes: Vec<u8>, edits: &[Edit]) -> Vec<u8> {
                 let start = at % bytes.len();
                 bytes.splice(start..start, noise(at as u64, length));
             }
+            Edit::Delete(at, length) => {
+                let span = span(at, length.min(bytes.len() - 70_000));
+                bytes.drain(span);
+            }
+            Edit::Move(from, length, to) => {
+                let span = span(from, length.min(bytes.len() / 2));
+                let moved: Vec<u8> = bytes.drain(span).collect();
+                let to = to % bytes.len();
+                bytes.splice(to..to, moved);
+            }
+            Edit::Extend(length) => bytes.extend(noise(length as u64, length)),
             Edit::Truncate(length) => bytes.truncate(length.max(100_000)),
         }
     }
@@ -85,6 +131,10 @@ fn edit() -> impl Strategy<Value = Edit> {
         (any::<usize>(), 1..300_000_usize, any::<u64>())
             .prop_map(|(at, len, seed)| Edit::Noise(at, len, seed)),
         (any::<usize>(), 1..100_000_usize).prop_map(|(at, length)| Edit::Insert(at, length)),
+        (any::<usize>(), 1..300_000_usize).prop_map(|(at, length)| Edit::Delete(at, length)),
+        (any::<usize>(), 1..1_000_000_usize, any::<usize>())
+            .prop_map(|(from, length, to)| Edit::Move(from, length, to)),
+        (1..300_000_usize).prop_map(Edit::Extend),
         any::<usize>().prop_map(|length| Edit::Truncate(length % (2 << 20))),
     ]
 }
@@ -119,10 +169,146 @@ proptest! {
         }
         total += transfer(&new, old, &staged, usize::MAX).unwrap();
         prop_assert!(std::fs::read(&staged).unwrap() == second);
-        // Each cut may lose the rest of one block at most.
-        let bound = second.len() + cuts.len() * (64 << 10);
+        // Each cut may lose the rest of one block at most; each try describes what is here.
+        let described = (second.len() + 2 * first.len()) / 1000 + 4096;
+        let bound = second.len() + second.len() / 500 + cuts.len() * (64 << 10) + (cuts.len() + 1) * described;
         prop_assert!(total <= bound, "{} bytes for {}", total, second.len());
     }
+
+    #[test]
+    fn a_few_edits_of_any_kind_in_a_large_file_cost_little(
+        edits in prop::collection::vec(edit(), 1..4),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let [new, old, staged] = ["new", "old", "staged"].map(|name| dir.path().join(name));
+        let first = noise(1, 24 << 20);
+        let second = edited(first.clone(), &edits);
+        std::fs::write(&old, &first).unwrap();
+        std::fs::write(&new, &second).unwrap();
+        let sent = transfer(&new, Some(&old), &staged, usize::MAX).unwrap();
+        prop_assert!(std::fs::read(&staged).unwrap() == second);
+        let fresh: usize = edits.iter().map(|edit| match edit {
+            Edit::Noise(_, length, _) | Edit::Insert(_, length) | Edit::Extend(length) => *length,
+            Edit::Fill(..) | Edit::Delete(..) | Edit::Move(..) | Edit::Truncate(_) => 0,
+        }).sum();
+        // Each edit has up to three seams, and a seam costs up to two chunks; half a MiB may be sent without asking.
+        let bound = fresh + edits.len() * 6 * (160 << 10) + (700 << 10);
+        prop_assert!(sent <= bound, "{} bytes for {:?}", sent, edits);
+    }
+}
+
+#[test]
+fn bytes_that_moved_do_not_travel() {
+    const SIZE: usize = 48 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let [new, old, staged] = ["new", "old", "staged"].map(|name| dir.path().join(name));
+    let bytes = noise(5, SIZE);
+    std::fs::write(&old, &bytes).unwrap();
+    std::fs::write(&new, [&noise(6, 1000), &bytes[..]].concat()).unwrap();
+    let sent = transfer(&new, Some(&old), &staged, usize::MAX).unwrap();
+    assert!(std::fs::read(&staged).unwrap() == std::fs::read(&new).unwrap());
+    assert!(sent <= 800 << 10, "{sent}");
+    // The same length, so that no size tells it.
+    std::fs::write(&new, [&bytes[SIZE / 3..], &bytes[..SIZE / 3]].concat()).unwrap();
+    let staged = dir.path().join("turned");
+    let sent = transfer(&new, Some(&old), &staged, usize::MAX).unwrap();
+    assert!(std::fs::read(&staged).unwrap() == std::fs::read(&new).unwrap());
+    assert!(sent <= 800 << 10, "{sent}");
+}
+
+#[test]
+fn what_is_appended_is_sent_without_reading_the_old_version_for_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let [new, old, staged] = ["new", "old", "staged"].map(|name| dir.path().join(name));
+    let bytes = noise(5, 12 << 20);
+    std::fs::write(&old, &bytes[..9_000_000]).unwrap();
+    std::fs::write(&new, &bytes).unwrap();
+    let (assembly, have) = Assembly::begin(open(&staged), bytes.len() as u64, Some(ground(&old))).unwrap();
+    let file = File::open(&new).unwrap();
+    let mut outgoing = Outgoing::of(&file).unwrap().unwrap();
+    assert_eq!(outgoing.weigh(&file, &have).unwrap(), Advice::Send);
+    drop(assembly);
+    let sent = transfer(&new, Some(&old), &staged, usize::MAX).unwrap();
+    assert!(sent <= bytes.len() - 9_000_000 + (160 << 10), "{sent}");
+}
+
+#[test]
+fn a_remembered_old_version_is_believed_until_the_end_and_no_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let [new, old, staged] = ["new", "old", "staged"].map(|name| dir.path().join(name));
+    let mut bytes = noise(7, (8 << 20) + 77);
+    std::fs::write(&old, &bytes).unwrap();
+    let (_, values) = exchange(&old, None, &staged, usize::MAX).unwrap();
+    let known = |size| Ground { known: Some((size, values.clone())), ..ground(&old) };
+    let size = bytes.len() as u64;
+    bytes[5_000_000..5_004_096].fill(9);
+    for length in [bytes.len(), bytes.len() - 300_000, bytes.len() + 300_000] {
+        bytes.resize(length, 3);
+        std::fs::write(&new, &bytes).unwrap();
+        let staged = dir.path().join(length.to_string());
+        let (sent, _) = exchange(&new, Some(known(size)), &staged, usize::MAX).unwrap();
+        assert!(std::fs::read(&staged).unwrap() == bytes);
+        assert!(sent <= 720 << 10, "{sent}");
+    }
+    // Another file of that size is not what is remembered; its own blocks are the next try.
+    std::fs::write(&old, noise(8, usize::try_from(size).unwrap())).unwrap();
+    let staged = dir.path().join("believed");
+    let (_, error) = exchange(&new, Some(known(size)), &staged, usize::MAX).unwrap_err();
+    assert!(error.contains("hash"), "{error}");
+    assert_eq!(std::fs::metadata(&staged).unwrap().len(), 0);
+    exchange(&new, None, &staged, usize::MAX).unwrap();
+    assert!(std::fs::read(&staged).unwrap() == bytes);
+}
+
+#[test]
+fn parts_of_an_old_version_that_cannot_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, staged] = ["old", "staged"].map(|name| dir.path().join(name));
+    std::fs::write(&old, noise(1, 200_000)).unwrap();
+    let begin = |ground| Assembly::begin(open(&staged), 300_000, ground).unwrap().0;
+    let moved = |offset, from, length| Part::Moved(Moved { offset, from, length });
+    let refused = |moved: Part| begin(Some(ground(&old))).take(&moved).unwrap_err();
+    let beyond = refused(moved(200_000, 0, 100_001));
+    assert!(matches!(beyond, AssemblyError::Beyond(300_001, 300_000)), "{beyond}");
+    for (from, length) in [(200_000, 1), (0, 200_001), (u64::MAX, 2)] {
+        let error = refused(moved(0, from, length));
+        assert!(matches!(error, AssemblyError::NotInOld(..)), "{error}");
+    }
+    assert!(matches!(refused(moved(1, 0, u64::MAX)), AssemblyError::Beyond(..)));
+    let error = begin(None).take(&moved(0, 0, 1)).unwrap_err();
+    assert!(matches!(error, AssemblyError::NotInOld(0, 1, 0)), "{error}");
+    let mut back = begin(Some(ground(&old)));
+    back.take(&moved(0, 0, 100_000)).unwrap();
+    let error = back.take(&moved(99_999, 0, 10)).unwrap_err();
+    assert!(matches!(error, AssemblyError::Order(..)), "{error}");
+    drop(back);
+    let mut shrunk = begin(Some(ground(&old)));
+    File::options().write(true).open(&old).unwrap().set_len(1000).unwrap();
+    let error = shrunk.take(&moved(0, 100_000, 10)).unwrap_err();
+    assert!(matches!(error, AssemblyError::Source(SourceError::Changed)), "{error}");
+    assert_eq!(std::fs::metadata(&staged).unwrap().len(), 300_000);
+}
+
+#[test]
+fn what_is_said_of_an_old_version_is_checked() {
+    let back = |have: v1::Have| wire::have_back("have", Some(have)).map(|_| ()).unwrap_err().to_string();
+    let chunk = |length: u32| [&[7; 16][..], &length.to_le_bytes()].concat();
+    let average = Average::of(0).bytes();
+    let have = |average, old, chunks: Vec<u8>| v1::Have {
+        blocks: Bytes::new(),
+        old,
+        average,
+        chunks: chunks.into(),
+    };
+    assert!(wire::have_back("have", Some(have(average, 100, chunk(100)))).is_ok());
+    assert!(back(have(average, 99, chunk(100))).contains("cannot be"));
+    assert!(back(have(average, 99, chunk(0))).contains("cannot be"));
+    assert!(back(have(average, 99, vec![1; 19])).contains("cannot be"));
+    assert!(back(have(0, 100, chunk(100))).contains("cannot be"));
+    assert!(back(have(average + 1, 100, chunk(100))).contains("cannot be"));
+    assert!(back(have(0, 1 << 63, Vec::new())).contains("too long"));
+    let many = vec![1; (CHUNKS_MAX + 1) * 20];
+    assert!(back(have(average, 1 << 40, many)).contains("have"));
 }
 
 #[test]
@@ -135,8 +321,9 @@ fn a_small_change_costs_one_block_and_nothing_costs_nothing() {
     std::fs::write(&new, &bytes).unwrap();
     let sent = transfer(&new, Some(&old), &staged, usize::MAX).unwrap();
     assert!(sent <= 2 * (64 << 10), "{sent}");
-    assert_eq!(std::fs::read(&staged).unwrap(), bytes);
-    assert_eq!(transfer(&new, None, &staged, usize::MAX), Ok(0), "it is all there");
+    assert!(std::fs::read(&staged).unwrap() == bytes);
+    let sent = transfer(&new, None, &staged, usize::MAX).unwrap();
+    assert!(sent <= 10 << 10, "it is all there: {sent}");
 }
 
 #[test]
@@ -147,7 +334,7 @@ fn holes_stay_holes_and_new_holes_are_made() {
     file.set_len(64 << 20).unwrap();
     file.write_all_at(&noise(1, 8192), 5 << 20).unwrap();
     let sent = transfer(&new, None, &staged, usize::MAX).unwrap();
-    assert!(sent <= 64 << 10, "{sent}");
+    assert!(sent <= 65 << 10, "{sent}");
     let on_disk = |path: &Path| std::fs::metadata(path).unwrap().blocks() * 512;
     assert!(on_disk(&staged) <= 64 << 10, "{}", on_disk(&staged));
 
@@ -165,7 +352,8 @@ fn an_old_version_that_is_longer_is_no_trouble() {
     let [new, old, staged] = ["new", "old", "staged"].map(|name| dir.path().join(name));
     std::fs::write(&old, noise(2, 3 << 20)).unwrap();
     std::fs::write(&new, &noise(2, 3 << 20)[..1_000_001]).unwrap();
-    assert_eq!(transfer(&new, Some(&old), &staged, usize::MAX), Ok(0));
+    let sent = transfer(&new, Some(&old), &staged, usize::MAX).unwrap();
+    assert!(sent <= 1 << 10, "{sent}");
     assert_eq!(std::fs::metadata(&staged).unwrap().len(), 1_000_001);
 }
 
@@ -174,7 +362,7 @@ fn pieces_that_cannot_be_are_refused_and_nothing_grows() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f");
     let begin = || Assembly::begin(open(&path), 100_000, None).unwrap().0;
-    let piece = |offset, length| Piece { offset, bytes: Bytes::from(vec![1; length]) };
+    let piece = |offset, length| Part::Piece(Piece { offset, bytes: Bytes::from(vec![1; length]) });
     let size = || std::fs::metadata(&path).unwrap().len();
     let beyond = begin().take(&piece(99_999, 2)).unwrap_err();
     assert!(matches!(beyond, AssemblyError::Beyond(100_001, 100_000)), "{beyond}");
@@ -198,12 +386,13 @@ fn a_wrong_hash_is_an_error_and_the_next_try_begins_anew() {
     let path = dir.path().join("f");
     let bytes = noise(1, CHUNK);
     let begin = || Assembly::begin(open(&path), CHUNK as u64, None).unwrap();
+    let whole = Part::Piece(Piece { offset: 0, bytes: bytes.clone().into() });
     let (mut first, _) = begin();
-    first.take(&Piece { offset: 0, bytes: bytes.clone().into() }).unwrap();
+    first.take(&whole).unwrap();
     assert!(matches!(first.finish(Hash::of(b"other")), Err(AssemblyError::Hash { .. })));
     let (mut second, have) = begin();
-    assert_eq!(have, Have::Zeros);
-    second.take(&Piece { offset: 0, bytes: bytes.clone().into() }).unwrap();
+    assert_eq!(have, Have::default());
+    second.take(&whole).unwrap();
     second.finish(Hash::of(&bytes)).unwrap();
 }
 
