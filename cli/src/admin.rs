@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use intermezzo_proto::v1::admin_client::AdminClient;
 use intermezzo_proto::v1::{
-    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, ScrubProgress, ScrubRequest, StatusReply,
-    StatusRequest, WaitProgress, WaitRequest, scrub_request,
+    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, ScrubRequest, StatusReply, StatusRequest,
+    WaitProgress, WaitRequest,
 };
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
+
+pub use intermezzo_proto::v1::ScrubProgress;
+pub use intermezzo_proto::v1::scrub_request::What as Looking;
 
 /// Where an agent's socket is unless somebody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/intermezzo/lento.sock";
@@ -135,11 +138,7 @@ impl Admin {
     ///
     /// # Errors
     /// The agent is gone, silent or refuses.
-    pub async fn scrub(
-        &mut self,
-        volume: &str,
-        what: scrub_request::What,
-    ) -> Result<Answers<ScrubProgress>, AdminError> {
+    pub async fn scrub(&mut self, volume: &str, what: Looking) -> Result<Answers<ScrubProgress>, AdminError> {
         let request = ScrubRequest { volume: volume.to_owned(), what: what.into() };
         let reply = tokio::time::timeout(ANSWER, self.client.scrub(request)).await;
         self.answers(reply)

@@ -148,6 +148,8 @@ impl Core {
             root: ROOT,
             staging: FileId { ino: 3, generation: 1 },
             unclean: false,
+            adopts: false,
+            snapshot_chunk: 512,
         };
         let store = node.store();
         let volume = store.write(|tables| Volume::open(config, tables)).unwrap();
@@ -219,7 +221,7 @@ impl Core {
         }));
         self.feed(from(Message::SnapshotBegin { position, objects: chunk.len() as u64 }));
         self.feed(from(Message::SnapshotChunk(chunk)));
-        self.feed(from(Message::SnapshotEnd));
+        self.feed(from(Message::SnapshotEnd(position)));
     }
 }
 

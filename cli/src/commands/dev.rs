@@ -1,10 +1,10 @@
 //! `intermezzo dev`: a local fleet.
 
 use anyhow::Result;
-use intermezzo_proto::v1::scrub_request::What;
 use serde::Serialize;
 
 use crate::Exit;
+use crate::admin::Looking;
 use crate::args::{Dev, DevNodeArgs, DevStatusArgs, UpArgs};
 use crate::fleet::{Daemon, Fleet, Node, Request, mounts};
 use crate::output::{Format, Table, print_text, print_value, say};
@@ -46,7 +46,7 @@ fn up(args: UpArgs) -> Result<Exit> {
     if let (Some(source), Some(server)) = (&fleet.config.adopt, fleet.config.nodes.first()) {
         let title = format!("Adopting {}", source.display());
         let socket = fleet.layout.admin_socket(server);
-        let end = super::scrub::follow(&socket, &fleet.config.volume, What::Follow, &title)?;
+        let end = super::scrub::follow(&socket, &fleet.config.volume, Looking::Follow, &title)?;
         if end.adopting {
             say(format_args!("{} is adopted: {} names.", source.display(), end.looked));
         }

@@ -3,13 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use intermezzo_proto::v1::ScrubProgress;
-use intermezzo_proto::v1::scrub_request::What;
 use serde::Serialize;
 
 use super::agents;
 use crate::Exit;
-use crate::admin::{Admin, block_on};
+use crate::admin::{Admin, Looking, ScrubProgress, block_on};
 use crate::args::ScrubArgs;
 use crate::fleet::layout::volume_id;
 use crate::output::{Table, print_text, print_value, say};
@@ -29,7 +27,7 @@ struct Finding {
 
 pub(super) fn run(args: &ScrubArgs) -> Result<Exit> {
     let volume = volume_id(&args.of.volume)?;
-    let what = if args.take { What::Take } else { What::Show };
+    let what = if args.take { Looking::Take } else { Looking::Show };
     let (mut findings, mut found) = (Vec::new(), 0);
     for agent in agents::find(&args.of.agents)? {
         let node = agent.node.clone().unwrap_or_else(|| agent.socket.display().to_string());
@@ -61,7 +59,7 @@ pub(super) fn run(args: &ScrubArgs) -> Result<Exit> {
 }
 
 /// Follows a scrub to its end, with a bar.
-pub(super) fn follow(socket: &Path, volume: &str, what: What, title: &str) -> Result<ScrubProgress> {
+pub(super) fn follow(socket: &Path, volume: &str, what: Looking, title: &str) -> Result<ScrubProgress> {
     let progress = Progress::steps(title, STEPS);
     let result = block_on(async {
         let mut answers = Admin::connect(socket).await?.scrub(volume, what).await?;

@@ -137,6 +137,10 @@ mod tests {
             Ok(rows.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
         }
 
+        fn len(&self, table: Table) -> Result<u64, StoreError> {
+            Ok(self.scan(table, &[], usize::MAX)?.len() as u64)
+        }
+
         fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
             self.0.insert((table, key.to_vec()), value.to_vec());
             Ok(())

@@ -254,7 +254,7 @@ mod tests {
 
     fn world() -> (tempfile::TempDir, Files, Writers) {
         let dir = tempfile::tempdir().unwrap();
-        let (writers, _) = Writers::open(&Lower::open(dir.path()).unwrap()).unwrap();
+        let (writers, _) = Writers::open(&Lower::open(dir.path(), None).unwrap()).unwrap();
         (dir, Files::default(), writers)
     }
 

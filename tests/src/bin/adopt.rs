@@ -10,12 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use intermezzo::admin::{Admin, Scope, block_on};
+use intermezzo::admin::{Admin, Looking, Scope, ScrubProgress, block_on};
 use intermezzo::fleet::process::Signal;
 use intermezzo::fleet::{Daemon, Fleet};
 use intermezzo::output::say;
-use intermezzo_proto::v1::ScrubProgress;
-use intermezzo_proto::v1::scrub_request::What;
 use intermezzo_tests::fleet::Temporary;
 use intermezzo_tests::sources;
 use intermezzo_tests::walk::{walk, walk_both};
@@ -57,7 +55,7 @@ fn adopt(args: &Args) -> Result<()> {
     let mut fleet = Temporary::adopting(&args.base, "intermezzo-adopt", 3, &tree)?;
     let begin = Instant::now();
     let kills = interrupt(&fleet.fleet, &tree)?;
-    scrub(&fleet.fleet, What::Follow)?;
+    scrub(&fleet.fleet, Looking::Follow)?;
     equal_everywhere(&fleet, &before)?;
     say(format_args!(
         "✓ {} files adopted through {kills} kills, equal on three nodes after {:.1} s",
@@ -69,13 +67,13 @@ fn adopt(args: &Args) -> Result<()> {
     fleet.fleet.down(&mut |_| ())?;
     let changed = behind(&tree)?;
     fleet.fleet.up(PATIENCE, &mut |_| ())?;
-    let shown = scrub(&fleet.fleet, What::Show)?;
+    let shown = scrub(&fleet.fleet, Looking::Show)?;
     ensure!(shown.found > 0 && !shown.taken, "a scrub finds nothing: {shown:?}");
     let quiet = walk(&fleet.mount("b")?)?;
     ensure!(!quiet.differences(&walk(&tree)?).is_empty(), "what is only shown must not travel");
-    scrub(&fleet.fleet, What::Take)?;
+    scrub(&fleet.fleet, Looking::Take)?;
     equal_everywhere(&fleet, &changed)?;
-    ensure!(scrub(&fleet.fleet, What::Show)?.found == 0, "a second scrub finds something");
+    ensure!(scrub(&fleet.fleet, Looking::Show)?.found == 0, "a second scrub finds something");
     say(format_args!("✓ {} changes behind presto's back found, taken and replicated", shown.found));
 
     let took = begin_anew(&mut fleet)?;
@@ -116,7 +114,7 @@ fn interrupt(fleet: &Fleet, tree: &Path) -> Result<usize> {
     Ok(kills)
 }
 
-fn scrub(fleet: &Fleet, what: What) -> Result<ScrubProgress> {
+fn scrub(fleet: &Fleet, what: Looking) -> Result<ScrubProgress> {
     let socket = fleet.layout.admin_socket(fleet.node("a")?);
     let end = block_on(async {
         let mut last = ScrubProgress::default();

@@ -1,10 +1,12 @@
 //! What must hold within and between objects, whoever runs them.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path};
 
 use super::error::{Problem, Problems};
 use super::{Manifests, namespace};
 use crate::names::dns_label;
+use crate::volume::Source;
 use crate::{Replicator, Volume};
 
 impl Manifests {
@@ -63,6 +65,13 @@ fn check_volume(volume: &Volume, wrong: &mut dyn FnMut(&str, String)) {
             }
         }
         (None, Some(_)) => {}
+    }
+    if let Some(Source::HostPath(at)) = &volume.spec.source {
+        let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+        if !at.path.starts_with('/') || !Path::new(&at.path).components().all(plain) {
+            let why = format!("{:?} is not an absolute path without `..`", at.path);
+            wrong("spec.source.hostPath.path", why);
+        }
     }
     if let Some(bytes) = volume.spec.log.max_bytes
         && bytes < MIN_LOG_BYTES

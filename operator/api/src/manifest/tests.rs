@@ -116,6 +116,11 @@ fn what_does_not_work_yet_is_refused() {
         assert!(message.contains(&format!("{field}: ")), "{message}");
     }
     assert!(error(volume("{server: {nodeSelector: {}}}")).contains("needs Kubernetes"));
+    for path in ["data", "/srv/../etc", ""] {
+        let message =
+            error(volume(&format!("{{server: {{nodeName: a}}, source: {{hostPath: {{path: '{path}'}}}}}}")));
+        assert!(message.contains("spec.source.hostPath.path: "), "{message}");
+    }
 }
 
 #[test]
