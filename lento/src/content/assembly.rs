@@ -31,7 +31,10 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// An old version that a content is built upon.
 #[derive(Clone, Debug)]
@@ -62,6 +65,9 @@ struct Old {
     file: Arc<File>,
     size: u64,
 }
+
+/// How often the disk is asked to write what has been copied.
+const SYNC_EACH: Duration = Duration::from_millis(20);
 
 /// What lies under the parts that come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,13 +190,15 @@ impl Assembly {
             describe(Task::Hash(&self.file), self.layout, &mut self.values)?;
             return Ok(());
         }
-        describe(Task::Copy(&old.file, &self.file), self.layout, &mut self.values)?;
-        // The disk works while the sender does. Where sizes differ, much of it may be written anew.
+        // The disk works while this copies and the sender hashes. Where sizes differ, much of it may be written anew.
+        let copied = Arc::new(AtomicBool::new(false));
         if old.size == self.layout.size() {
-            let file = self.file.clone();
-            self.syncing = Some(std::thread::spawn(move || file.sync_data()));
+            let (file, copied) = (self.file.clone(), copied.clone());
+            self.syncing = Some(std::thread::spawn(move || sync_until(&file, &copied)));
         }
-        Ok(())
+        let described = describe(Task::Copy(&old.file, &self.file), self.layout, &mut self.values);
+        copied.store(true, Ordering::Relaxed);
+        Ok(described?)
     }
 
     /// The chunks of the old version. Blocks.
@@ -277,13 +285,13 @@ impl Assembly {
         describe(Task::Hash(&self.file), self.layout, &mut self.values)?;
         let values: Vec<Value> = self.values.iter().copied().flatten().collect();
         let found = root(self.layout, &values).ok_or(SourceError::Changed)?;
+        // An error of the disk is told once, to whoever asked first; and the next try waits for nobody then.
+        if let Some(syncing) = self.syncing.take() {
+            syncing.join().map_err(|_| io::Error::other("a thread that synced failed"))??;
+        }
         if found != expected {
             self.file.set_len(0)?;
             return Err(AssemblyError::Hash { found, expected });
-        }
-        // An error of the disk is told once: to whoever asked first.
-        if let Some(syncing) = self.syncing.take() {
-            syncing.join().map_err(|_| io::Error::other("a thread that synced failed"))??;
         }
         self.file.sync_all()?;
         Ok(values.into())
@@ -307,6 +315,17 @@ impl Assembly {
         match rustix::fs::fallocate(&*self.file, mode, offset, zeros.len() as u64) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.write_all_at(zeros, offset),
             punched => Ok(punched?),
+        }
+    }
+}
+
+fn sync_until(file: &File, copied: &AtomicBool) -> io::Result<()> {
+    loop {
+        std::thread::sleep(SYNC_EACH);
+        let last = copied.load(Ordering::Relaxed);
+        file.sync_data()?;
+        if last {
+            return Ok(());
         }
     }
 }

@@ -130,14 +130,19 @@ impl Value {
 pub struct ValueOf(Hasher);
 
 impl ValueOf {
-    /// The next part of the block at `block`; its hash, if that was the last.
-    pub fn take(&mut self, block: &Range<u64>, part: &Range<u64>, bytes: &[u8]) -> Option<Value> {
+    /// The next part of the block at `block`, nothing for zeros; its hash, if that was the last.
+    pub fn take(&mut self, block: &Range<u64>, part: &Range<u64>, bytes: Option<&[u8]>) -> Option<Value> {
         if part.start == block.start {
             self.0 = Hasher::new();
             self.0.set_input_offset(block.start);
         }
-        self.0.update(bytes);
-        (part.end == block.end && !bytes.is_empty()).then(|| Value(self.0.finalize_non_root()))
+        match bytes {
+            Some(bytes) => {
+                self.0.update(bytes);
+            }
+            None => hash_zeros(&mut self.0, part.end - part.start),
+        }
+        (part.end == block.end && !block.is_empty()).then(|| Value(self.0.finalize_non_root()))
     }
 }
 
@@ -285,36 +290,58 @@ impl<'a> Part<'a> {
     }
 
     fn run(mut self, first: usize, values: &mut [Option<Value>]) -> Result<(), SourceError> {
-        for (index, value) in values.iter_mut().enumerate().filter(|(_, value)| value.is_none()) {
-            if matches!(self.task, Task::HashUntil(_, stop) if stop.load(Ordering::Relaxed)) {
-                break;
+        let unknown = |values: &[Option<Value>], from: usize| {
+            let start = from + values.get(from..)?.iter().position(Option::is_none)?;
+            let length = values.get(start..)?.iter().position(Option::is_some);
+            Some(start..length.map_or(values.len(), |length| start + length))
+        };
+        let mut from = 0;
+        while let Some(run) = unknown(values, from) {
+            from = run.end;
+            let bytes =
+                self.layout.range(first + run.start).start..self.layout.range(first + run.end - 1).end;
+            let mut hashing = ValueOf::default();
+            for piece in pieces(&bytes) {
+                if matches!(self.task, Task::HashUntil(_, stop) if stop.load(Ordering::Relaxed)) {
+                    return Ok(());
+                }
+                let hole = self.fill(&piece)?;
+                for part in self.layout.split(&piece) {
+                    let index = self.layout.index(part.start);
+                    let within = |at: u64| usize::try_from(at - piece.start).unwrap_or(0);
+                    let bytes = self.buffer.get(within(part.start)..within(part.end));
+                    let bytes = bytes.filter(|_| hole == Hole::No);
+                    let value = hashing.take(&self.layout.range(index), &part, bytes);
+                    if let Some(slot) = index.checked_sub(first).and_then(|nth| values.get_mut(nth)) {
+                        *slot = value.or(*slot);
+                    }
+                }
             }
-            *value = Some(self.value(&self.layout.range(first + index))?);
         }
         Ok(())
     }
 
-    fn value(&mut self, range: &Range<u64>) -> Result<Value, SourceError> {
-        let mut hasher = Hasher::new();
-        hasher.set_input_offset(range.start);
-        for piece in pieces(range) {
-            let length = piece.end - piece.start;
-            if self.reader.is_hole(&piece)? {
-                hash_zeros(&mut hasher, length);
-                continue;
-            }
-            self.buffer.resize(usize::try_from(length).unwrap_or(CHUNK), 0);
-            match self.task {
-                Task::Hash(_) | Task::HashUntil(..) => self.reader.read(&mut self.buffer, piece.start)?,
-                Task::Copy(_, to) => {
-                    self.reader.read_or_zeros(&mut self.buffer, piece.start)?;
-                    to.write_all_at(&self.buffer, piece.start)?;
-                }
-            }
-            hasher.update(&self.buffer);
+    /// Reads, and writes where that is the task.
+    fn fill(&mut self, piece: &Range<u64>) -> Result<Hole, SourceError> {
+        if self.reader.is_hole(piece)? {
+            return Ok(Hole::Yes);
         }
-        if range.is_empty() { Ok(Value([0; 32])) } else { Ok(Value(hasher.finalize_non_root())) }
+        self.buffer.resize(usize::try_from(piece.end - piece.start).unwrap_or(CHUNK), 0);
+        match self.task {
+            Task::Hash(_) | Task::HashUntil(..) => self.reader.read(&mut self.buffer, piece.start)?,
+            Task::Copy(_, to) => {
+                self.reader.read_or_zeros(&mut self.buffer, piece.start)?;
+                to.write_all_at(&self.buffer, piece.start)?;
+            }
+        }
+        Ok(Hole::No)
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hole {
+    Yes,
+    No,
 }
 
 #[cfg(test)]

@@ -275,7 +275,7 @@ impl Outgoing {
                 let part = bytes.get(range.clone()).unwrap_or_default();
                 let index = self.layout.index(block.start);
                 let whole = self.layout.range(index);
-                if let Some(value) = hashing.take(&whole, &block, part)
+                if let Some(value) = hashing.take(&whole, &block, Some(part))
                     && let Some(slot) = self.values.get_mut(index)
                 {
                     *slot = Some(value);

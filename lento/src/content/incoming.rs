@@ -10,6 +10,8 @@ use super::packing::unpack;
 use intermezzo_proto::v1;
 use lento_core::types::Hash;
 use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -43,12 +45,13 @@ impl Incoming {
         known: &Known,
     ) -> Result<(Incoming, Have), String> {
         let ground = ground.filter(|_| !known.doubts(name));
+        let old = ground.as_ref().map(|ground| ground.file.clone());
         let began = spawn_blocking(move || Assembly::begin(file, size, ground)).await;
         let (assembly, have) =
             began.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let (steps, queue) = mpsc::channel(QUEUE);
         let (name, known) = (name.to_owned(), known.clone());
-        let writing = spawn_blocking(move || write(assembly, queue, &name, &known));
+        let writing = spawn_blocking(move || write(assembly, queue, old, (&name, &known)));
         Ok((Incoming { steps, writing }, have))
     }
 
@@ -99,8 +102,8 @@ impl Incoming {
 fn write(
     mut assembly: Assembly,
     mut queue: mpsc::Receiver<Step>,
-    name: &str,
-    known: &Known,
+    old: Option<Arc<File>>,
+    (name, known): (&str, &Known),
 ) -> Result<(), String> {
     let text = |error: AssemblyError| error.to_string();
     assembly.prepare().map_err(text)?;
@@ -115,6 +118,7 @@ fn write(
                 let finished = assembly.finish(hash);
                 match &finished {
                     Ok(values) => {
+                        outlast(old);
                         known.trust(name);
                         known.put(hash, values.clone());
                     }
@@ -126,4 +130,46 @@ fn write(
         }
     }
     Err("the content ended early".to_owned())
+}
+
+/// The content is about to replace the old one, whose space is freed by whoever closes it last: here, where nobody waits,
+/// and not in presto under the locks of its directory.
+fn outlast(old: Option<Arc<File>>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(INSTALLED).await;
+        spawn_blocking(move || drop(old));
+    });
+}
+
+/// After so long it is.
+const INSTALLED: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::block::Value;
+    use crate::content::difference::Blocks;
+
+    #[tokio::test]
+    async fn after_a_wrong_content_nothing_that_is_here_is_built_upon() {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, staged] = ["old", "staged"].map(|name| dir.path().join(name));
+        std::fs::write(&old, vec![7; 200_000]).unwrap();
+        let known = Known::default();
+        let begin = || async {
+            let options = File::options().read(true).write(true).create(true).truncate(false).open(&staged);
+            // It is said to be what it is not.
+            let values: Vec<Value> = (0..4).map(|nth| Value::of(nth << 16, b"not that")).collect();
+            let file = Arc::new(File::open(&old).unwrap());
+            let ground = Ground { file, known: Some((200_000, values.into())) };
+            Incoming::begin(("staged", options.unwrap()), 200_000, Some(ground), &known).await.unwrap()
+        };
+        let (incoming, have) = begin().await;
+        assert!(matches!(have.blocks, Blocks::Marks(_)));
+        let error = incoming.finish(Hash::of(b"something else")).await.unwrap_err();
+        assert!(error.contains("hash"), "{error}");
+        let (incoming, have) = begin().await;
+        assert_eq!(have, Have::default());
+        incoming.stop().await;
+    }
 }
