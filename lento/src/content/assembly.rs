@@ -285,13 +285,13 @@ impl Assembly {
         describe(Task::Hash(&self.file), self.layout, &mut self.values)?;
         let values: Vec<Value> = self.values.iter().copied().flatten().collect();
         let found = root(self.layout, &values).ok_or(SourceError::Changed)?;
+        // An error of the disk is told once, to whoever asked first; and the next try waits for nobody then.
+        if let Some(syncing) = self.syncing.take() {
+            syncing.join().map_err(|_| io::Error::other("a thread that synced failed"))??;
+        }
         if found != expected {
             self.file.set_len(0)?;
             return Err(AssemblyError::Hash { found, expected });
-        }
-        // An error of the disk is told once: to whoever asked first.
-        if let Some(syncing) = self.syncing.take() {
-            syncing.join().map_err(|_| io::Error::other("a thread that synced failed"))??;
         }
         self.file.sync_all()?;
         Ok(values.into())

@@ -143,3 +143,33 @@ fn outlast(old: Option<Arc<File>>) {
 
 /// After so long it is.
 const INSTALLED: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::block::Value;
+    use crate::content::difference::Blocks;
+
+    #[tokio::test]
+    async fn after_a_wrong_content_nothing_that_is_here_is_built_upon() {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, staged] = ["old", "staged"].map(|name| dir.path().join(name));
+        std::fs::write(&old, vec![7; 200_000]).unwrap();
+        let known = Known::default();
+        let begin = || async {
+            let options = File::options().read(true).write(true).create(true).truncate(false).open(&staged);
+            // It is said to be what it is not.
+            let values: Vec<Value> = (0..4).map(|nth| Value::of(nth << 16, b"not that")).collect();
+            let file = Arc::new(File::open(&old).unwrap());
+            let ground = Ground { file, known: Some((200_000, values.into())) };
+            Incoming::begin(("staged", options.unwrap()), 200_000, Some(ground), &known).await.unwrap()
+        };
+        let (incoming, have) = begin().await;
+        assert!(matches!(have.blocks, Blocks::Marks(_)));
+        let error = incoming.finish(Hash::of(b"something else")).await.unwrap_err();
+        assert!(error.contains("hash"), "{error}");
+        let (incoming, have) = begin().await;
+        assert_eq!(have, Have::default());
+        incoming.stop().await;
+    }
+}
