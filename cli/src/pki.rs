@@ -182,6 +182,7 @@ mod tests {
         assert_eq!(node.issuer(), ca.subject());
         assert!(ca.is_ca() && !node.is_ca());
         assert!(node.validity().is_valid());
+        assert_eq!(node.validity().not_before.timestamp(), 0, "whatever a node's clock says");
         let names = node.subject_alternative_name().unwrap().unwrap();
         assert_eq!(names.value.general_names.len(), 1);
         assert!(format!("{:?}", names.value.general_names[0]).contains("a.node.intermezzo.internal"));
