@@ -13,6 +13,7 @@ use crate::types::Mask;
 use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::OpId;
+use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::types::Time;
@@ -234,6 +235,15 @@ pub enum Event {
         errno: i32,
         /// Presto's words.
         message: String,
+    },
+    /// Client: the server has lost the log behind a position, and gets it from here.
+    Offering {
+        /// The server.
+        server: NodeName,
+        /// Where its log ends.
+        fork: Position,
+        /// Where ours does.
+        position: Position,
     },
     /// A scrub has come to its end.
     Scrubbed {

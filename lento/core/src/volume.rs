@@ -10,6 +10,7 @@ use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::Ref;
 use crate::ledger::Behind;
+use crate::lineage::Lineage;
 use crate::record::KmlRecord;
 use crate::scrub::Found;
 use crate::scrub::Scrub;
@@ -77,6 +78,10 @@ pub struct Config {
     pub snapshot_chunk: usize,
     /// The machine or the store lost what was not synced (power cut, restored backup): a new incarnation begins.
     pub unclean: bool,
+    /// Random: makes new epochs and incarnations other than those that were lost.
+    pub entropy: u64,
+    /// Client: how many positions of the server's log are kept even if they are durable everywhere.
+    pub tail: u64,
 }
 
 /// The volume cannot go on; the text says why. Nothing was changed by the input that caused it (drop the transaction).
@@ -157,10 +162,12 @@ impl Volume {
                     )));
                 }
                 if config.unclean {
-                    meta.incarnation += 1;
                     if server {
-                        meta.epoch = Epoch(meta.epoch.0.saturating_add(1));
+                        meta.lineage.begin(Epoch::new(config.entropy), Position(meta.last_read().0));
                     }
+                    // Lives that a restored backup knows nothing of had the next numbers.
+                    let step = 1 + u32::from(config.entropy as u16);
+                    meta.incarnation = meta.incarnation.saturating_add(step);
                 }
                 meta
             }
@@ -171,8 +178,16 @@ impl Volume {
             handle::put(store, file, object)?;
         }
         let part = match &config.role {
-            Role::Server => Part::Server(Box::new(Server::open(store, config.snapshot_chunk)?)),
-            Role::Client { server } => Part::Client(Box::new(Client::open(server.clone(), store)?)),
+            Role::Server => {
+                let mut server = Server::open(store, config.snapshot_chunk)?;
+                if config.unclean {
+                    server.may_have_lost();
+                }
+                Part::Server(Box::new(server))
+            }
+            Role::Client { server } => {
+                Part::Client(Box::new(Client::open(server.clone(), store, config.tail)?))
+            }
         };
         Ok(Volume {
             config,
@@ -202,8 +217,9 @@ impl Volume {
             replica: config.new_replica,
             incarnation: 1,
             next_recno: Recno(1),
-            epoch: if server { Epoch::first(config.new_replica) } else { Epoch(0) },
+            lineage: if server { Lineage::first(Epoch::new(config.entropy)) } else { Lineage::default() },
             position: Position(0),
+            tail_from: Position(0),
             log_floor: Position(0),
             snapshot: None,
             server,

@@ -118,7 +118,8 @@ fn message(dice: &mut Dice) -> Message {
             snapshot: (dice.roll(4) == 0).then(|| object(dice)),
             replica: [100, 101, 102][dice.roll(3) as usize],
             incarnation: dice.roll(3) as u32,
-            epoch: Epoch([0, 100, 101, u64::MAX][dice.roll(4) as usize]),
+            lineage: lineage(dice),
+            tail_from: Position(number(dice)),
             position: Position(number(dice)),
             has: (Recno(number(dice)), Recno(number(dice))),
         }),
@@ -134,7 +135,7 @@ fn message(dice: &mut Dice) -> Message {
         5 => Message::Barrier { id: number(dice), after: Recno(number(dice)) },
         6 => Message::Welcome(Welcome {
             greeting: dice.roll(3),
-            epoch: Epoch(number(dice)),
+            lineage: lineage(dice),
             position: Position(number(dice)),
             received: Recno(number(dice)),
         }),
@@ -152,7 +153,7 @@ fn message(dice: &mut Dice) -> Message {
                     },
                 })
                 .collect();
-            Message::Records { records, upto: Position(number(dice)) }
+            Message::Records { records, upto: Position(number(dice)), stable: Position(number(dice)) }
         }
         10 => Message::SnapshotBegin { position: Position(number(dice)), objects: number(dice) },
         11 if dice.roll(3) == 0 => Message::SnapshotEnd(Position(number(dice))),

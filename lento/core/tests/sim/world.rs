@@ -61,6 +61,13 @@ pub struct Node {
     pub wiped: u64,
 }
 
+/// What the server's disk held once.
+pub(super) struct Backup {
+    pub disk: Disk,
+    pub store: Memory,
+    pub kept: BTreeSet<Hash>,
+}
+
 pub struct World {
     pub nodes: Vec<Node>,
     /// Messages under way, for each direction of each client's stream.
@@ -74,6 +81,9 @@ pub struct World {
     pub written: BTreeMap<Hash, String>,
     /// Contents that a user took away while looking at them.
     pub superseded: BTreeSet<Hash>,
+    /// Positions of the server's log that clients keep in any case.
+    pub tail: u64,
+    pub(super) backup: Option<Backup>,
 }
 
 pub const SERVER: usize = 0;
@@ -110,6 +120,8 @@ impl World {
             log: vec![],
             written: BTreeMap::new(),
             superseded: BTreeSet::new(),
+            tail: 1_000_000,
+            backup: None,
         };
         for index in 0..=clients {
             world.start(index, false);
@@ -136,6 +148,8 @@ impl World {
             root: ROOT,
             staging: STAGING,
             unclean,
+            entropy: Dice(node.lives * 1000 + index as u64).roll(u64::MAX),
+            tail: self.tail,
             adopts: node.adopts && index == SERVER,
             snapshot_chunk: 3,
         };
