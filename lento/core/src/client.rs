@@ -240,6 +240,7 @@ impl Client {
             incarnation: ctx.meta.incarnation,
             lineage: ctx.meta.lineage.clone(),
             position: ctx.meta.position,
+            applied: self.work.applied(ctx.meta.position),
             tail_from: ctx.meta.tail_from,
             snapshot: ctx.meta.snapshot.map(|snapshot| snapshot.upto),
             has: (first, ctx.meta.last_read().max(first)),
@@ -296,7 +297,7 @@ impl Client {
                     fork,
                     position: ctx.meta.position,
                 }));
-                self.offering = Some(Offering::new(welcome, fork));
+                self.offering = Some(Offering::new(welcome, fork, ctx.meta.tail_from));
                 self.stream = Stream::Offering;
                 Ok(())
             }
@@ -502,10 +503,10 @@ impl Client {
             Stream::Greeting => list.push(format!("{} has not answered yet", self.server)),
             Stream::Estranged(why) => list.push(why.clone()),
             Stream::Offering => {
-                let at = self.offering.as_ref().map_or(Position(0), Offering::progress);
-                let upto = meta.position;
+                let progress = self.offering.as_ref().map(|offering| offering.progress(meta));
+                let progress = progress.unwrap_or_default();
                 list.push(format!(
-                    "{} has lost the end of its log and gets it from here: {at} of {upto}",
+                    "{} has lost the end of its log and gets it from here: {progress}",
                     self.server
                 ));
             }
@@ -535,16 +536,8 @@ fn estranged(ctx: &Context<'_>, welcome: &Welcome) -> Option<String> {
     if meta.lineage.is_empty() {
         return None;
     }
-    let Some(fork) = meta.lineage.fork(meta.position, &welcome.lineage, welcome.position) else {
-        return Some("has another history of this volume; it may have lost its data".to_owned());
-    };
-    let lost = fork < meta.position && meta.snapshot.is_none() && fork < meta.tail_from;
-    lost.then(|| {
-        let (here, kept) = (meta.position, meta.tail_from);
-        format!(
-            "has lost the log behind position {fork}, where this node has been at {here} and has kept what is behind {kept}; it may come from an old backup"
-        )
-    })
+    let fork = meta.lineage.fork(meta.position, &welcome.lineage, welcome.position);
+    fork.is_none().then(|| "has another history of this volume; it may have lost its data".to_owned())
 }
 
 /// Up to where the maker of a name had seen the server's objects: all of base, unless base has something there that

@@ -88,6 +88,8 @@ pub struct Hello {
     pub lineage: Lineage,
     /// Base position in the newest of them.
     pub position: Position,
+    /// What is visible in its tree.
+    pub applied: Position,
     /// It still has the log's records from here on.
     pub tail_from: Position,
     /// Its base is a part of a snapshot: the objects up to this one, and the log up to `position`.

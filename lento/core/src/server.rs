@@ -513,12 +513,8 @@ impl Server {
             list.push(format!("{} files that writers left are being kept", self.orphans.len()));
         }
         for (node, session) in &self.sessions {
-            match session.state {
-                SessionState::Offering => list.push(format!("{node} brings back what was lost here")),
-                SessionState::Estranged(fork) => list.push(format!(
-                    "{node} is ahead: behind position {fork} it has another log, and no longer the records from there on; nothing is exchanged with it"
-                )),
-                SessionState::Connected | SessionState::Fencing | SessionState::Welcomed => {}
+            if session.state == SessionState::Offering {
+                list.push(format!("{node} brings back what was lost here"));
             }
             if !session.inbox.is_empty() {
                 list.push(format!("{node}: {} records without a verdict", session.inbox.len()));

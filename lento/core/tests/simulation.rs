@@ -21,6 +21,8 @@ struct Mix {
     server_power: bool,
     /// The server is set back to a backup.
     backups: bool,
+    /// Positions that clients keep for that.
+    tail: u64,
 }
 
 const CALM: Mix = Mix {
@@ -31,6 +33,7 @@ const CALM: Mix = Mix {
     power: false,
     server_power: false,
     backups: false,
+    tail: 1_000_000,
 };
 
 fn user_action(world: &mut World, index: usize) {
@@ -157,7 +160,7 @@ fn user_action(world: &mut World, index: usize) {
 }
 
 fn run(seed: u64, mix: Mix) -> Result<(), String> {
-    let mut world = World::new(seed, mix.clients);
+    let mut world = World::with_tail(seed, mix.clients, mix.tail);
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(200) {
@@ -248,6 +251,13 @@ fn three_nodes_with_power_cuts_of_all() {
 #[test]
 fn three_nodes_and_a_backup_of_the_server() {
     many(Mix { clients: 2, steps: 250, cuts: true, kills: true, backups: true, ..CALM }, 1000);
+}
+
+#[test]
+fn three_nodes_and_an_old_backup_of_the_server() {
+    let mix =
+        Mix { clients: 2, steps: 250, cuts: true, kills: true, power: true, backups: true, tail: 5, ..CALM };
+    many(mix, 1000);
 }
 
 #[test]

@@ -6,6 +6,9 @@
 //!
 //! Only the newest content of an object is still here. It takes the place of the oldest that it supersedes; what nobody
 //! here has any more is left out, and the records behind it are told what stands there instead.
+//!
+//! Where the tail does not reach back to the fork, base is offered as it stands: what the server lacks comes back,
+//! contents that differ are kept as conflicts, names and removals since then are forgotten.
 
 use super::Client;
 use super::Stream;
@@ -16,16 +19,19 @@ use crate::cml::content_of;
 use crate::cml::fill_content;
 use crate::cml::left_by;
 use crate::context::Context;
+use crate::context::Meta;
 use crate::context::Snapshot;
 use crate::facet::pending;
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::ReadResult;
+use crate::local::UNKNOWN;
 use crate::message::Message;
 use crate::message::Welcome;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
+use crate::tree::Stored;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Content;
@@ -33,14 +39,18 @@ use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
+use crate::types::Name;
 use crate::types::ObjectId;
+use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
+use crate::types::Tag;
 use crate::types::Ticket;
 use crate::volume::Millis;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 /// Records taken up and not sent.
@@ -56,11 +66,15 @@ const UNSTABLE: u64 = 100;
 /// Rows of the tail that go at a time.
 const PAGE: usize = 2048;
 
+/// Where numbers of records begin that no journal has: what base says, told as records.
+const MADE_UP: u64 = 1 << 62;
+
 /// An offer under way.
 #[derive(Debug)]
 pub(super) struct Offering {
     welcome: Welcome,
-    /// Rows of the tail up to here were taken up.
+    source: Source,
+    /// Taken up so far: a position of the tail, or a number of our own.
     taken: Position,
     /// Taken up and not sent, in their order.
     queue: VecDeque<Offered>,
@@ -82,6 +96,25 @@ struct Instead {
     there: Hash,
 }
 
+/// What is offered.
+#[derive(Debug)]
+enum Source {
+    /// The records behind the fork.
+    Tail,
+    /// Base, as it stands.
+    Tree(Box<TreeWalk>),
+}
+
+/// Base, directories before what is in them.
+#[derive(Debug, Default)]
+struct TreeWalk {
+    dirs: VecDeque<ObjectId>,
+    records: VecDeque<Operation>,
+    /// Objects of several names that were told.
+    told: BTreeSet<ObjectId>,
+    made_up: u64,
+}
+
 #[derive(Debug)]
 struct Offered {
     position: Position,
@@ -91,15 +124,22 @@ struct Offered {
 }
 
 impl Offering {
-    /// From the fork on.
-    pub fn new(welcome: Welcome, fork: Position) -> Offering {
+    /// What lies behind the fork, or all there is.
+    pub fn new(welcome: Welcome, fork: Position, tail_from: Position) -> Offering {
+        let (source, from) = if tail_from <= fork {
+            (Source::Tail, fork)
+        } else {
+            let walk = TreeWalk { dirs: VecDeque::from([ObjectId::ROOT]), ..TreeWalk::default() };
+            (Source::Tree(Box::new(walk)), Position(0))
+        };
         Offering {
             welcome,
-            taken: fork,
+            source,
+            taken: from,
             queue: VecDeque::new(),
             reads: BTreeMap::new(),
-            sent: fork,
-            answered: fork,
+            sent: from,
+            answered: from,
             read_again: None,
             instead: BTreeMap::new(),
         }
@@ -110,9 +150,39 @@ impl Offering {
         self.read_again
     }
 
-    /// Part of what there is to offer, for people: answered, and up to.
-    pub fn progress(&self) -> Position {
-        self.answered
+    /// For people.
+    pub fn progress(&self, meta: &Meta) -> String {
+        match &self.source {
+            Source::Tail => format!("position {} of {}", self.answered, meta.position),
+            Source::Tree(_) => format!("{} records of its tree", self.answered),
+        }
+    }
+
+    /// Where there is no more to offer.
+    fn end(&self, meta: &Meta) -> Position {
+        match &self.source {
+            Source::Tail => meta.position,
+            Source::Tree(_) => Position(u64::MAX),
+        }
+    }
+
+    /// The next record, with its number.
+    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<(Position, Operation)>, StoreError> {
+        let end = self.end(ctx.meta);
+        match &mut self.source {
+            Source::Tail => {
+                let next = table::number_key(self.taken.0.saturating_add(1));
+                let Some((key, value)) = ctx.store.scan(Table::Tail, &next, 1)?.pop() else {
+                    return Ok(None);
+                };
+                let position = Position(table::number_from_key(&key).unwrap_or(end.0)).min(end);
+                Ok(Some((position, table::decode(Table::Tail, &value)?)))
+            }
+            Source::Tree(walk) => {
+                let op = walk.next(ctx)?;
+                Ok(op.map(|op| (Position(self.taken.0.saturating_add(1)), op)))
+            }
+        }
     }
 
     /// What the server will find in place of the content that a record says it found.
@@ -160,6 +230,70 @@ impl Offering {
     }
 }
 
+impl TreeWalk {
+    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<Operation>, StoreError> {
+        loop {
+            if let Some(op) = self.records.pop_front() {
+                return Ok(Some(op));
+            }
+            let Some(dir) = self.dirs.pop_front() else { return Ok(None) };
+            for (name, object) in View::new(ctx.store, Which::Base).children(dir, usize::MAX)? {
+                self.tell(ctx, dir, name, object)?;
+            }
+        }
+    }
+
+    /// One name as records: an object is made under its first name, by the record that once made it.
+    fn tell(
+        &mut self,
+        ctx: &Context<'_>,
+        dir: ObjectId,
+        name: Name,
+        object: ObjectId,
+    ) -> Result<(), StoreError> {
+        let view = View::new(ctx.store, Which::Base);
+        let Some(state) = view.object(object)? else { return Ok(()) };
+        let dir_mtime = view.object(dir)?.unwrap_or_default().attributes.mtime;
+        let several = view.names(object)?.len() > 1;
+        if several && !self.told.insert(object) {
+            let id = self.make_up(ctx);
+            let kind = OpKind::Link { dir, name, dir_mtime };
+            self.records.push_back(Operation { id, time: dir_mtime, object, kind });
+            return Ok(());
+        }
+        let mtime = state.attributes.mtime;
+        let content = state.content.filter(|_| state.attributes.is_file());
+        let content = content.map(|Stored { hash, size }| Content { hash, size, inline: None });
+        let kind = OpKind::Create {
+            dir,
+            name,
+            attributes: state.attributes,
+            symlink: state.symlink,
+            content: content.clone(),
+            xattrs: state.xattrs.into_iter().collect(),
+            dir_mtime,
+            seen: Position(0),
+        };
+        self.records.push_back(Operation { id: OpId(object.0), time: mtime, object, kind });
+        if let Some(content) = content {
+            // Where the server has the object with another content, nobody can tell which one is newer.
+            let id = self.make_up(ctx);
+            let kind = OpKind::Close { before: UNKNOWN, content, mtime };
+            self.records.push_back(Operation { id, time: mtime, object, kind });
+        }
+        if state.attributes.is_dir() {
+            self.dirs.push_back(object);
+        }
+        Ok(())
+    }
+
+    fn make_up(&mut self, ctx: &Context<'_>) -> OpId {
+        self.made_up += 1;
+        let Meta { replica, incarnation, .. } = *ctx.meta;
+        OpId(Tag { replica, incarnation, number: MADE_UP | self.made_up })
+    }
+}
+
 impl Client {
     /// Keeps a record of the server's log.
     pub(super) fn keep_tail(
@@ -167,7 +301,7 @@ impl Client {
         ctx: &mut Context<'_>,
         position: Position,
         op: &Operation,
-        origin: crate::types::OpId,
+        origin: OpId,
     ) -> Result<(), StoreError> {
         let mut op = Operation { id: origin, ..op.clone() };
         if let Some(content) = content_of(&op).cloned() {
@@ -210,7 +344,7 @@ impl Client {
 
     /// Takes up, reads, sends. Says whether all that was offered is answered.
     fn go_on(&mut self, ctx: &mut Context<'_>, offering: &mut Offering) -> Result<bool, StoreError> {
-        let end = ctx.meta.position;
+        let end = offering.end(ctx.meta);
         if offering.answered >= end {
             return Ok(true);
         }
@@ -255,18 +389,15 @@ impl Client {
     }
 
     fn take_up(&self, ctx: &mut Context<'_>, offering: &mut Offering) -> Result<(), StoreError> {
-        let end = ctx.meta.position;
+        let end = offering.end(ctx.meta);
         while offering.queue.len() < QUEUE
             && offering.taken < end
             && offering.taken.0 < offering.answered.0.saturating_add(WINDOW)
         {
-            let next = table::number_key(offering.taken.0.saturating_add(1));
-            let Some((key, value)) = ctx.store.scan(Table::Tail, &next, 1)?.pop() else {
+            let Some((position, mut op)) = offering.next(ctx)? else {
                 offering.taken = end;
                 return Ok(());
             };
-            let position = Position(table::number_from_key(&key).unwrap_or(end.0)).min(end);
-            let mut op: Operation = table::decode(Table::Tail, &value)?;
             offering.taken = position;
             offering.correct(&mut op);
             if let OpKind::Create { seen, .. } = &mut op.kind {

@@ -108,9 +108,10 @@ impl Server {
         if self.waits_for_others(ctx.now) {
             return Vec::new();
         }
+        // Records say more than a tree; and who has come furthest with its tree has their contents.
         let ahead = |node: &NodeName| {
             let hello = self.sessions.get(node)?.hello.as_ref()?;
-            Server::fork(ctx, hello).filter(|fork| hello.tail_from <= *fork).map(|_| hello.position)
+            Server::fork(ctx, hello).map(|fork| (hello.tail_from <= fork, hello.applied, hello.position))
         };
         let furthest = waiting.iter().filter_map(|node| Some((ahead(node)?, node.clone()))).max();
         match furthest {
@@ -132,7 +133,7 @@ impl Server {
         waits
     }
 
-    /// A client was welcomed although its log has gone on: it offers that, or cannot.
+    /// A client was welcomed although its log has gone on: first it offers that.
     pub(super) fn expect_offer(
         &mut self,
         ctx: &mut Context<'_>,
@@ -151,13 +152,8 @@ impl Server {
             self.offers.known = Some(known);
         }
         let Some(session) = self.sessions.get_mut(node) else { return Ok(()) };
-        let keeps = session.hello.as_ref().is_some_and(|hello| hello.tail_from <= fork);
-        if !keeps {
-            session.state = SessionState::Estranged(fork);
-            return Ok(());
-        }
         session.state = SessionState::Offering;
-        session.offer = Offer { upto: fork, said: fork, target: None };
+        session.offer = Offer::default();
         self.offers.until = Some(Millis(ctx.now.0.saturating_add(PATIENCE)));
         Ok(())
     }

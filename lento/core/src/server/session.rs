@@ -55,8 +55,6 @@ pub enum SessionState {
     Fencing,
     /// Has its welcome, and first brings back what was lost here.
     Offering,
-    /// Has its welcome, and another log behind this position, which it cannot bring back.
-    Estranged(Position),
     /// Has its welcome.
     Welcomed,
 }
@@ -72,7 +70,7 @@ impl Session {
         match self.state {
             SessionState::Welcomed => Some(self.began),
             SessionState::Fencing => self.hello.as_ref().map(|hello| hello.position),
-            SessionState::Connected | SessionState::Offering | SessionState::Estranged(_) => None,
+            SessionState::Connected | SessionState::Offering => None,
         }
     }
 
