@@ -3,6 +3,7 @@
 use intermezzo_api::Replicator;
 use intermezzo_api::Volume;
 use intermezzo_proto::v1;
+use serde_json::Map;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -79,12 +80,22 @@ impl PartialEq for Desired {
 
 impl Eq for Desired {}
 
-/// The object without what changes while nothing changes for the agent.
+/// The object without what changes while nothing changes for the agent, and without the selectors that the operator has
+/// carried out.
 fn essence(mut object: Value) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
         if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.retain(|field, _| matches!(field.as_str(), "name" | "namespace" | "uid"));
+        }
+        for part in ["server", "replication"] {
+            let spec =
+                fields.get_mut("spec").and_then(|spec| spec.get_mut(part)).and_then(Value::as_object_mut);
+            let carried_out =
+                |spec: &&mut Map<String, Value>| part != "server" || spec.contains_key("nodeName");
+            if let Some(spec) = spec.filter(carried_out) {
+                spec.remove("nodeSelector");
+            }
         }
     }
     object

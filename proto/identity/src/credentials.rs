@@ -1,5 +1,6 @@
 //! A certificate with its key and the authorities that are trusted, and how they are replaced while connections run.
 
+use crate::name::OPERATOR_NAME;
 use crate::name::expiry_of_certificate;
 use crate::name::node_identity;
 use crate::name::node_of_certificate;
@@ -115,17 +116,23 @@ impl Identity {
     /// For a connection to `node`, who must prove to be it.
     #[must_use]
     pub fn client(&self, node: &str) -> ClientTlsConfig {
-        self.client_of(&node_identity(node), &[])
-    }
-
-    /// For a connection to whoever has `name` in its certificate; `more`: further authorities (PEM).
-    #[must_use]
-    pub fn client_of(&self, name: &str, more: &[&str]) -> ClientTlsConfig {
         ClientTlsConfig::new()
             .identity(self.identity.clone())
             .ca_certificate(self.authorities.clone())
-            .ca_certificates(more.iter().map(Certificate::from_pem))
-            .domain_name(name)
+            .domain_name(node_identity(node))
+    }
+}
+
+/// For a connection to the operator, who must prove to be it by one of `authorities` (PEM each). `identity`: who we are;
+/// to enrol nobody says it.
+#[must_use]
+pub fn client_of_operator(identity: Option<&Identity>, authorities: &[String]) -> ClientTlsConfig {
+    let config = ClientTlsConfig::new()
+        .ca_certificates(authorities.iter().map(Certificate::from_pem))
+        .domain_name(OPERATOR_NAME);
+    match identity {
+        Some(identity) => config.identity(identity.identity.clone()),
+        None => config,
     }
 }
 
