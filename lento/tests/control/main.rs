@@ -46,7 +46,9 @@ fn hello_of_replication() -> Message {
         snapshot: None,
         replica: 7,
         incarnation: 1,
-        epoch: lento_core::types::Epoch(0),
+        lineage: Default::default(),
+        applied: lento_core::types::Position(0),
+        tail_from: lento_core::types::Position(0),
         position: lento_core::types::Position(0),
         has: Default::default(),
     })
