@@ -39,6 +39,7 @@ fn definition(table: Table) -> Definition {
         Table::Conflict => "conflict",
         Table::Limbo => "limbo",
         Table::Verdict => "verdict",
+        Table::Tail => "tail",
     })
 }
 
