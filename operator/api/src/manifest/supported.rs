@@ -26,7 +26,7 @@ impl Manifests {
     }
 }
 
-fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
+pub(super) fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
     let spec = &volume.spec;
     let mut refused = Vec::new();
     let mut unless = |fine: bool, field: &'static str, what: &str, why: &str| {
@@ -49,7 +49,7 @@ fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
     refused
 }
 
-fn replicator_settings(replicator: &Replicator) -> Vec<(&'static str, String)> {
+pub(super) fn replicator_settings(replicator: &Replicator) -> Vec<(&'static str, String)> {
     let spec = &replicator.spec;
     let mut refused = Vec::new();
     let mut unless = |fine: bool, field: &'static str, what: &str| {
