@@ -1,0 +1,91 @@
+//! Objects for tests.
+
+use std::sync::Arc;
+
+use intermezzo_api::{Replicator, Volume, VolumeStatus};
+use intermezzo_proto::v1;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::control::Report;
+use crate::settings::Settings;
+use crate::world::{NodeFacts, Snapshot};
+
+pub(crate) fn settings(more: Value) -> Settings {
+    let mut all = json!({"images": {"presto": "p:1", "lento": "l:1"}});
+    all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(all).unwrap()
+}
+
+pub(crate) fn volume(name: &str, spec: Value) -> Volume {
+    let mut volume = Volume::new(name, serde_json::from_value(spec).unwrap());
+    volume.metadata.namespace = Some("ns".into());
+    volume.metadata.uid = Some(format!("uid-{name}"));
+    volume.metadata.generation = Some(1);
+    volume
+}
+
+pub(crate) fn served(mut volume: Volume, server: &str, list: &[&str]) -> Volume {
+    let replication_list = list.iter().map(|&node| node.to_owned()).collect();
+    volume.status =
+        Some(VolumeStatus { server: Some(server.into()), replication_list, ..VolumeStatus::default() });
+    volume
+}
+
+pub(crate) fn replicator(volume: &str, node: &str) -> Replicator {
+    let spec = json!({"volume": volume, "nodeName": node});
+    let mut replicator = Replicator::new(&format!("{volume}-{node}"), serde_json::from_value(spec).unwrap());
+    replicator.metadata.namespace = Some("ns".into());
+    replicator.metadata.uid = Some(format!("uid-{volume}-{node}"));
+    replicator
+}
+
+pub(crate) fn deleted(at: Timestamp) -> Option<Time> {
+    Some(Time(at))
+}
+
+pub(crate) fn seconds_ago(seconds: u64) -> Timestamp {
+    Timestamp::now() - Duration::from_secs(seconds)
+}
+
+/// A world of nodes `a` to `e`, all ready, all with the label `node=NAME`, `c` to `e` with `tier=edge`.
+pub(crate) fn world(volumes: Vec<Volume>, replicators: Vec<Replicator>) -> Snapshot {
+    let node = |name: &str| {
+        let mut labels = std::collections::BTreeMap::from([("node".to_owned(), name.to_owned())]);
+        if name >= "c" {
+            labels.insert("tier".into(), "edge".into());
+        }
+        (name.to_owned(), Arc::new(NodeFacts { labels, ready: true, schedulable: true }))
+    };
+    Snapshot {
+        volumes: volumes.into_iter().map(|volume| (volume.id(), Arc::new(volume))).collect(),
+        replicators: replicators.into_iter().map(|r| (r.id(), Arc::new(r))).collect(),
+        nodes: ["a", "b", "c", "d", "e"].map(node).into(),
+        reports: std::collections::BTreeMap::new(),
+    }
+}
+
+pub(crate) fn report(volumes: Vec<v1::VolumeStatus>) -> Report {
+    Report {
+        since: Timestamp::now(),
+        advertise: "10.0.0.1:7430".into(),
+        version: "0".into(),
+        revision: String::new(),
+        presto_connected: true,
+        volumes,
+        problems: Vec::new(),
+        conflicts: std::collections::BTreeMap::new(),
+        discarded: std::collections::BTreeSet::new(),
+    }
+}
+
+pub(crate) fn at_server(name: &str, replicators: Vec<v1::ReplicatorStatus>) -> v1::VolumeStatus {
+    v1::VolumeStatus { name: name.into(), role: "Server".into(), replicators, ..v1::VolumeStatus::default() }
+}
+
+pub(crate) fn at_client(name: &str, pending: u64) -> v1::VolumeStatus {
+    let role = "Client".into();
+    v1::VolumeStatus { name: name.into(), role, pending, connected: true, ..v1::VolumeStatus::default() }
+}
