@@ -103,7 +103,7 @@ fn variables(settings: &Settings, namespace: &str) -> Vec<EnvVar> {
         field("HOST_IP", "status.hostIP"),
         env("LENTO_OPERATOR", operator),
         env("LENTO_OPERATOR_CA", format!("{IDENTITY}/{}", names::AUTHORITY_FILE)),
-        env("LENTO_OPERATOR_TOKEN", format!("{IDENTITY}/token")),
+        env("LENTO_TOKEN", format!("{IDENTITY}/token")),
         env("LENTO_LISTEN", format!("0.0.0.0:{}", settings.ports.replication)),
         env("LENTO_ADVERTISE", format!("$(HOST_IP):{}", settings.ports.replication)),
         env("LENTO_METRICS", format!("$(HOST_IP):{}", settings.ports.metrics)),
