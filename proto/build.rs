@@ -4,7 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = "proto";
     println!("cargo:rerun-if-changed={root}");
     let descriptors = protox::compile(
-        ["proto/intermezzo/v1/replication.proto", "proto/intermezzo/v1/admin.proto"],
+        ["replication", "admin", "control"].map(|name| format!("proto/intermezzo/v1/{name}.proto")),
         [root],
     )?;
     // `connect` is ours: the generated dialing helper of that name is left out.

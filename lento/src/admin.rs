@@ -289,7 +289,8 @@ fn position(position: Position) -> Option<v1::Position> {
     Some(v1::Position { epoch: 0, number: position.0 })
 }
 
-fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::VolumeStatus {
+/// One volume in the words of the wire; `kml`: first and last record.
+pub(crate) fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::VolumeStatus {
     let now = clock::wall();
     let status = report.status;
     v1::VolumeStatus {

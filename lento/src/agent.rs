@@ -1,13 +1,16 @@
-//! The agent of one node: puts the rooms together and makes the volumes be what the manifests say.
+//! The agent of one node: puts the rooms together and makes the volumes be what the desired state says.
 
 use crate::admin;
+use crate::control;
 use crate::desired::Desired;
 use crate::desired::DesiredVolume;
 use crate::dialer::Peers;
 use crate::jobs;
 use crate::manifests;
 use crate::metrics;
+use crate::options::OperatorOptions;
 use crate::options::Options;
+use crate::options::Source;
 use crate::replication::ReplicationService;
 use crate::replication::listen;
 use crate::req_dispatcher::Downcalls;
@@ -15,7 +18,6 @@ use crate::req_dispatcher::ReqDispatcher;
 use crate::req_handler::ReqHandler;
 use crate::stage_names::StageNames;
 use crate::store::boot_id;
-use crate::tls::NodeIdentity;
 use crate::volume::Mail;
 use crate::volume::VolumeHandle;
 use crate::volume::Volumes;
@@ -23,11 +25,15 @@ use crate::volume_task::Surroundings;
 use crate::volume_task::VolumeTask;
 use intermezzo_channel::v1::ClearVolume;
 use intermezzo_channel::v1::packet::Body;
+use intermezzo_identity::Credentials;
+use intermezzo_identity::Identity;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -49,6 +55,12 @@ pub enum AgentError {
     Setup(String),
 }
 
+/// Where the desired state comes from, once it is known how to be somebody.
+enum Origin {
+    Manifests(PathBuf),
+    Operator(OperatorOptions, watch::Sender<Option<Arc<Identity>>>),
+}
+
 /// One node's agent.
 pub struct Agent {
     around: Surroundings,
@@ -62,8 +74,7 @@ impl Agent {
     /// # Errors
     /// It cannot begin.
     pub async fn run(options: Options, stop: CancellationToken) -> Result<(), AgentError> {
-        let Options { tls_cert, tls_key, tls_ca, .. } = &options;
-        let identity = NodeIdentity::load(&options.node, tls_cert, tls_key, tls_ca)?;
+        let source = options.source().map_err(AgentError::Setup)?;
         let setup = |what: &str, error: std::io::Error| AgentError::Setup(format!("{what}: {error}"));
         std::fs::create_dir_all(&options.state)
             .map_err(|error| setup(&options.state.display().to_string(), error))?;
@@ -72,6 +83,15 @@ impl Agent {
         // The rooms outlive the volumes, so that these can take leave.
         let rooms = CancellationToken::new();
         let _end = rooms.clone().drop_guard();
+        let (origin, credentials) = match source {
+            Source::Manifests { dir, files } => {
+                (Origin::Manifests(dir), files.follow(&options.node, rooms.clone())?)
+            }
+            Source::Operator(operator) => {
+                let (put, credentials) = Credentials::channel();
+                (Origin::Operator(operator, put), credentials)
+            }
+        };
         let volumes = Volumes::default();
         let handler = ReqHandler::new(volumes.clone());
         let (dispatcher, downcalls) =
@@ -84,7 +104,8 @@ impl Agent {
             contents: contents.clone(),
             names: StageNames::default(),
         };
-        let address = listen(service, options.listen, &identity, rooms.clone()).map_err(AgentError::Setup)?;
+        let address =
+            listen(service, options.listen, credentials.clone(), rooms.clone()).map_err(AgentError::Setup)?;
         admin::listen(
             admin::AdminService {
                 node: options.node.clone(),
@@ -95,10 +116,25 @@ impl Agent {
             rooms.clone(),
         )
         .map_err(AgentError::Setup)?;
-        let peers = Peers::new(identity, options.peers.iter().cloned().collect());
+        let peers = Peers::new(credentials, options.peers.iter().cloned().collect());
         info!(target: "agent", node = options.node, %address, "listening");
 
-        let mut desired = manifests::follow(options.manifests.clone(), options.node.clone(), rooms.clone());
+        let mut desired = match origin {
+            Origin::Manifests(dir) => manifests::follow(dir, options.node.clone(), rooms.clone()),
+            Origin::Operator(operator, identity) => {
+                let settings = control::Settings {
+                    node: options.node.clone(),
+                    operator,
+                    state: options.state.clone(),
+                    volumes: volumes.clone(),
+                    downcalls: downcalls.clone(),
+                    peers: peers.clone(),
+                    identity,
+                    cache: options.cache.clone(),
+                };
+                control::start(settings, rooms.clone())
+            }
+        };
         if let Some(address) = options.metrics {
             let service = metrics::MetricsService {
                 node: options.node.clone(),

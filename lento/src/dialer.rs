@@ -4,10 +4,10 @@ use crate::link::Link;
 use crate::link::LinkQueue;
 use crate::link::link;
 use crate::random::Backoff;
-use crate::tls::NodeIdentity;
 use crate::volume::Mail;
 use crate::volume::VolumeHandle;
 use crate::wire;
+use intermezzo_identity::Credentials;
 use intermezzo_proto::v1::ClientFrame;
 use intermezzo_proto::v1::Goodbye;
 use intermezzo_proto::v1::ServerFrame;
@@ -49,14 +49,19 @@ struct Server {
 pub struct Peers {
     servers: Arc<Mutex<BTreeMap<NodeName, Arc<Server>>>>,
     addresses: Arc<Mutex<BTreeMap<NodeName, String>>>,
-    identity: NodeIdentity,
+    credentials: Credentials,
 }
 
 impl Peers {
     /// Servers at these addresses (`host:port`).
     #[must_use]
-    pub fn new(identity: NodeIdentity, addresses: BTreeMap<NodeName, String>) -> Peers {
-        Peers { servers: Arc::default(), addresses: Arc::new(Mutex::new(addresses)), identity }
+    pub fn new(credentials: Credentials, addresses: BTreeMap<NodeName, String>) -> Peers {
+        Peers { servers: Arc::default(), addresses: Arc::new(Mutex::new(addresses)), credentials }
+    }
+
+    /// Where nodes are from now on. A connection that is up stays; of a node that is not named nothing changes.
+    pub fn learn(&self, addresses: &BTreeMap<NodeName, String>) {
+        self.addresses.lock().extend(addresses.iter().map(|(node, at)| (node.clone(), at.clone())));
     }
 
     /// The connection to a server, while there is one.
@@ -105,10 +110,12 @@ impl Peers {
 
     fn endpoint(&self, node: &str) -> Result<Endpoint, String> {
         let address = self.addresses.lock().get(node).cloned();
-        let address =
-            address.ok_or_else(|| format!("no address for node {node}: give --peer {node}=HOST:PORT"))?;
+        let address = address.ok_or_else(|| {
+            format!("no address for node {node}: give --peer {node}=HOST:PORT, or wait until it is attached to the operator")
+        })?;
+        let identity = self.credentials.now().ok_or("this node has no certificate yet")?;
         Endpoint::from_shared(format!("https://{address}"))
-            .and_then(|endpoint| endpoint.tls_config(self.identity.client(node)))
+            .and_then(|endpoint| endpoint.tls_config(identity.client(node)))
             .map(|endpoint| {
                 endpoint
                     .connect_timeout(CONNECT_DEADLINE)
@@ -240,7 +247,7 @@ async fn forward(mut queue: LinkQueue, frames: mpsc::Sender<ClientFrame>) {
 }
 
 /// An error with its causes: the transport's own text says little.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod channel;
 pub mod clock;
 pub mod content;
+pub mod control;
 pub mod desired;
 pub mod dialer;
 pub mod fetch_service;

@@ -9,12 +9,13 @@ use crate::link::link;
 use crate::req_dispatcher::Downcalls;
 use crate::stage_names::StageNames;
 use crate::stage_service;
-use crate::tls::NodeIdentity;
 use crate::tls::peer_node;
 use crate::volume::Mail;
 use crate::volume::VolumeHandle;
 use crate::volume::Volumes;
 use crate::wire;
+use intermezzo_identity::Credentials;
+use intermezzo_identity::incoming;
 use intermezzo_proto::v1;
 use intermezzo_proto::v1::replication_server::Replication;
 use intermezzo_proto::v1::replication_server::ReplicationServer;
@@ -33,7 +34,6 @@ use tonic::Response;
 use tonic::Status;
 use tonic::Streaming;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::info;
 use tracing::warn;
 
@@ -55,26 +55,24 @@ pub struct ReplicationService {
     pub names: StageNames,
 }
 
-/// Listens at `address`. The port may be 0: the answer says which one it became.
+/// Listens at `address`; each new connection meets the identity of then. The port may be 0: the answer says which one it
+/// became.
 ///
 /// # Errors
-/// The address cannot be had, or the identity is unusable.
+/// The address cannot be had.
 pub fn listen(
     service: ReplicationService,
     address: SocketAddr,
-    identity: &NodeIdentity,
+    credentials: Credentials,
     stop: CancellationToken,
 ) -> Result<SocketAddr, String> {
-    let incoming = TcpIncoming::bind(address)
-        .map_err(|error| format!("listen at {address}: {error}"))?
-        .with_nodelay(Some(true));
-    let local = incoming.local_addr().map_err(|error| format!("listen at {address}: {error}"))?;
+    let config = move || credentials.now().map(|identity| identity.server());
+    let (local, incoming) = incoming::listen(address, config, stop.clone())
+        .map_err(|error| format!("listen at {address}: {error}"))?;
     let service = ReplicationServer::new(service)
         .max_decoding_message_size(wire::MESSAGE_MAX)
         .max_encoding_message_size(wire::MESSAGE_MAX);
     let server = Server::builder()
-        .tls_config(identity.server())
-        .map_err(|error| format!("TLS: {error}"))?
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_DEADLINE))
         .initial_stream_window_size(STREAM_WINDOW)

@@ -119,11 +119,17 @@ async fn another_authority_and_another_name_get_no_connection() {
 #[test]
 fn a_certificate_of_another_node_is_not_taken_for_ones_own() {
     let dir = tempfile::tempdir().unwrap();
-    let [cert, key, ca] = Authority::new().files(dir.path(), "a");
-    assert!(lento::tls::NodeIdentity::load("a", &cert, &key, &ca).is_ok());
-    let error = lento::tls::NodeIdentity::load("b", &cert, &key, &ca).unwrap_err().to_string();
+    let files = Authority::new().node_files(dir.path(), "a");
+    assert!(files.load("a").is_ok());
+    let error = files.load("b").unwrap_err().to_string();
     assert!(error.contains("\"a\"") && error.contains("\"b\""), "{error}");
-    let error = lento::tls::NodeIdentity::load("a", &ca, &key, &ca).unwrap_err().to_string();
+    // A certificate that is fine but no node's.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(["x.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(&files.certificate, certificate.pem()).unwrap();
+    std::fs::write(&files.key, key.serialize_pem()).unwrap();
+    let error = files.load("a").unwrap_err().to_string();
     assert!(error.contains("names no node"), "{error}");
 }
 

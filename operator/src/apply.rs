@@ -32,20 +32,40 @@ where
     Ok(api.patch(&object.name_any(), &params(), &Patch::Apply(value)).await?)
 }
 
+/// Which version of an object a status is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Whatever it is by now.
+    Any,
+    /// The one that was read: a decision that must not be taken twice is refused (409) where somebody was faster.
+    Read,
+}
+
 /// Applies an object's status: all of it.
 ///
 /// # Errors
 /// The API server's.
-pub async fn status<K>(api: &Api<K>, object: &K, status: &impl Serialize) -> Result<(), ReconcileError>
+pub async fn status<K>(
+    api: &Api<K>,
+    object: &K,
+    status: &impl Serialize,
+    version: Version,
+) -> Result<(), ReconcileError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
-    let value: Value = json!({
+    let read = object.resource_version().filter(|_| version == Version::Read);
+    let mut value: Value = json!({
         "apiVersion": K::api_version(&()), "kind": K::kind(&()),
         // Another object of the same name gets none of this.
         "metadata": {"name": object.name_any(), "uid": object.uid()},
         "status": status,
     });
+    if let (Some(read), Some(metadata)) =
+        (read, value.pointer_mut("/metadata").and_then(Value::as_object_mut))
+    {
+        metadata.insert("resourceVersion".into(), read.into());
+    }
     api.patch_status(&object.name_any(), &params(), &Patch::Apply(value)).await?;
     Ok(())
 }

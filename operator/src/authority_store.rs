@@ -13,7 +13,7 @@ use crate::context::ReconcileError;
 use crate::names::{AUTHORITY, AUTHORITY_FILE, MANAGER, labels};
 
 /// Parts of an authority by name, as they are stored.
-pub type Parts = BTreeMap<String, Vec<u8>>;
+pub type Parts = BTreeMap<String, String>;
 
 /// The Secret and the ConfigMap.
 #[derive(Clone, Debug)]
@@ -46,8 +46,9 @@ impl AuthorityStore {
     /// The API server's.
     pub async fn load(&self) -> Result<Option<Stored>, ReconcileError> {
         let Some(secret) = self.secrets.get_opt(AUTHORITY).await? else { return Ok(None) };
-        let parts =
-            secret.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)).collect();
+        let text = |bytes: ByteString| String::from_utf8_lossy(&bytes.0).into_owned();
+        let data = secret.data.unwrap_or_default();
+        let parts = data.into_iter().map(|(name, bytes)| (name, text(bytes))).collect();
         Ok(Some(Stored { parts, version: secret.metadata.resource_version }))
     }
 
@@ -56,7 +57,8 @@ impl AuthorityStore {
     /// # Errors
     /// The API server's, 409 among them.
     pub async fn save(&self, parts: &Parts, before: Option<&Stored>) -> Result<Stored, ReconcileError> {
-        let data = parts.iter().map(|(name, bytes)| (name.clone(), ByteString(bytes.clone()))).collect();
+        let data =
+            parts.iter().map(|(name, text)| (name.clone(), ByteString(text.clone().into_bytes()))).collect();
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(AUTHORITY.into()),

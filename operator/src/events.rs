@@ -1,7 +1,7 @@
 //! What a person should hear about, as Kubernetes Events: transitions, never states.
 
 use intermezzo_api::Condition;
-use intermezzo_api::condition::{DEGRADED, IN_SYNC};
+use intermezzo_api::condition::{DEGRADED, IN_SYNC, READY};
 use kube_client::{Client, Resource};
 use kube_runtime::events::{Event, EventType, Recorder, Reporter};
 use tracing::debug;
@@ -46,6 +46,9 @@ impl Events {
             match (condition.type_.as_str(), condition.status.as_str()) {
                 // Comes and goes with every burst of writes.
                 (IN_SYNC, _) => {}
+                // Its cause is another condition, which tells.
+                (READY, "False") => {}
+                _ if condition.reason == "Starting" => {}
                 (DEGRADED, "False") if first => {}
                 (DEGRADED, "True") | (_, "False") => {
                     self.warning(

@@ -11,6 +11,7 @@ pub mod control;
 pub mod desired;
 pub mod election;
 pub mod events;
+pub mod far_side;
 pub mod http;
 pub mod metrics;
 pub mod names;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use intermezzo_api::definitions;
 use intermezzo_operator::options::{Command, Options, Run};
-use intermezzo_operator::run::{FarSide, run};
+use intermezzo_operator::run::run;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -56,7 +56,7 @@ async fn until_signal(options: Run) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let running = run(options, stop.clone(), far_side);
+    let running = run(options, stop.clone());
     tokio::pin!(running);
     tokio::select! {
         result = &mut running => return result,
@@ -69,11 +69,4 @@ async fn until_signal(options: Run) -> anyhow::Result<()> {
         Ok(result) => result,
         Err(_) => anyhow::bail!("not stopped within {END_DEADLINE:?}"),
     }
-}
-
-/// Serves the agents. Crate `operator/control` takes this place: it hands out `ends.desired` and fills `ends.reports`.
-async fn far_side(side: FarSide) -> anyhow::Result<()> {
-    tracing::warn!(target: "operator", listen = %side.listen, "this build does not serve agents: volumes are judged, never handed out");
-    side.stop.cancelled().await;
-    Ok(())
 }

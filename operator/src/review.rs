@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use intermezzo_control::{Review, Reviewer};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube_client::api::PostParams;
 use kube_client::{Api, Client};
@@ -13,17 +14,6 @@ use crate::names::{AUDIENCE, NODE_ACCOUNT};
 /// The node that a bound token was made for (Kubernetes 1.32 and newer).
 const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// What is said of a token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Review {
-    /// It belongs to an agent on this node.
-    Node(String),
-    /// It does not; the sentence goes to the agent.
-    Refused(String),
-    /// Nobody can say at the moment.
-    Unavailable(String),
-}
 
 /// Asks the API server.
 #[derive(Clone)]
@@ -39,9 +29,11 @@ impl TokenReviews {
         let user = format!("system:serviceaccount:{namespace}:{NODE_ACCOUNT}");
         TokenReviews { reviews: Api::all(client), user }
     }
+}
 
-    /// Looks at one token.
-    pub async fn review(&self, token: &str) -> Review {
+#[tonic::async_trait]
+impl Reviewer for TokenReviews {
+    async fn review(&self, token: &str) -> Review {
         let spec =
             TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AUDIENCE.to_owned()]) };
         let review = TokenReview { spec, ..TokenReview::default() };

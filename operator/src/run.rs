@@ -22,17 +22,19 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::authority_store::AuthorityStore;
 use crate::context::{Context, ReconcileError, again};
-use crate::control::{Ends, FarEnds, channels};
+use crate::control::{Ends, channels};
 use crate::desired::desired;
 use crate::events::Events;
+use crate::far_side::{self, FarSide};
 use crate::metrics::Metrics;
 use crate::options::Run;
 use crate::rate::Writes;
 use crate::review::TokenReviews;
 use crate::settings::Settings;
 use crate::world::World;
-use crate::{authority_store, election, http, names, node_parts, replicator, volume};
+use crate::{election, http, names, node_parts, replicator, volume};
 
 /// Objects change in bursts: one answer for all of them.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -41,33 +43,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How often the settings are read again: a ConfigMap's file changes without a sign that always arrives.
 const SETTINGS: Duration = Duration::from_secs(10);
 
-/// What the far side of the agents needs.
-#[derive(Debug)]
-pub struct FarSide {
-    /// Desired states out, reports in.
-    pub ends: FarEnds,
-    /// Looks at agents' tokens.
-    pub reviews: TokenReviews,
-    /// Where the certificate authority is kept.
-    pub authority: authority_store::AuthorityStore,
-    /// Where agents attach.
-    pub listen: std::net::SocketAddr,
-    /// The end of all.
-    pub stop: CancellationToken,
-}
-
-/// Runs until told to stop. `far_side` serves the agents; it is started when this operator's turn comes.
+/// Runs until told to stop. Agents are served when this operator's turn comes.
 ///
 /// # Errors
 /// What cannot be started, and the loss of the Lease.
-pub async fn run<F>(
-    options: Run,
-    stop: CancellationToken,
-    far_side: impl FnOnce(FarSide) -> F,
-) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>> + Send + 'static,
-{
+pub async fn run(options: Run, stop: CancellationToken) -> anyhow::Result<()> {
     let settings = Arc::new(Settings::read(&options.settings)?);
     let metrics = Metrics::default();
     let client = Client::try_default().await.context("cannot find the API server")?;
@@ -85,14 +65,13 @@ where
 
     let (ends, far_ends) = channels();
     let running = stop.child_token();
-    let far = far_side(FarSide {
+    let far = tokio::spawn(far_side::serve(FarSide {
         ends: far_ends,
         reviews: TokenReviews::new(client.clone(), &options.namespace),
-        authority: authority_store::AuthorityStore::new(&client, &options.namespace),
+        store: AuthorityStore::new(&client, &options.namespace),
         listen: options.control,
         stop: running.clone(),
-    });
-    let far = tokio::spawn(far);
+    }));
     let world = World::follow(&client, ends.reports.clone(), &running);
     let context = Arc::new(Context {
         events: Events::new(client.clone(), &options.identity),

@@ -89,3 +89,35 @@ pub(crate) fn at_client(name: &str, pending: u64) -> v1::VolumeStatus {
     let role = "Client".into();
     v1::VolumeStatus { name: name.into(), role, pending, connected: true, ..v1::VolumeStatus::default() }
 }
+
+/// What was asked of an API server that takes everything, in order: method, path, body.
+pub(crate) type Asked = Arc<parking_lot::Mutex<Vec<(String, String, Value)>>>;
+
+/// A context in this world whose API server answers with what it was sent.
+pub(crate) fn context(world: Snapshot) -> (Arc<crate::context::Context>, Asked) {
+    use kube_client::client::Body;
+    let (service, mut handle) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
+    let asked = Asked::default();
+    let noted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Some((request, send)) = handle.next_request().await {
+            let (parts, body) = request.into_parts();
+            let bytes = body.collect_bytes().await.unwrap();
+            let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            noted.lock().push((parts.method.to_string(), parts.uri.path().to_owned(), value));
+            send.send_response(http::Response::new(Body::from(bytes.to_vec())));
+        }
+    });
+    let client = kube_client::Client::new(service, "ns");
+    let context = crate::context::Context {
+        events: crate::events::Events::new(client.clone(), "test"),
+        client,
+        world: crate::world::World::fixed(world),
+        settings: tokio::sync::watch::channel(Arc::new(settings(json!({})))).1,
+        writes: crate::rate::Writes::default(),
+        metrics: crate::metrics::Metrics::default(),
+        namespace: "sys".into(),
+        stop: tokio_util::sync::CancellationToken::new(),
+    };
+    (Arc::new(context), asked)
+}

@@ -221,3 +221,16 @@ impl World {
         self.reports.clone()
     }
 }
+
+#[cfg(test)]
+impl World {
+    /// One that never changes.
+    pub(crate) fn fixed(now: Snapshot) -> World {
+        World {
+            volumes: watch::channel(Some(now.volumes)).1,
+            replicators: watch::channel(Some(now.replicators)).1,
+            nodes: watch::channel(Some(now.nodes)).1,
+            reports: watch::channel(now.reports).1,
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! What agents say to each other (`Replication`) and to the command line (`Admin`), over gRPC.
+//! What agents say to each other (`Replication`), to the operator (`Control`) and to the command line (`Admin`), over gRPC.
 
 /// Generated from `proto/intermezzo/v1/*.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -68,11 +68,17 @@ fn no_room_links_what_it_must_not() {
                 "rand",
             ],
         ),
-        ("lento", &["fuser", "kube-client", "kube-runtime", "presto"]),
+        ("lento", &["fuser", "kube-client", "kube-runtime", "presto", "intermezzo-control"]),
         ("intermezzo-channel", &["tonic", "tokio"]),
         ("intermezzo-proto", &["fuser", "redb", "kube-core"]),
+        ("intermezzo-identity", &["fuser", "redb", "kube-core", "rcgen", "intermezzo-proto"]),
+        (
+            "intermezzo-control",
+            &["fuser", "redb", "kube-client", "kube-runtime", "lento", "lento-core", "presto"],
+        ),
         ("intermezzo-api", &["fuser", "redb", "tonic", "tokio", "kube-client"]),
         ("intermezzo", &["fuser", "redb", "kube-client", "lento", "lento-core", "presto"]),
+        ("intermezzo-operator", &["fuser", "redb", "presto", "lento", "lento-core", "intermezzo-kml"]),
     ] {
         let linked = linked(&metadata, package);
         for bad in banned {
@@ -93,15 +99,25 @@ fn arrows_between_rooms_are_these_and_no_others() {
         ("intermezzo-kml", &[][..]),
         ("intermezzo-channel", &[]),
         ("intermezzo-proto", &[]),
+        ("intermezzo-identity", &[]),
         ("intermezzo-api", &[]),
+        ("intermezzo-control", &["intermezzo-api", "intermezzo-identity", "intermezzo-proto"]),
         ("lento-core", &[]),
         ("presto", &["intermezzo-kml", "intermezzo-channel"]),
         (
             "lento",
-            &["intermezzo-kml", "intermezzo-channel", "intermezzo-proto", "intermezzo-api", "lento-core"],
+            &[
+                "intermezzo-kml",
+                "intermezzo-channel",
+                "intermezzo-identity",
+                "intermezzo-proto",
+                "intermezzo-api",
+                "lento-core",
+            ],
         ),
         ("intermezzo", &["intermezzo-kml", "intermezzo-proto", "intermezzo-api"]),
         ("intermezzo-tests", &["intermezzo", "intermezzo-kml"]),
+        ("intermezzo-operator", &["intermezzo-api", "intermezzo-control", "intermezzo-proto"]),
     ]);
     for package in metadata.workspace_packages() {
         let name = package.name.as_str();

@@ -1,4 +1,4 @@
-//! Whether this node does what its manifests want.
+//! Whether this node does what its desired state wants.
 
 use crate::volume::Report;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ pub(super) fn reasons(
         reasons.push("presto is not attached".to_owned());
     }
     let Some(wanted) = wanted else {
-        reasons.push("the manifests have not been read yet".to_owned());
+        reasons.push("there is no desired state yet".to_owned());
         return reasons;
     };
     for name in wanted {
@@ -51,7 +51,7 @@ mod tests {
                 "volume ns/d: not started yet",
             ]
         );
-        assert_eq!(reasons(true, None, &reports), ["the manifests have not been read yet"]);
+        assert_eq!(reasons(true, None, &reports), ["there is no desired state yet"]);
         assert!(reasons(true, Some(&["ns/a".to_owned()]), &reports).is_empty());
         assert!(reasons(true, Some(&[]), &reports).is_empty(), "a node without volumes is ready for them");
     }

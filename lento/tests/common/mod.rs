@@ -8,8 +8,9 @@ use intermezzo_channel::MAX_PACKET;
 use intermezzo_channel::v1::Attached;
 use intermezzo_channel::v1::Packet;
 use intermezzo_channel::v1::packet::Body;
+use intermezzo_identity::Credentials;
 use lento::channel::seqpacket::SeqPacket;
-use lento::tls::NodeIdentity;
+use lento::tls::NodeFiles;
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
 use rcgen::IsCa;
@@ -63,10 +64,14 @@ impl Authority {
         files
     }
 
-    pub fn identity(&self, node: &str) -> NodeIdentity {
+    pub fn identity(&self, node: &str) -> Credentials {
         let dir = tempfile::tempdir().unwrap();
-        let [cert, key, ca] = self.files(dir.path(), node);
-        NodeIdentity::load(node, &cert, &key, &ca).unwrap()
+        Credentials::fixed(self.node_files(dir.path(), node).load(node).unwrap())
+    }
+
+    pub fn node_files(&self, dir: &Path, node: &str) -> NodeFiles {
+        let [certificate, key, authorities] = self.files(dir, node);
+        NodeFiles { certificate, key, authorities }
     }
 }
 

@@ -7,6 +7,7 @@ use super::install_crypto;
 use super::soon;
 use intermezzo_channel::v1 as channel;
 use intermezzo_channel::v1::packet::Body;
+use intermezzo_identity::Credentials;
 use lento::dialer::Peers;
 use lento::jobs::Jobs;
 use lento::jobs::Shared;
@@ -64,6 +65,11 @@ pub fn node() -> Node {
 impl Node {
     /// Serves the volume to these nodes.
     pub fn serve(&self, authority: &Authority, name: &str, replication_list: &[&str]) -> SocketAddr {
+        self.serve_as(authority.identity(name), replication_list)
+    }
+
+    /// The same with an identity that somebody else gave.
+    pub fn serve_as(&self, credentials: Credentials, replication_list: &[&str]) -> SocketAddr {
         let mut admission = self.volume.admission().write();
         admission.serving = true;
         admission.replication_list = replication_list.iter().map(|&node| node.to_owned()).collect();
@@ -74,7 +80,7 @@ impl Node {
             names: StageNames::default(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
-        listen(service, any, &authority.identity(name), self.stop.clone()).unwrap()
+        listen(service, any, credentials, self.stop.clone()).unwrap()
     }
 
     /// Attaches a presto, and waits until lento knows.

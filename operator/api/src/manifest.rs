@@ -5,6 +5,7 @@
 //! would need YAML tags.
 
 mod check;
+mod each;
 mod error;
 mod parse;
 mod supported;
@@ -16,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use crate::{Replicator, Volume};
+pub use each::ObjectProblem;
 pub use error::{Problem, Problems};
 pub use parse::{Object, parse};
 pub use supported::{

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::terminate::{End, end};
 use super::{status, validate};
+use crate::apply::Version;
 use crate::conditions::{Conditions, Truth};
 use crate::context::{Context, ReconcileError};
 use crate::names::FINALIZER;
@@ -104,7 +105,7 @@ async fn write(
         Write::Never => Ok(None),
         Write::In(wait) => Ok(Some(Action::requeue(wait))),
         Write::Now => {
-            crate::apply::status(api, replicator, status).await?;
+            crate::apply::status(api, replicator, status, Version::Any).await?;
             context.events.transitions(replicator, &old, new).await;
             Ok(None)
         }

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::dereference::Seen;
 use super::terminate::{End, end};
 use super::{apply, build, status, validate};
+use crate::apply::Version;
 use crate::conditions::{Conditions, Truth};
 use crate::context::{Context, ReconcileError};
 use crate::names::FINALIZER;
@@ -95,7 +96,9 @@ async fn write(
         Write::Never => Ok(None),
         Write::In(wait) => Ok(Some(Action::requeue(wait))),
         Write::Now => {
-            crate::apply::status(api, volume, status).await?;
+            // Of two turns that choose a server at the same time, one is refused.
+            let version = if before.server == status.server { Version::Any } else { Version::Read };
+            crate::apply::status(api, volume, status, version).await?;
             context.events.transitions(volume, &old, new).await;
             Ok(None)
         }
@@ -132,5 +135,32 @@ async fn terminate(volume: &Volume, context: &Context, api: &Api<Volume>) -> Res
             write(volume, &status, context, api).await?;
             Ok(Action::requeue(Duration::from_secs(1)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{context, volume, world};
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn the_choice_of_a_server_is_written_once_and_before_what_follows_from_it() {
+        let spec = json!({"server": {"nodeName": "a"}, "replication": {"nodeSelector": {"matchLabels": {"node": "b"}}}});
+        let mut new = volume("v", spec);
+        new.metadata.finalizers = Some(vec![FINALIZER.into()]);
+        new.metadata.resource_version = Some("7".into());
+        let (context, asked) = context(world(vec![new.clone()], vec![]));
+        reconcile(Arc::new(DeserializeGuard(Ok(new))), context).await.unwrap();
+
+        let asked = asked.lock().clone();
+        let patches: Vec<_> = asked.iter().filter(|(method, ..)| method == "PATCH").collect();
+        let [(_, first, status), (_, second, replicator)] = patches.as_slice() else { panic!("{asked:?}") };
+        assert!(first.ends_with("/namespaces/ns/volumes/v/status"), "{first}");
+        assert_eq!(status.pointer("/status/server"), Some(&json!("a")));
+        // Somebody who has chosen meanwhile is not overruled.
+        assert_eq!(status.pointer("/metadata/resourceVersion"), Some(&json!("7")));
+        assert!(second.ends_with("/namespaces/ns/replicators/v-b"), "{second}");
+        assert_eq!(replicator.pointer("/spec/nodeName"), Some(&json!("b")));
     }
 }

@@ -53,7 +53,7 @@ fn check_names(
     }
 }
 
-fn check_volume(volume: &Volume, wrong: &mut dyn FnMut(&str, String)) {
+pub(super) fn check_volume(volume: &Volume, wrong: &mut dyn FnMut(&str, String)) {
     check_names(&volume.metadata, wrong);
     let server = &volume.spec.server;
     match (&server.node_name, &server.node_selector) {
@@ -83,7 +83,7 @@ fn check_volume(volume: &Volume, wrong: &mut dyn FnMut(&str, String)) {
     }
 }
 
-fn check_replicator(replicator: &Replicator, wrong: &mut dyn FnMut(&str, String)) {
+pub(super) fn check_replicator(replicator: &Replicator, wrong: &mut dyn FnMut(&str, String)) {
     check_names(&replicator.metadata, wrong);
     if let Err(why) = dns_label(&replicator.spec.node_name) {
         wrong("spec.nodeName", why);

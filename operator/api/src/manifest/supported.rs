@@ -25,7 +25,7 @@ impl Manifests {
     }
 }
 
-fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
+pub(super) fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
     let spec = &volume.spec;
     let mut refused = unsupported_in_volume(volume);
     let mut kubernetes = |fine: bool, field: &'static str, why: &str| {

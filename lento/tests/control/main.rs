@@ -1,0 +1,291 @@
+//! Agents and an operator's far side in one process: enrolment, desired state, certificates that change, and who may be whom.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that fails says where"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod world;
+
+use common::node::node;
+use common::soon;
+use intermezzo_control::Desired;
+use intermezzo_identity::Credentials;
+use intermezzo_proto::v1;
+use intermezzo_proto::v1::agent_frame;
+use intermezzo_proto::v1::agent_frame::Hello;
+use intermezzo_proto::v1::operator_frame::Body;
+use lento::dialer::Peers;
+use lento_core::message::Message;
+use std::time::Duration;
+use tokio_stream::StreamExt;
+use tonic::Code;
+use world::LONG;
+use world::World;
+use world::desired;
+use world::volume;
+
+fn greeting(revision: &str) -> v1::AgentFrame {
+    let hello = Hello {
+        protocol: 1,
+        version: "by hand".to_owned(),
+        advertise: "10.0.0.9:7430".to_owned(),
+        revision: revision.to_owned(),
+    };
+    v1::AgentFrame { body: Some(agent_frame::Body::Hello(hello)) }
+}
+
+fn hello_of_replication() -> Message {
+    Message::Hello(lento_core::message::Hello {
+        greeting: 1,
+        snapshot: None,
+        replica: 7,
+        incarnation: 1,
+        epoch: lento_core::types::Epoch(0),
+        position: lento_core::types::Position(0),
+        has: Default::default(),
+    })
+}
+
+#[tokio::test]
+async fn an_agent_enrols_does_what_it_is_told_and_says_how_it_goes() {
+    let world = World::begin(LONG).await;
+    world.tell("a", desired(&["one"], "a"));
+    let a = world.agent("a");
+    let report = world.reported("a", |report| report.volumes.len() == 1).await;
+    assert_eq!((report.volumes[0].name.as_str(), report.volumes[0].role.as_str()), ("t/one", "Server"));
+    assert!(!report.presto_connected);
+    assert_eq!(report.revision, desired(&["one"], "a").revision());
+    assert_eq!(world.agents()["a"].advertise, a.listen.to_string());
+
+    world.tell("a", desired(&["one", "two"], "a"));
+    let report = world.reported("a", |report| report.volumes.len() == 2).await;
+    assert_eq!(report.revision, desired(&["one", "two"], "a").revision());
+}
+
+#[tokio::test]
+async fn one_object_that_cannot_be_carried_out_is_reported_and_the_others_go_on() {
+    let world = World::begin(LONG).await;
+    let mut later = volume("later", "a");
+    later.spec.exclude = vec!["*.o".to_owned()];
+    let both = [volume("one", "a"), later];
+    let both = Desired::new(&both, [], &Default::default(), &["t/old".to_owned()].into()).unwrap();
+    world.tell("a", both);
+    let a = world.agent("a");
+    let report = world.reported("a", |report| !report.volumes.is_empty()).await;
+    assert_eq!(report.volumes.iter().map(|volume| &volume.name).collect::<Vec<_>>(), ["t/one"]);
+    assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+    assert_eq!(
+        (report.problems[0].volume.as_str(), report.problems[0].field.as_str()),
+        ("t/later", "spec.exclude")
+    );
+    assert_eq!(report.discarded, ["t/old"], "nothing of it is here");
+    drop(a);
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_refused_with_a_sentence() {
+    let world = World::begin(LONG).await;
+    let wrong = world.enrol("a", "stolen").await.unwrap_err();
+    assert_eq!(wrong.code(), Code::PermissionDenied);
+    assert!(wrong.message().contains("no token of this cluster"), "{wrong}");
+    let other = world.enrol("b", "token-of-a").await.unwrap_err();
+    assert!(other.message().contains("the token is of node a, the agent says that it is b"), "{other}");
+    let none = world.enrol("a", "").await.unwrap_err();
+    assert_eq!(none.code(), Code::Unauthenticated);
+    assert!(world.enrol("a", "token-of-a").await.is_ok());
+}
+
+#[tokio::test]
+async fn without_a_nodes_certificate_nobody_attaches() {
+    let world = World::begin(LONG).await;
+    let stranger = world.attach(None, greeting("")).await.err().unwrap();
+    assert_eq!(stranger.code(), Code::Unauthenticated);
+    // The operator's own certificate is no node's either.
+    let other = World::begin(LONG).await;
+    let foreign = other.identity("a").await;
+    assert!(world.attach(Some(&foreign), greeting("")).await.is_err(), "another cluster's");
+    assert!(world.agents().is_empty());
+}
+
+#[tokio::test]
+async fn a_node_gets_nothing_of_another_and_speaks_for_no_other_at_the_operator() {
+    let world = World::begin(LONG).await;
+    world.tell("a", desired(&["of-a"], "a"));
+    world.tell("b", desired(&["of-b"], "b"));
+    let a = world.identity("a").await;
+    let (frames, mut inbound) = world.attach(Some(&a), greeting("")).await.unwrap();
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        told.push(soon(inbound.message()).await.unwrap().unwrap().body.unwrap());
+    }
+    let [Body::Authorities(_), Body::Desired(desired)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(desired.objects.len(), 1);
+    assert!(desired.objects[0].contains("of-a"));
+
+    let status = |name: &str| v1::VolumeStatus { name: name.to_owned(), ..Default::default() };
+    let volumes = vec![status("t/of-a"), status("t/of-b")];
+    let report = v1::Report { volumes, discarded: vec!["t/of-b".to_owned()], ..Default::default() };
+    frames.send(v1::AgentFrame { body: Some(agent_frame::Body::Report(report)) }).await.unwrap();
+    let report = world.reported("a", |report| !report.volumes.is_empty()).await;
+    assert_eq!(report.volumes.iter().map(|volume| &volume.name).collect::<Vec<_>>(), ["t/of-a"]);
+    assert!(report.discarded.is_empty());
+    assert_eq!(world.agents().keys().collect::<Vec<_>>(), ["a"]);
+
+    // What it has is not sent again, and a second stream takes the place of the first.
+    let (_second, mut again) = world.attach(Some(&a), greeting(&desired.revision)).await.unwrap();
+    assert!(matches!(soon(again.message()).await.unwrap().unwrap().body, Some(Body::Authorities(_))));
+    assert!(tokio::time::timeout(Duration::from_millis(300), again.message()).await.is_err());
+    let end = soon(inbound.message()).await.unwrap_err();
+    assert!(end.message().contains("took the place"), "{end}");
+}
+
+#[tokio::test]
+async fn a_nodes_certificate_does_not_speak_for_another_in_replication() {
+    let world = World::begin(LONG).await;
+    let credentials = async |name: &str| Credentials::fixed(world.identity(name).await);
+    let mut server = node();
+    let address = server.serve_as(credentials("server").await, &["b"]);
+    // A is not on the list, and there is no word by which it could say that it is B.
+    let mut a = node();
+    let peers = Peers::new(credentials("a").await, [("server".to_owned(), address.to_string())].into());
+    peers.follow("server", a.volume.clone());
+    a.connected("server").await.say(&a.volume.name, hello_of_replication());
+    match a.message("server").await {
+        Message::Refused { reason, .. } => assert!(reason.contains("node a is not on"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    server.nothing_comes().await;
+    // Nor can A be the server for those who look for B.
+    let mut client = node();
+    let mut impostor = node();
+    let address = impostor.serve_as(credentials("a").await, &["c"]);
+    let peers = Peers::new(credentials("c").await, [("b".to_owned(), address.to_string())].into());
+    peers.follow("b", client.volume.clone());
+    client.nothing_comes().await;
+    impostor.nothing_comes().await;
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_while_the_agent_runs() {
+    let lifetime = Duration::from_secs(4);
+    let world = World::begin(lifetime).await;
+    let a = world.agent("a");
+    let first = world.certificate_at(&a).await;
+    tokio::time::sleep(lifetime + Duration::from_secs(1)).await;
+    let later = world.certificate_at(&a).await;
+    assert_ne!(first, later, "the first one has ended");
+    assert!(world.agents()["a"].attached);
+    // The agent's own side shows the new one too, or the operator would not listen to it.
+    world.tell("a", desired(&["one"], "a"));
+    world.reported("a", |report| report.volumes.len() == 1).await;
+}
+
+#[tokio::test]
+async fn another_authority_takes_over_and_nobody_loses_touch() {
+    let lifetime = Duration::from_secs(4);
+    let world = World::begin(lifetime).await;
+    let a = world.agent("a");
+    let old = world.identity("x").await;
+    assert!(world.reaches(&a, old.clone()).await);
+    world.roll();
+    let mut seen = vec![world.state()];
+    while world.state() != "Steady" {
+        // A certificate of now, whoever issued it, is good at an agent that runs all the time.
+        let now = world.identity("x").await;
+        assert!(world.reaches(&a, now).await, "while {}", world.state());
+        assert!(world.agents()["a"].attached);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.step();
+        if seen.last() != Some(&world.state()) {
+            seen.push(world.state());
+        }
+    }
+    assert_eq!(seen, ["Announced", "Retiring", "Steady"]);
+    let new = world.identity("x").await;
+    assert!(world.reaches(&a, new).await);
+}
+
+#[tokio::test]
+async fn with_the_operator_away_an_agent_starts_from_what_it_was_told_last() {
+    let world = World::begin(LONG).await;
+    world.tell("a", desired(&["one"], "a"));
+    let a = world.agent("a");
+    world.reported("a", |report| report.volumes.len() == 1).await;
+    let friend = world.identity("x").await;
+    let dir = a.stop().await;
+    world.stop();
+
+    let again = world.agent_in("a", dir);
+    soon(async {
+        while !again.metrics().await.contains("t/one") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert!(world.reaches(&again, friend).await, "it serves with the certificate that it has");
+}
+
+#[tokio::test]
+async fn broken_files_are_not_used_and_the_operator_makes_them_good() {
+    let world = World::begin(LONG).await;
+    world.tell("a", desired(&["one"], "a"));
+    let a = world.agent("a");
+    world.reported("a", |report| report.volumes.len() == 1).await;
+    let dir = a.stop().await;
+    for file in ["desired", "identity"] {
+        let path = dir.path().join("state").join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    world.tell("a", desired(&["one", "two"], "a"));
+    let _again = world.agent_in("a", dir);
+    world.reported("a", |report| report.volumes.len() == 2).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_reads_nothing_delays_nobody() {
+    let world = World::begin(LONG).await;
+    let lazy = world.identity("lazy").await;
+    let (_frames, _unread) = world.attach(Some(&lazy), greeting("")).await.unwrap();
+    let _a = world.agent("a");
+    let large = "x".repeat(200_000);
+    for turn in 0..20 {
+        let name = format!("v{turn}");
+        let mut one = volume(&name, "lazy");
+        one.spec.exclude = vec![large.clone()];
+        world.tell("lazy", Desired::new([&one], [], &Default::default(), &Default::default()).unwrap());
+        world.tell("a", desired(&[&name], "a"));
+    }
+    world.reported("a", |report| report.volumes.iter().any(|volume| volume.name == "t/v19")).await;
+}
+
+#[tokio::test]
+async fn files_of_an_identity_are_followed_and_a_broken_one_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = common::Authority::new();
+    let files = authority.node_files(dir.path(), "a");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut credentials = files.clone().follow("a", stop.clone()).unwrap();
+    let first = credentials.now().unwrap();
+    std::fs::write(&files.certificate, "half").unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(3), credentials.changed()).await.is_err());
+    assert!(std::sync::Arc::ptr_eq(&first, &credentials.now().unwrap()));
+    authority.node_files(dir.path(), "a");
+    soon(credentials.changed()).await;
+    stop.cancel();
+}
+
+/// Frames of a stream that a test holds.
+fn stream_of(
+    receiver: tokio::sync::mpsc::Receiver<v1::AgentFrame>,
+) -> impl tokio_stream::Stream<Item = v1::AgentFrame> + Send + 'static {
+    tokio_stream::wrappers::ReceiverStream::new(receiver).map(|frame| frame)
+}
