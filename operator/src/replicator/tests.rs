@@ -24,8 +24,10 @@ fn what_cannot_be_is_named() {
     second.metadata.name = Some("z-second".into());
     let mut later = replicator("v", "c");
     later.spec.pins = vec!["*.o".into()];
-    let all =
-        world(vec![v, volume("new", json!({}))], vec![replicator("v", "b"), second.clone(), later.clone()]);
+    let all = world(
+        vec![v, volume("new", json!({"server": {}}))],
+        vec![replicator("v", "b"), second.clone(), later.clone()],
+    );
     assert!(reasons(&replicator("v", "b"), &all).is_empty());
     assert_eq!(reasons(&second, &all), ["NodeTaken"]);
     assert_eq!(reasons(&later, &all), ["NotSupported"]);
