@@ -141,9 +141,7 @@ impl Control {
             warn!(target: "control", reason, "the certificate could not be renewed; trying again");
         }
         let stream = self.attach().await?;
-        info!(target: "control", operator = self.operator.address(), "attached");
-        backoff.reset();
-        Ok(self.talk(stream).await)
+        Ok(self.talk(stream, backoff).await)
     }
 
     /// Gets a certificate for a new key.

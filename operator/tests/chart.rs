@@ -50,7 +50,7 @@ fn the_operator_reads_what_the_chart_writes() {
     assert_eq!(plain.priority_class_name.as_deref(), Some("system-node-critical"));
     let set = settings(&rendered(&[
         "images.registry=registry.example/im",
-        "images.tag=2",
+        "images.tag=v2",
         "images.pullSecrets={one,two}",
         "allowedSources={/srv,/data}",
         "nodes.nodeSelector.disk=fast",
@@ -59,7 +59,7 @@ fn the_operator_reads_what_the_chart_writes() {
         "presto.updateStrategy=RollingUpdate",
         "ports.replication=17430",
     ]));
-    assert_eq!(set.images.presto, "registry.example/im/intermezzo/presto:2");
+    assert_eq!(set.images.presto, "registry.example/im/intermezzo/presto:v2");
     assert_eq!(set.images.pull_secrets[1].name, "two");
     assert_eq!(set.allowed_sources.len(), 2);
     assert_eq!(set.node_selector["disk"], "fast");

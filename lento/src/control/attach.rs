@@ -49,7 +49,10 @@ impl Control {
         Ok(Stream { frames, inbound })
     }
 
-    pub(super) async fn talk(&mut self, mut stream: Stream) -> End {
+    /// To the end of the stream. `tries` begins anew once the operator has said something: one that takes streams only to
+    /// end them is not there.
+    pub(super) async fn talk(&mut self, mut stream: Stream, tries: &mut Backoff) -> End {
+        let mut greeted = false;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewals = Backoff::new(RENEWALS.0, RENEWALS.1);
@@ -59,6 +62,10 @@ impl Control {
             tokio::select! {
                 frame = stream.inbound.message() => match frame {
                     Ok(Some(frame)) => {
+                        if !std::mem::replace(&mut greeted, true) {
+                            info!(target: "control", operator = self.operator.address(), "attached");
+                            tries.reset();
+                        }
                         if let Err(reason) = self.heard(frame).await {
                             return End::Lost(reason);
                         }

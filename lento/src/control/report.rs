@@ -81,10 +81,12 @@ impl Reporter {
             })
             .collect();
         let mut discarded = Vec::new();
+        // Where no cache can be seen at all, nothing is known about one.
+        let sees = self.cache.is_dir();
         for volume in carried_out.discard() {
             let cache = self.cache.join(volume);
             match cache.symlink_metadata() {
-                Err(error) if error.kind() == ErrorKind::NotFound => discarded.push(volume.clone()),
+                Err(error) if sees && error.kind() == ErrorKind::NotFound => discarded.push(volume.clone()),
                 // Nothing in an agent removes a tree of files yet, and what stays must not look as if it were gone.
                 _ => problems.push(v1::VolumeProblem {
                     volume: volume.clone(),

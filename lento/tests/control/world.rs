@@ -94,7 +94,7 @@ fn free_port() -> SocketAddr {
 }
 
 impl World {
-    pub async fn begin(lifetime: Duration) -> World {
+    pub fn begin(lifetime: Duration) -> World {
         install_crypto();
         let lifetimes = Lifetimes::new(lifetime * 1000, lifetime).unwrap();
         let (authority, authority_now) =

@@ -220,11 +220,4 @@ impl Credentials {
     pub fn now(&self) -> Option<Arc<Identity>> {
         self.now.borrow().clone()
     }
-
-    /// Waits until it is another one. Never ends where none can come any more.
-    pub async fn changed(&mut self) {
-        if self.now.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
 }
