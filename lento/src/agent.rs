@@ -28,6 +28,7 @@ use intermezzo_channel::v1::packet::Body;
 use intermezzo_identity::Credentials;
 use intermezzo_identity::Identity;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +117,7 @@ impl Agent {
             rooms.clone(),
         )
         .map_err(AgentError::Setup)?;
+        let run = options.admin_socket.parent().map(Path::to_owned).unwrap_or_default();
         let peers = Peers::new(credentials, options.peers.iter().cloned().collect());
         info!(target: "agent", node = options.node, %address, "listening");
 
@@ -154,6 +156,7 @@ impl Agent {
             cache: options.cache,
             mounts: options.mounts,
             boot,
+            run,
         };
         let mut agent = Agent { around, volumes, running: BTreeMap::new() };
         loop {
