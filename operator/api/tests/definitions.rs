@@ -1,5 +1,7 @@
 //! The definitions: current in the chart, described in full, and their rules say no as they should.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A test from end to end.
+
 use std::path::PathBuf;
 
 use intermezzo_api::{Conflict, Replicator, Volume, definitions};
