@@ -14,7 +14,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill workload adopt bench bins format clippy architecture deny unit mounts install-tools clean-fleets
+.PHONY: help demo test test-fast test-kill workload adopt bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
 	@echo "make bench           figures beside the targets (root; release build)"
+	@echo "make chart           what helm renders (HELM=program)"
 	@echo "make install-tools   cargo-nextest and cargo-deny, if they are absent"
 
 demo: bins
@@ -55,6 +56,10 @@ bench:
 
 bins:
 	$(CARGO) build --locked --profile $(PROFILE) $(PROGRAMS) --bins
+
+# The chart as helm renders it; HELM names the program where it is not in PATH.
+chart:
+	$(CARGO) test -p intermezzo-operator --test chart -- --ignored
 
 format:
 	$(CARGO) fmt --all --check

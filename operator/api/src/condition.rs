@@ -12,3 +12,7 @@ pub const IN_SYNC: &str = "InSync";
 pub const CONNECTED: &str = "Connected";
 /// Something works worse than asked; the message says what.
 pub const DEGRADED: &str = "Degraded";
+/// The object is right as it is written and is carried out; the message names the field where it is not.
+pub const ACCEPTED: &str = "Accepted";
+/// The object is being deleted; the message says what is waited for.
+pub const TERMINATING: &str = "Terminating";

@@ -1,17 +1,19 @@
 //! `Replicator`: one node's replica of one Volume.
 
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
+use crate::rules;
 use crate::volume::{Access, Mode, Position, Volume};
 
 /// One node's replica of one Volume, in the Volume's namespace. The server's own replica needs none.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "intermezzo.dev",
     version = "v1alpha1",
+    doc = "One node's replica of one Volume.",
     kind = "Replicator",
     plural = "replicators",
     shortname = "imr",
@@ -19,6 +21,7 @@ use crate::volume::{Access, Mode, Position, Volume};
     namespaced,
     status = "ReplicatorStatus",
     derive = "PartialEq",
+    validation = rules::name(),
     printcolumn = r#"{"name":"Volume","type":"string","jsonPath":".spec.volume"}"#,
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
     printcolumn = r#"{"name":"Connected","type":"string","jsonPath":".status.conditions[?(@.type==\"Connected\")].status"}"#,
@@ -29,10 +32,18 @@ use crate::volume::{Access, Mode, Position, Volume};
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::same_for_ever("volume", "make another Replicator for another Volume, then delete this one"),
+    validation = rules::same_for_ever("nodeName", "make another Replicator for another node, then delete this one")
+)]
 pub struct ReplicatorSpec {
     /// Name of the Volume, in the same namespace.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::dns_label("volume"))]
     pub volume: String,
     /// Node that holds the replica.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::dns_label("nodeName"))]
     pub node_name: String,
     /// How much it keeps. Absent: as the Volume says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +56,7 @@ pub struct ReplicatorSpec {
     pub paused: bool,
     /// Patterns of paths whose contents are always kept (`mode: OnDemand`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 4096)))]
     pub pins: Vec<String>,
 }
 
@@ -64,7 +76,7 @@ pub struct ReplicatorStatus {
     /// Age in seconds of the oldest record of the server that is not durable here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<f64>,
-    /// What is true of the replica: Ready, Connected, InSync, Degraded.
+    /// What is true of the replica: Accepted, Ready, Connected, InSync, Degraded; while it is deleted: Terminating.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

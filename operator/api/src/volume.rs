@@ -1,17 +1,19 @@
 //! `Volume`: a replicated tree with one server.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Condition;
+use crate::rules;
 
 /// A replicated tree with one server. Every node with a Replicator of it holds it as plain files.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "intermezzo.dev",
     version = "v1alpha1",
+    doc = "A replicated tree with one server.",
     kind = "Volume",
     plural = "volumes",
     shortname = "imv",
@@ -19,6 +21,7 @@ use crate::condition::Condition;
     namespaced,
     status = "VolumeStatus",
     derive = "PartialEq",
+    validation = rules::name(),
     printcolumn = r#"{"name":"Server","type":"string","jsonPath":".status.server","description":"Node that serves the volume"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"In sync","type":"string","jsonPath":".status.conditions[?(@.type==\"InSync\")].status"}"#,
@@ -28,6 +31,7 @@ use crate::condition::Condition;
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::same_for_ever("source", "it is the tree itself; make another Volume for another directory"))]
 pub struct VolumeSpec {
     /// Which node serves the volume.
     pub server: ServerSpec,
@@ -48,18 +52,41 @@ pub struct VolumeSpec {
     pub log: LogSpec,
     /// Patterns of paths that stay on the node where they are made, in the syntax of `.gitignore`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 4096)))]
     pub exclude: Vec<String>,
     /// An existing directory of the server's node that becomes the volume's first content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// What becomes of the nodes' data (trees and journals) when the Volume is deleted. A `source` directory always stays.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// What becomes of the nodes' data when a Volume or a Replicator is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// It stays where it is, unmounted.
+    #[default]
+    Retain,
+    /// It is removed from every node that can be reached.
+    Delete,
 }
 
 /// Which node serves a volume: `nodeName`, or the best one of `nodeSelector`. Exactly one of the two.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.nodeName) != has(self.nodeSelector)")
+        .message("name one node (nodeName) or a selector (nodeSelector), exactly one of the two"),
+    validation = Rule::new(
+        "!has(oldSelf.nodeName) || (has(self.nodeName) && self.nodeName == oldSelf.nodeName)"
+    ).message("the server of a Volume cannot be moved: keep spec.server.nodeName as it was")
+)]
 pub struct ServerSpec {
     /// Name of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::dns_label("nodeName"))]
     pub node_name: Option<String>,
     /// Nodes of which one is chosen and kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,10 +194,17 @@ pub enum Source {
 }
 
 /// A directory of a node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPath {
-    /// Absolute path.
+    /// Absolute path without `..`, other than `/`.
+    #[schemars(length(max = 4096))]
+    #[x_kube(
+        validation = Rule::new("self.startsWith('/') && self != '/'")
+            .message("write an absolute path to a directory, such as /srv/data"),
+        validation = Rule::new("!self.split('/').exists(part, part == '..')")
+            .message("write the path without `..`")
+    )]
     pub path: String,
 }
 
@@ -196,7 +230,7 @@ pub struct VolumeStatus {
     /// Number of Conflicts that nobody has resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicts: Option<i64>,
-    /// What is true of the volume: Ready, Serving, InSync, Degraded.
+    /// What is true of the volume: Accepted, Ready, Serving, Connected, InSync, Degraded; while it is deleted: Terminating.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::check::{check_replicator, check_volume};
 use super::error::Problems;
-use super::supported::{replicator_settings, volume_settings};
+use super::supported::{unsupported_in_replicator, volume_settings};
 use super::{Manifests, Object, parse};
 
 /// An object that cannot be carried out.
@@ -81,7 +81,7 @@ fn refused(object: &Object) -> Vec<ObjectProblem> {
         }
         Object::Replicator(replicator) => {
             check_replicator(replicator, &mut wrong);
-            replicator_settings(replicator)
+            unsupported_in_replicator(replicator)
         }
     };
     found.extend(settings.into_iter().map(|(field, why)| (field.to_owned(), why)));

@@ -3,10 +3,9 @@
 use super::Manifests;
 use super::error::{Problem, Problems};
 use crate::volume::{Conflicts, Durability, Writes};
-use crate::{Mode, Replicator, Volume};
+use crate::{DeletionPolicy, Mode, Replicator, ReplicatorSpec, Volume, VolumeSpec};
 
 const LATER: &str = "not supported yet";
-const NEEDS_KUBERNETES: &str = "needs Kubernetes; without it name nodes";
 
 impl Manifests {
     /// Refuses settings that agents do not carry out yet, and those that only the operator can.
@@ -19,7 +18,7 @@ impl Manifests {
         }
         for (id, replicator) in &self.replicators {
             let file = self.file("Replicator", id);
-            for (field, why) in replicator_settings(replicator) {
+            for (field, why) in unsupported_in_replicator(replicator) {
                 problems.push(Problem::object(file, "Replicator", id, field, why));
             }
         }
@@ -28,28 +27,51 @@ impl Manifests {
 
 pub(super) fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
     let spec = &volume.spec;
-    let mut refused = Vec::new();
-    let mut unless = |fine: bool, field: &'static str, what: &str, why: &str| {
+    let mut refused = unsupported_in_volume(volume);
+    let mut kubernetes = |fine: bool, field: &'static str, why: &str| {
         if !fine {
-            refused.push((field, format!("{what}: {why}")));
+            refused.push((field, why.to_owned()));
         }
     };
-    unless(spec.server.node_selector.is_none(), "spec.server.nodeSelector", "a selector", NEEDS_KUBERNETES);
-    unless(
+    kubernetes(
+        spec.server.node_selector.is_none(),
+        "spec.server.nodeSelector",
+        "a selector: needs Kubernetes; without it name nodes",
+    );
+    kubernetes(
         spec.replication.node_selector.is_none(),
         "spec.replication.nodeSelector",
-        "a selector",
-        "needs Kubernetes; without it add a Replicator for each node",
+        "a selector: needs Kubernetes; without it add a Replicator for each node",
     );
-    unless(spec.replication.mode == Mode::Full, "spec.replication.mode", "OnDemand", LATER);
-    unless(spec.writes == Writes::Optimistic, "spec.writes", "Permits", LATER);
-    unless(spec.conflicts == Conflicts::KeepBoth, "spec.conflicts", "any policy but KeepBoth", LATER);
-    unless(spec.durability == Durability::Synced, "spec.durability", "Applied", LATER);
-    unless(spec.exclude.is_empty(), "spec.exclude", "patterns", LATER);
+    kubernetes(
+        spec.deletion_policy == DeletionPolicy::Retain,
+        "spec.deletionPolicy",
+        "Delete: needs Kubernetes; without it remove the data by hand",
+    );
     refused
 }
 
-pub(super) fn replicator_settings(replicator: &Replicator) -> Vec<(&'static str, String)> {
+/// Fields that ask for what agents do not do yet, each with a sentence.
+#[must_use]
+pub fn unsupported_in_volume(volume: &Volume) -> Vec<(&'static str, String)> {
+    let spec = &volume.spec;
+    let mut refused = Vec::new();
+    let mut unless = |fine: bool, field: &'static str, what: &str| {
+        if !fine {
+            refused.push((field, format!("{what}: {LATER}")));
+        }
+    };
+    unless(spec.replication.mode == Mode::Full, "spec.replication.mode", "OnDemand");
+    unless(spec.writes == Writes::Optimistic, "spec.writes", "Permits");
+    unless(spec.conflicts == Conflicts::KeepBoth, "spec.conflicts", "any policy but KeepBoth");
+    unless(spec.durability == Durability::Synced, "spec.durability", "Applied");
+    unless(spec.exclude.is_empty(), "spec.exclude", "patterns");
+    refused
+}
+
+/// The same for a Replicator.
+#[must_use]
+pub fn unsupported_in_replicator(replicator: &Replicator) -> Vec<(&'static str, String)> {
     let spec = &replicator.spec;
     let mut refused = Vec::new();
     let mut unless = |fine: bool, field: &'static str, what: &str| {
@@ -60,4 +82,19 @@ pub(super) fn replicator_settings(replicator: &Replicator) -> Vec<(&'static str,
     unless(spec.mode != Some(Mode::OnDemand), "spec.mode", "OnDemand");
     unless(spec.pins.is_empty(), "spec.pins", "pins");
     refused
+}
+
+/// Takes back to their defaults what [`unsupported_in_volume`] names: what agents do in truth.
+pub fn as_supported_volume(spec: &mut VolumeSpec) {
+    spec.replication.mode = Mode::default();
+    spec.writes = Writes::default();
+    spec.conflicts = Conflicts::default();
+    spec.durability = Durability::default();
+    spec.exclude.clear();
+}
+
+/// Takes back what [`unsupported_in_replicator`] names.
+pub fn as_supported_replicator(spec: &mut ReplicatorSpec) {
+    spec.mode = spec.mode.filter(|mode| *mode != Mode::OnDemand);
+    spec.pins.clear();
 }

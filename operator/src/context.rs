@@ -1,0 +1,78 @@
+//! What every reconciler has at hand, and what may go wrong in one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube_client::Client;
+use kube_runtime::controller::Action;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Events;
+use crate::metrics::Metrics;
+use crate::rate::Writes;
+use crate::settings::Settings;
+use crate::world::World;
+
+/// What every reconciler has at hand.
+pub struct Context {
+    /// Talks to the API server.
+    pub client: Client,
+    /// Everything there is.
+    pub world: World,
+    /// What the administrator set.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// Tells people.
+    pub events: Events,
+    /// When statuses were written.
+    pub writes: Writes,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Namespace of the operator.
+    pub namespace: String,
+    /// Ends everything.
+    pub stop: CancellationToken,
+}
+
+/// Why an object could not be reconciled.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server refused or did not answer.
+    #[error("the API server: {0}")]
+    Api(#[from] Box<kube_client::Error>),
+    /// The finalizer could not be set or removed.
+    #[error("finalizer: {0}")]
+    Finalizer(String),
+    /// An object did not become JSON.
+    #[error("not JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The lists have not been read yet.
+    #[error("the lists of objects have not been read yet")]
+    NotListed,
+    /// An object that cannot be read.
+    #[error("{object}: {reason}; correct or delete it")]
+    Broken {
+        /// Which.
+        object: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<kube_client::Error> for ReconcileError {
+    fn from(error: kube_client::Error) -> ReconcileError {
+        ReconcileError::Api(Box::new(error))
+    }
+}
+
+/// After an error: again, the later the more there are. One object's trouble delays no other.
+#[must_use]
+pub fn again(error: &ReconcileError) -> Action {
+    Action::requeue(match error {
+        ReconcileError::NotListed => Duration::from_millis(200),
+        ReconcileError::Broken { .. } => Duration::from_secs(300),
+        ReconcileError::Api(_) | ReconcileError::Finalizer(_) | ReconcileError::Json(_) => {
+            Duration::from_secs(5)
+        }
+    })
+}

@@ -1,0 +1,113 @@
+//! One turn for one Replicator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use intermezzo_api::condition::{READY, TERMINATING};
+use intermezzo_api::{Replicator, ReplicatorStatus};
+use jiff::Timestamp;
+use kube_client::core::DeserializeGuard;
+use kube_client::{Api, Resource, ResourceExt};
+use kube_runtime::controller::Action;
+use kube_runtime::finalizer::{Event, finalizer};
+use tokio::time::Instant;
+
+use super::terminate::{End, end};
+use super::{status, validate};
+use crate::apply::Version;
+use crate::conditions::{Conditions, Truth};
+use crate::context::{Context, ReconcileError};
+use crate::names::FINALIZER;
+use crate::rate::Write;
+
+const CALM: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(5);
+
+/// One turn.
+///
+/// # Errors
+/// Whatever is to be tried again.
+pub async fn reconcile(
+    object: Arc<DeserializeGuard<Replicator>>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let replicator = match &object.0 {
+        Ok(replicator) => Arc::new(replicator.clone()),
+        Err(broken) => {
+            let namespace = broken.metadata.namespace.as_deref().unwrap_or_default();
+            let object = format!("Replicator {namespace}/{}", object.name_any());
+            return Err(ReconcileError::Broken { object, reason: broken.error.clone() });
+        }
+    };
+    let namespace = replicator.namespace().unwrap_or_default();
+    let api: Api<Replicator> = Api::namespaced(context.client.clone(), &namespace);
+    let turn = |event| turn(event, &context, &api);
+    finalizer(&api, FINALIZER, replicator, turn).await.map_err(|error| match error {
+        kube_runtime::finalizer::Error::ApplyFailed(error) => error,
+        kube_runtime::finalizer::Error::CleanupFailed(error) => error,
+        other => ReconcileError::Finalizer(other.to_string()),
+    })
+}
+
+async fn turn(
+    event: Event<Replicator>,
+    context: &Context,
+    api: &Api<Replicator>,
+) -> Result<Action, ReconcileError> {
+    let world = context.world.now().ok_or(ReconcileError::NotListed)?;
+    let now = Timestamp::now();
+    match event {
+        Event::Apply(replicator) => {
+            let problems = validate::validate(&replicator, &world);
+            let status = status::status(&replicator, &problems, &world, now);
+            let action = write(&replicator, &status, context, api).await?;
+            let well = crate::conditions::holds(&status.conditions, READY);
+            Ok(action.unwrap_or_else(|| Action::requeue(if well { CALM } else { SOON })))
+        }
+        Event::Cleanup(replicator) => {
+            let deadline = context.settings.borrow().deletion_deadline();
+            match end(&replicator, &world, deadline, now) {
+                End::Done(left) => {
+                    if let Some(left) = left {
+                        context.events.warning(replicator.as_ref(), "DataLeft", &left).await;
+                        if let Some(volume) = world.volumes.get(&replicator.volume_id()) {
+                            context.events.warning(volume.as_ref(), "DataLeft", &left).await;
+                        }
+                    }
+                    context.writes.forget(&replicator.uid().unwrap_or_default());
+                    Ok(Action::await_change())
+                }
+                End::Waits(reason, message) => {
+                    let mut status = replicator.status.clone().unwrap_or_default();
+                    let generation = replicator.meta().generation;
+                    let mut conditions = Conditions::new(&status.conditions, generation, now);
+                    conditions.set(TERMINATING, Truth::Yes, reason, message);
+                    conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
+                    status.conditions = conditions.done();
+                    write(&replicator, &status, context, api).await?;
+                    Ok(Action::requeue(Duration::from_secs(1)))
+                }
+            }
+        }
+    }
+}
+
+async fn write(
+    replicator: &Replicator,
+    status: &ReplicatorStatus,
+    context: &Context,
+    api: &Api<Replicator>,
+) -> Result<Option<Action>, ReconcileError> {
+    let before = replicator.status.clone().unwrap_or_default();
+    let uid = replicator.uid().unwrap_or_default();
+    let (old, new) = (before.conditions.clone(), &status.conditions);
+    match context.writes.decide(&uid, (&before, &old), (status, new), Instant::now()) {
+        Write::Never => Ok(None),
+        Write::In(wait) => Ok(Some(Action::requeue(wait))),
+        Write::Now => {
+            crate::apply::status(api, replicator, status, Version::Any).await?;
+            context.events.transitions(replicator, &old, new).await;
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The end of a Replicator: its node sends what it still has, then (with `deletionPolicy: Delete`) removes its data.
+
+use intermezzo_api::condition::TERMINATING;
+use intermezzo_api::{DeletionPolicy, Replicator};
+use jiff::Timestamp;
+use std::time::Duration;
+
+use crate::conditions::find;
+use crate::world::Snapshot;
+
+/// Reason of the condition `Terminating` while the node removes its data: from then on it has no part in the volume.
+pub const DISCARDING: &str = "Discarding";
+/// Reason while the node sends what it has.
+pub const DRAINING: &str = "Draining";
+
+/// How far the end is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Not yet: one word and a sentence.
+    Waits(&'static str, String),
+    /// It may vanish. What stays on the node that somebody may miss.
+    Done(Option<String>),
+}
+
+/// How far it is.
+#[must_use]
+pub fn end(replicator: &Replicator, world: &Snapshot, deadline: Duration, now: Timestamp) -> End {
+    let (id, node) = (replicator.volume_id(), &replicator.spec.node_name);
+    let Some(volume) = world.volumes.get(&id).filter(|volume| super::validate::served(volume)) else {
+        return End::Done(None); // The Volume's own end looks after the nodes.
+    };
+    let others = world.replicators_of(&id);
+    if others.iter().any(|other| other.spec.node_name == *node && other.id() != replicator.id()) {
+        return End::Done(None);
+    }
+    let since = replicator.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+    let late = now.duration_since(since).unsigned_abs() > deadline;
+    let report = world.reports.get(node);
+    let discards = volume.spec.deletion_policy == DeletionPolicy::Delete;
+    let pending = match report.map(|report| report.volume(&id)) {
+        Some(Some(said)) => Some(said.pending),
+        Some(None) => Some(0), // It never began, or is done.
+        None => None,
+    };
+    if is_discarding(replicator) || (discards && pending == Some(0)) {
+        return match report {
+            Some(report) if report.discarded.contains(&id) => End::Done(None),
+            _ if late => End::Done(Some(format!("node {node} did not say that it has removed its data"))),
+            _ => End::Waits(DISCARDING, format!("node {node} removes its data")),
+        };
+    }
+    match pending {
+        Some(0) => End::Done(None),
+        Some(count) if late => End::Done(Some(format!(
+            "{count} updates made on node {node} never reached the server; they stay on its disk"
+        ))),
+        None if late => {
+            End::Done(Some(format!("node {node} is not attached; what it had not sent stays on its disk")))
+        }
+        Some(count) => End::Waits(DRAINING, format!("node {node} sends {count} updates first")),
+        None => End::Waits(DRAINING, format!("node {node} is not attached; it may have updates to send")),
+    }
+}
+
+/// Whether its node has begun to remove its data.
+#[must_use]
+pub fn is_discarding(replicator: &Replicator) -> bool {
+    let conditions =
+        replicator.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    find(conditions, TERMINATING).is_some_and(|condition| condition.reason == DISCARDING)
+}

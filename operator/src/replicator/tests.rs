@@ -1,0 +1,96 @@
+//! What becomes of Replicators: judged, told, ended.
+
+use intermezzo_api::Replicator;
+use intermezzo_api::condition::{ACCEPTED, CONNECTED, IN_SYNC, READY};
+use jiff::Timestamp;
+use serde_json::json;
+use std::time::Duration;
+
+use super::status::{NODE_GONE, status};
+use super::terminate::{DISCARDING, DRAINING, End, end};
+use super::validate::validate;
+use crate::conditions::{find, holds};
+use crate::testing::{at_client, at_server, deleted, replicator, report, seconds_ago, served, volume, world};
+use crate::world::Snapshot;
+
+fn reasons(replicator: &Replicator, world: &Snapshot) -> Vec<&'static str> {
+    validate(replicator, world).iter().map(|problem| problem.reason).collect()
+}
+
+#[test]
+fn what_cannot_be_is_named() {
+    let v = served(volume("v", json!({"server": {"nodeName": "a"}})), "a", &[]);
+    let mut second = replicator("v", "b");
+    second.metadata.name = Some("z-second".into());
+    let mut later = replicator("v", "c");
+    later.spec.pins = vec!["*.o".into()];
+    let all = world(
+        vec![v, volume("new", json!({"server": {}}))],
+        vec![replicator("v", "b"), second.clone(), later.clone()],
+    );
+    assert!(reasons(&replicator("v", "b"), &all).is_empty());
+    assert_eq!(reasons(&second, &all), ["NodeTaken"]);
+    assert_eq!(reasons(&later, &all), ["NotSupported"]);
+    assert_eq!(reasons(&replicator("v", "a"), &all), ["NodeIsServer"]);
+    assert_eq!(reasons(&replicator("away", "b"), &all), ["VolumeMissing"]);
+    assert_eq!(reasons(&replicator("new", "b"), &all), ["VolumeNotAccepted"]);
+}
+
+#[test]
+fn conditions_say_how_it_is() {
+    let (v, r) =
+        (served(volume("v", json!({"server": {"nodeName": "a"}})), "a", &["b"]), replicator("v", "b"));
+    let mut all = world(vec![v], vec![r.clone()]);
+    let told = |all: &Snapshot| status(&r, &validate(&r, all), all, Timestamp::now());
+    let away = told(&all);
+    assert!(holds(&away.conditions, ACCEPTED));
+    assert_eq!(find(&away.conditions, READY).unwrap().reason, "AgentAway");
+
+    let mut there =
+        intermezzo_proto::v1::ReplicatorStatus { node: "b".into(), connected: true, ..Default::default() };
+    there.lag_seconds = Some(1.234);
+    all.reports.insert("a".into(), report(vec![at_server("ns/v", vec![there])]));
+    all.reports.insert("b".into(), report(vec![at_client("ns/v", 4)]));
+    let well = told(&all);
+    for condition in [ACCEPTED, READY, CONNECTED, IN_SYNC] {
+        assert!(holds(&well.conditions, condition), "{condition}: {:?}", well.conditions);
+    }
+    assert_eq!((well.pending, well.lag_seconds), (Some(4), Some(1.2)));
+
+    all.reports.remove("b");
+    all.nodes.remove("b");
+    assert_eq!(find(&told(&all).conditions, READY).unwrap().reason, NODE_GONE);
+}
+
+#[test]
+fn a_node_sends_what_it_has_before_its_replicator_ends() {
+    let deadline = Duration::from_secs(120);
+    let v = |policy| {
+        served(volume("v", json!({"server": {"nodeName": "a"}, "deletionPolicy": policy})), "a", &["b"])
+    };
+    let mut r = replicator("v", "b");
+    let mut all = world(vec![v("Retain")], vec![r.clone()]);
+    let ends = |r: &mut Replicator, all: &Snapshot, seconds| {
+        r.metadata.deletion_timestamp = deleted(seconds_ago(seconds));
+        end(r, all, deadline, Timestamp::now())
+    };
+    let reason = |end: End| match end {
+        End::Waits(reason, _) => reason,
+        End::Done(left) => left.map_or("done", |_| "left"),
+    };
+    assert_eq!(reason(ends(&mut r, &all, 1)), DRAINING, "who is away may have something");
+    assert_eq!(reason(ends(&mut r, &all, 121)), "left");
+    all.reports.insert("b".into(), report(vec![at_client("ns/v", 4)]));
+    assert_eq!(reason(ends(&mut r, &all, 1)), DRAINING);
+    assert_eq!(reason(ends(&mut r, &all, 121)), "left", "somebody is told of the four updates");
+    all.reports.insert("b".into(), report(vec![at_client("ns/v", 0)]));
+    assert_eq!(reason(ends(&mut r, &all, 1)), "done");
+
+    all.volumes = world(vec![v("Delete")], vec![]).volumes;
+    assert_eq!(reason(ends(&mut r, &all, 1)), DISCARDING);
+    all.reports.get_mut("b").unwrap().discarded.insert("ns/v".into());
+    assert_eq!(reason(ends(&mut r, &all, 1)), "done");
+    all.volumes.clear();
+    all.reports.clear();
+    assert_eq!(reason(ends(&mut r, &all, 1)), "done", "the Volume's own end looks after the nodes");
+}

@@ -1,0 +1,4 @@
+//! The objects that a Volume needs: pure, one file for each kind.
+
+pub mod conflicts;
+pub mod replicators;

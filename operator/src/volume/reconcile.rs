@@ -1,0 +1,166 @@
+//! One turn for one Volume.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use intermezzo_api::condition::{READY, TERMINATING};
+use intermezzo_api::{Volume, VolumeStatus};
+use jiff::Timestamp;
+use kube_client::core::DeserializeGuard;
+use kube_client::{Api, Resource, ResourceExt};
+use kube_runtime::controller::Action;
+use kube_runtime::finalizer::{Event, finalizer};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::dereference::Seen;
+use super::terminate::{End, end};
+use super::{apply, build, status, validate};
+use crate::apply::Version;
+use crate::conditions::{Conditions, Truth};
+use crate::context::{Context, ReconcileError};
+use crate::names::FINALIZER;
+use crate::rate::Write;
+
+/// Another look without any news, for what was missed.
+const CALM: Duration = Duration::from_secs(60);
+/// While something is wrong, or ends.
+const SOON: Duration = Duration::from_secs(5);
+
+/// One turn.
+///
+/// # Errors
+/// Whatever is to be tried again.
+pub async fn reconcile(
+    object: Arc<DeserializeGuard<Volume>>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let volume = match &object.0 {
+        Ok(volume) => Arc::new(volume.clone()),
+        Err(broken) => {
+            let object = format!(
+                "Volume {}/{}",
+                broken.metadata.namespace.as_deref().unwrap_or_default(),
+                object.name_any()
+            );
+            return Err(ReconcileError::Broken { object, reason: broken.error.clone() });
+        }
+    };
+    let api: Api<Volume> = Api::namespaced(context.client.clone(), &volume.namespace().unwrap_or_default());
+    let turn = |event| turn(event, &context, &api);
+    finalizer(&api, FINALIZER, volume, turn).await.map_err(|error| match error {
+        kube_runtime::finalizer::Error::ApplyFailed(error) => error,
+        kube_runtime::finalizer::Error::CleanupFailed(error) => error,
+        other => ReconcileError::Finalizer(other.to_string()),
+    })
+}
+
+async fn turn(event: Event<Volume>, context: &Context, api: &Api<Volume>) -> Result<Action, ReconcileError> {
+    match event {
+        Event::Apply(volume) => carry_out(&volume, context, api).await,
+        Event::Cleanup(volume) => terminate(&volume, context, api).await,
+    }
+}
+
+async fn carry_out(volume: &Volume, context: &Context, api: &Api<Volume>) -> Result<Action, ReconcileError> {
+    let world = context.world.now().ok_or(ReconcileError::NotListed)?;
+    let settings = context.settings.borrow().clone();
+    let now = Timestamp::now();
+
+    let seen = Seen::new(volume, &world);
+    let judged = validate::validate(&seen, &settings);
+    let plan = build::replicators::build(&seen, &judged, &settings, now);
+    let conflicts = build::conflicts::build(&seen);
+    let status = status::status(&seen, &judged, now);
+
+    // The choice of a server is written before anything follows from it.
+    let action = write(volume, &status, context, api).await?;
+    apply::replicators(context, &seen, &plan).await?;
+    if let Some(conflicts) = conflicts.filter(|wanted| !wanted.is_empty() || status.conflicts != Some(0)) {
+        apply::conflicts(context, volume, &conflicts).await?;
+    }
+    let well = crate::conditions::holds(&status.conditions, READY);
+    Ok(action.unwrap_or_else(|| Action::requeue(if well { CALM } else { SOON })))
+}
+
+async fn write(
+    volume: &Volume,
+    status: &VolumeStatus,
+    context: &Context,
+    api: &Api<Volume>,
+) -> Result<Option<Action>, ReconcileError> {
+    let before = volume.status.clone().unwrap_or_default();
+    let uid = volume.uid().unwrap_or_default();
+    let (old, new) = (before.conditions.clone(), &status.conditions);
+    match context.writes.decide(&uid, (&before, &old), (status, new), Instant::now()) {
+        Write::Never => Ok(None),
+        Write::In(wait) => Ok(Some(Action::requeue(wait))),
+        Write::Now => {
+            // Of two turns that choose a server at the same time, one is refused.
+            let version = if before.server == status.server { Version::Any } else { Version::Read };
+            crate::apply::status(api, volume, status, version).await?;
+            context.events.transitions(volume, &old, new).await;
+            Ok(None)
+        }
+    }
+}
+
+async fn terminate(volume: &Volume, context: &Context, api: &Api<Volume>) -> Result<Action, ReconcileError> {
+    let world = context.world.now().ok_or(ReconcileError::NotListed)?;
+    let deadline = context.settings.borrow().deletion_deadline();
+    let now = Timestamp::now();
+    let seen = Seen::new(volume, &world);
+    match end(&seen, deadline, now) {
+        End::Done { left } => {
+            let left: Vec<String> = left.into_iter().collect();
+            if left.is_empty() {
+                info!(target: "volume", volume = seen.id, "deleted");
+            } else {
+                let note = format!("data stays on nodes that did not answer: {}", left.join(", "));
+                warn!(target: "volume", volume = seen.id, nodes = left.join(","), "deleted; data stays on nodes that did not answer");
+                context.events.warning(volume, "DataLeft", &note).await;
+            }
+            context.writes.forget(&volume.uid().unwrap_or_default());
+            Ok(Action::await_change())
+        }
+        End::Waits { reason, nodes } => {
+            let mut status = volume.status.clone().unwrap_or_default();
+            let nodes: Vec<String> = nodes.into_iter().collect();
+            let message =
+                format!("waiting for nodes: {}; at most {} s", nodes.join(", "), deadline.as_secs());
+            let mut conditions = Conditions::new(&status.conditions, volume.meta().generation, now);
+            conditions.set(TERMINATING, Truth::Yes, reason, message);
+            conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
+            status.conditions = conditions.done();
+            write(volume, &status, context, api).await?;
+            Ok(Action::requeue(Duration::from_secs(1)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{context, volume, world};
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn the_choice_of_a_server_is_written_once_and_before_what_follows_from_it() {
+        let spec = json!({"server": {"nodeName": "a"}, "replication": {"nodeSelector": {"matchLabels": {"node": "b"}}}});
+        let mut new = volume("v", spec);
+        new.metadata.finalizers = Some(vec![FINALIZER.into()]);
+        new.metadata.resource_version = Some("7".into());
+        let (context, asked) = context(world(vec![new.clone()], vec![]));
+        reconcile(Arc::new(DeserializeGuard(Ok(new))), context).await.unwrap();
+
+        let asked = asked.lock().clone();
+        let patches: Vec<_> = asked.iter().filter(|(method, ..)| method == "PATCH").collect();
+        let [(_, first, status), (_, second, replicator)] = patches.as_slice() else { panic!("{asked:?}") };
+        assert!(first.ends_with("/namespaces/ns/volumes/v/status"), "{first}");
+        assert_eq!(status.pointer("/status/server"), Some(&json!("a")));
+        // Somebody who has chosen meanwhile is not overruled.
+        assert_eq!(status.pointer("/metadata/resourceVersion"), Some(&json!("7")));
+        assert!(second.ends_with("/namespaces/ns/replicators/v-b"), "{second}");
+        assert_eq!(replicator.pointer("/spec/nodeName"), Some(&json!("b")));
+    }
+}

@@ -1,0 +1,130 @@
+//! The chart as helm renders it: the operator reads its settings, agents find what they look for, rights are named.
+//! `make chart` runs it; helm is taken from `HELM`, else from PATH.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A test from end to end.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use intermezzo_operator::names;
+use intermezzo_operator::settings::Settings;
+use serde::Deserialize;
+use serde_json::Value;
+
+fn helm(arguments: &[&str]) -> (bool, String) {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/intermezzo");
+    let program = std::env::var_os("HELM").unwrap_or_else(|| "helm".into());
+    let output = Command::new(program).args(arguments).arg(chart).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+fn rendered(values: &[&str]) -> Vec<Value> {
+    let mut arguments = vec!["template", "intermezzo", "--namespace", "intermezzo-system"];
+    arguments.extend(values.iter().flat_map(|value| ["--set", value]));
+    let (fine, text) = helm(&arguments);
+    assert!(fine, "{text}");
+    let documents = serde_yaml::Deserializer::from_str(&text).map(|one| Value::deserialize(one).unwrap());
+    documents.filter(|one| !one.is_null()).collect()
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let found = objects.iter().find(|o| text(o, "/kind") == kind && text(o, "/metadata/name") == name);
+    found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+fn settings(objects: &[Value]) -> Settings {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("operator.yaml");
+    std::fs::write(&file, text(find(objects, "ConfigMap", names::OPERATOR), "/data/operator.yaml")).unwrap();
+    Settings::read(&file).unwrap()
+}
+
+#[test]
+#[ignore = "needs helm; `make chart` runs it"]
+fn the_operator_reads_what_the_chart_writes() {
+    let plain = settings(&rendered(&[]));
+    assert_eq!(plain.images.lento, "intermezzo/lento:0.1.0");
+    assert_eq!(plain.priority_class_name.as_deref(), Some("system-node-critical"));
+    let set = settings(&rendered(&[
+        "images.registry=registry.example/im",
+        "images.tag=v2",
+        "images.pullSecrets={one,two}",
+        "allowedSources={/srv,/data}",
+        "nodes.nodeSelector.disk=fast",
+        "nodes.tolerations=null",
+        "nodes.priorityClassName=",
+        "presto.updateStrategy=RollingUpdate",
+        "ports.replication=17430",
+    ]));
+    assert_eq!(set.images.presto, "registry.example/im/intermezzo/presto:v2");
+    assert_eq!(set.images.pull_secrets[1].name, "two");
+    assert_eq!(set.allowed_sources.len(), 2);
+    assert_eq!(set.node_selector["disk"], "fast");
+    assert_eq!((set.tolerations.len(), set.priority_class_name), (0, None));
+    assert_eq!((set.ports.replication, set.ports.metrics), (17430, 7431));
+}
+
+#[test]
+#[ignore = "needs helm; `make chart` runs it"]
+fn rights_are_named_and_wrong_values_refused() {
+    let objects = rendered(&[]);
+    for role in objects.iter().filter(|object| ["Role", "ClusterRole"].contains(&text(object, "/kind"))) {
+        let rules = role["rules"].to_string();
+        assert!(!rules.contains('*'), "{}: {rules}", text(role, "/metadata/name"));
+        for rule in role["rules"].as_array().unwrap() {
+            let about: BTreeSet<&str> =
+                rule["resources"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            let only_create = rule["verbs"] == serde_json::json!(["create"]);
+            if about.contains("secrets") {
+                assert!(
+                    only_create || rule["resourceNames"] == serde_json::json!([names::AUTHORITY]),
+                    "{rule}"
+                );
+            }
+        }
+    }
+    let bound: Vec<&Value> = objects.iter().filter(|o| text(o, "/kind").ends_with("RoleBinding")).collect();
+    assert!(
+        !Value::from(bound.into_iter().cloned().collect::<Vec<_>>())
+            .to_string()
+            .contains(names::NODE_ACCOUNT)
+    );
+    for wrong in ["hostDirectory=var", "operator.replicas=0", "colour=blue", "presto.updateStrategy=Never"] {
+        let (fine, said) = helm(&["template", "x", "--set", wrong]);
+        assert!(!fine, "{wrong} is taken");
+        assert!(said.contains("schema"), "{said}");
+    }
+    let (fine, said) = helm(&["lint", "--strict"]);
+    assert!(fine, "{said}");
+}
+
+#[test]
+#[ignore = "needs helm; `make chart` runs it"]
+fn names_are_those_that_the_operator_and_the_agents_look_for() {
+    let objects = rendered(&[]);
+    let service = find(&objects, "Service", names::OPERATOR);
+    assert_eq!(text(service, "/spec/clusterIP"), "None");
+    assert_eq!(service.pointer("/spec/ports/0/port"), Some(&names::CONTROL_PORT.into()));
+    find(&objects, "ServiceAccount", names::NODE_ACCOUNT);
+    let deployment = find(&objects, "Deployment", names::OPERATOR);
+    assert_eq!(deployment.pointer("/spec/selector/matchLabels"), service.pointer("/spec/selector"));
+    let kept = objects.iter().filter(|object| text(object, "/kind") == "CustomResourceDefinition");
+    let kept: Vec<&str> = kept.map(|o| text(o, "/metadata/annotations/helm.sh~1resource-policy")).collect();
+    assert_eq!(kept, ["keep"; 3]);
+    let without = rendered(&["crds.install=false"]);
+    assert!(!without.iter().any(|object| text(object, "/kind") == "CustomResourceDefinition"));
+}
+
+#[test]
+#[ignore = "needs helm; `make chart` runs it"]
+fn rendered_as_it_was() {
+    let objects = rendered(&["podMonitor.enabled=true", "operator.podDisruptionBudget.enabled=true"]);
+    let own = objects.into_iter().filter(|object| text(object, "/kind") != "CustomResourceDefinition");
+    let all: Vec<String> = own.map(|object| intermezzo_api::manifest::to_yaml(&object).unwrap()).collect();
+    insta::assert_snapshot!(all.join("---\n"));
+}
