@@ -3,7 +3,9 @@
 //! Nothing here knows how replication works: equality is judged from outside, through the mounts.
 
 pub mod bench;
+pub mod cluster;
 pub mod fleet;
+pub mod image;
 pub mod run;
 pub mod sources;
 pub mod walk;

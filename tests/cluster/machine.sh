@@ -1,0 +1,30 @@
+#!/bin/sh
+# Process 1 of a machine of the test cluster, in network, mount, UTS and process namespaces of its own: when it ends,
+# the kernel ends every process of the machine, and mounts and links go with the last of them.
+# usage: machine.sh DIR NAME
+set -eu
+dir=$1
+name=$2
+
+for place in var/lib var/log run; do
+  mkdir -p "$dir/$place"
+  mount --bind "$dir/$place" "/$place"
+done
+# A kubelet sets these for the whole kernel, not for its machine.
+for place in kernel vm; do
+  mount --bind "/proc/sys/$place" "/proc/sys/$place"
+  mount -o remount,bind,ro "/proc/sys/$place"
+done
+# What a pod mounts with Bidirectional propagation must be seen outside of it.
+mount --make-rshared /
+
+hostname "$name"
+ip link set lo up
+echo 1 >/proc/sys/net/ipv4/ip_forward
+: >"$dir/ready"
+
+# Waiting is also what takes away the remains of processes whose parents are gone.
+while :; do
+  sleep 86400 &
+  wait $!
+done
