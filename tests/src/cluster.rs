@@ -212,7 +212,9 @@ impl Cluster {
             let loading: Vec<_> = self
                 .nodes
                 .iter()
-                .map(|node| scope.spawn(move || images.iter().try_for_each(|image| images::load(node, image))))
+                .map(|node| {
+                    scope.spawn(move || images.iter().try_for_each(|image| images::load(node, image)))
+                })
                 .collect();
             loading.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| bail!("loading panicked")))
         })?;
@@ -222,7 +224,9 @@ impl Cluster {
     fn settle(&self, step: &mut dyn FnMut(&str)) -> Result<()> {
         let kubectl = self.kubectl();
         step("Waiting for the API server");
-        command::until("the API server to answer", API, || kubectl.run(&["get", "--raw", "/readyz"]).map(|_| ()))?;
+        command::until("the API server to answer", API, || {
+            kubectl.run(&["get", "--raw", "/readyz"]).map(|_| ())
+        })?;
         kubectl.apply(include_str!("../cluster/manifests/dns.yaml"))?;
         step("Waiting for the nodes");
         command::until("the nodes to be ready", NODES, || self.all_ready())?;

@@ -44,7 +44,8 @@ impl Recipe<'_> {
         for (label, value) in self.labels {
             bud.args(["--label", &format!("{label}={value}")]);
         }
-        output(bud.arg(self.context), DEADLINE).with_context(|| format!("cannot build the image {}", self.name))?;
+        output(bud.arg(self.context), DEADLINE)
+            .with_context(|| format!("cannot build the image {}", self.name))?;
         let next = archive.with_extension("next");
         let _ = fs::remove_file(&next);
         let mut target = OsStr::new("docker-archive:").to_owned();

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod fleet;
 pub mod image;
 pub mod run;
+pub mod sbom;
 pub mod sources;
 pub mod walk;
 pub mod workload;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use serde_json::json;
 
@@ -51,7 +52,12 @@ pub fn write(dir: &Path, network: &Network, nodes: &[Machine]) -> Result<Authori
         &control,
     ];
     authority.issue(&pki.join("apiserver"), "kube-apiserver", None, &names)?;
-    authority.issue(&pki.join("apiserver-kubelet"), "kube-apiserver-kubelet-client", Some("system:masters"), &[])?;
+    authority.issue(
+        &pki.join("apiserver-kubelet"),
+        "kube-apiserver-kubelet-client",
+        Some("system:masters"),
+        &[],
+    )?;
     let accounts = KeyPair::generate()?;
     private(&pki.join("accounts.key"), &accounts.serialize_pem())?;
     fs::write(pki.join("accounts.pub"), accounts.public_key_pem())?;

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_the_program_said() {
-        let error = output(Command::new("sh").args(["-c", "echo no such thing >&2; exit 3"]), DEADLINE).unwrap_err();
+        let error =
+            output(Command::new("sh").args(["-c", "echo no such thing >&2; exit 3"]), DEADLINE).unwrap_err();
         assert!(error.to_string().ends_with("exit status: 3: no such thing"), "{error}");
     }
 

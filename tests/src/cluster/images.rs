@@ -31,7 +31,13 @@ pub fn for_cluster(parts: &Parts) -> Result<Vec<PathBuf>> {
 
 fn archive(dir: &Path, name: &str, program: &Path, to: &str, containerfile: &Path) -> Result<PathBuf> {
     let metadata = fs::metadata(program)?;
-    let made_of = format!("{} {}.{} {}", metadata.size(), metadata.mtime(), metadata.mtime_nsec(), fs::read_to_string(containerfile)?);
+    let made_of = format!(
+        "{} {}.{} {}",
+        metadata.size(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        fs::read_to_string(containerfile)?
+    );
     let file = name.rsplit('/').next().unwrap_or(name).replace(':', "-");
     let (archive, stamp) = (dir.join(format!("{file}.tar")), dir.join(format!("{file}.sources")));
     if archive.is_file() && fs::read_to_string(&stamp).is_ok_and(|before| before == made_of) {
@@ -48,7 +54,8 @@ fn archive(dir: &Path, name: &str, program: &Path, to: &str, containerfile: &Pat
 /// # Errors
 /// There are none.
 pub fn ours(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).with_context(|| format!("no images in {}; run `make images`", dir.display()))?;
+    let entries =
+        fs::read_dir(dir).with_context(|| format!("no images in {}; run `make images`", dir.display()))?;
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     found.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
     found.sort();
@@ -64,6 +71,10 @@ pub fn load(node: &Machine, archive: &Path) -> Result<()> {
     let path = archive.canonicalize()?;
     let load = || node.run("ctr", &["--namespace", "k8s.io", "images", "import", &path.to_string_lossy()]);
     // containerd may still be starting.
-    super::command::until(&format!("{} to load {}", node.name, archive.display()), super::command::DEADLINE, load)?;
+    super::command::until(
+        &format!("{} to load {}", node.name, archive.display()),
+        super::command::DEADLINE,
+        load,
+    )?;
     Ok(())
 }

@@ -59,7 +59,11 @@ impl Kubectl {
     /// The API server refuses it, or one of its objects.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         let mut command = self.command();
-        fed(command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]), Some(manifests), DEADLINE)
+        fed(
+            command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]),
+            Some(manifests),
+            DEADLINE,
+        )
     }
 
     /// `kubectl delete` of the objects of a text of YAML; returns when they are gone.

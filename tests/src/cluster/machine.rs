@@ -72,7 +72,8 @@ impl Machine {
                 .map(OsString::from)
                 .into();
         arguments.extend([script.into(), self.dir.clone().into(), OsString::from(&self.name)]);
-        let unshare = process::start(Path::new("unshare"), &arguments, &log).context("cannot start unshare")?;
+        let unshare =
+            process::start(Path::new("unshare"), &arguments, &log).context("cannot start unshare")?;
         let booted = until(&format!("machine {} to start", self.name), PATIENCE, || {
             ensure!(unshare.is_alive(), "it ended: {}", process::tail(&log, 5));
             ensure!(self.dir.join("ready").exists(), "its mounts are not made");
@@ -110,8 +111,10 @@ impl Machine {
     /// # Errors
     /// It does not run, or hangs in the kernel.
     pub fn stop(&mut self, program: &str) -> Result<()> {
-        let recorded =
-            self.programs.remove(program).with_context(|| format!("{program} does not run on {}", self.name))?;
+        let recorded = self
+            .programs
+            .remove(program)
+            .with_context(|| format!("{program} does not run on {}", self.name))?;
         recorded.signal(Signal::Kill);
         ensure!(recorded.wait(PATIENCE), "{program} on {} does not end", self.name);
         Ok(())
@@ -122,7 +125,10 @@ impl Machine {
     /// # Errors
     /// It fails, or does not end in time.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        command::output(Command::new("nsenter").args(self.enter()?).arg(program).args(arguments), command::DEADLINE)
+        command::output(
+            Command::new("nsenter").args(self.enter()?).arg(program).args(arguments),
+            command::DEADLINE,
+        )
     }
 
     /// Process 1 as it is seen from outside.
@@ -148,7 +154,11 @@ impl Machine {
     /// Programs that were started and have ended by themselves.
     #[must_use]
     pub fn ended(&self) -> Vec<&str> {
-        self.programs.iter().filter(|(_, process)| !process.is_alive()).map(|(name, _)| name.as_str()).collect()
+        self.programs
+            .iter()
+            .filter(|(_, process)| !process.is_alive())
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 
     /// Where a program's output goes.
@@ -173,7 +183,9 @@ impl Machine {
 /// The only child of a process.
 fn child(parent: i32) -> Result<Recorded> {
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         let Ok(text) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let of = text.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1)?.parse::<i32>().ok());
         if of == Some(parent)

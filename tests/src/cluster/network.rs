@@ -101,7 +101,9 @@ impl Network {
         for (number, node) in nodes.iter().enumerate() {
             let pid = node.pid()?.to_string();
             let name = node.name.as_str();
-            ip(&["link", "add", name, "netns", &inside, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
+            ip(&[
+                "link", "add", name, "netns", &inside, "type", "veth", "peer", "name", "eth0", "netns", &pid,
+            ])?;
             control.run("ip", &["link", "set", name, "master", "cluster", "up"])?;
             node.run("ip", &["address", "add", &format!("{}/{prefix}", self.node(number)), "dev", "eth0"])?;
             node.run("ip", &["link", "set", "eth0", "up"])?;
@@ -138,7 +140,8 @@ impl Network {
     pub fn disconnect(&self, cluster: &Path) -> Result<()> {
         let link = self.host_link();
         let alias = Path::new("/sys/class/net").join(&link).join("ifalias");
-        let is_there = || fs::read_to_string(&alias).is_ok_and(|alias| Path::new(alias.trim_end()) == cluster);
+        let is_there =
+            || fs::read_to_string(&alias).is_ok_and(|alias| Path::new(alias.trim_end()) == cluster);
         if !is_there() {
             return Ok(());
         }

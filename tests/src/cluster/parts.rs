@@ -231,7 +231,8 @@ fn check() -> Result<()> {
 
 fn check_go() -> Result<()> {
     let need = format!("Kubernetes and helm are built with Go {}.{} or newer", GO.0, GO.1);
-    let Ok(said) = output(Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local"), DEADLINE)
+    let Ok(said) =
+        output(Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local"), DEADLINE)
     else {
         bail!("{need}, and there is no `go` on the PATH; https://go.dev/dl has it")
     };

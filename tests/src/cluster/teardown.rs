@@ -69,7 +69,9 @@ fn remove_group(group: &Path) -> Result<()> {
             Err(_) if is_shared => return Ok(()),
             // Its processes were ended, and may not be gone yet.
             Err(_) if begin.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(20)),
-            Err(error) => return Err(error).with_context(|| format!("the control group {} stays", group.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("the control group {} stays", group.display()));
+            }
         }
     }
 }
