@@ -10,10 +10,15 @@ for place in var/lib var/log run; do
   mkdir -p "$dir/$place"
   mount --bind "$dir/$place" "/$place"
 done
-# A kubelet sets these for the whole kernel, not for its machine.
-for place in kernel vm; do
-  mount --bind "/proc/sys/$place" "/proc/sys/$place"
-  mount -o remount,bind,ro "/proc/sys/$place"
+# A kubelet insists on settings of the whole kernel. It writes them to files of its machine instead.
+mkdir -p "$dir/sysctl"
+for setting in kernel/panic kernel/panic_on_oops kernel/keys/root_maxbytes kernel/keys/root_maxkeys vm/overcommit_memory \
+  vm/panic_on_oom; do
+  if [ -e "/proc/sys/$setting" ]; then
+    file=$dir/sysctl/$(basename "$setting")
+    cat "/proc/sys/$setting" >"$file"
+    mount --bind "$file" "/proc/sys/$setting"
+  fi
 done
 # What a pod mounts with Bidirectional propagation must be seen outside of it.
 mount --make-rshared /
