@@ -196,7 +196,10 @@ fn traces(cluster: &Cluster) -> Result<Traces> {
     let links = listing("/sys/class/net")?.into_iter().filter(|link| name(link).starts_with("imz")).collect();
     let traces = Traces { namespaces, groups: groups(), links };
     // Else nothing could be left of them, and the check would prove nothing.
-    ensure!(!traces.groups.is_empty() && !traces.links.is_empty(), "the cluster's control groups or link are not found");
+    ensure!(
+        !traces.groups.is_empty() && !traces.links.is_empty(),
+        "the cluster's control groups or link are not found"
+    );
     Ok(traces)
 }
 
