@@ -36,6 +36,7 @@ impl Recipe<'_> {
     pub fn archive(&self, archive: &Path) -> Result<()> {
         // A store of its own: the machine's is not touched, and it goes at the end.
         let store = tempfile::Builder::new().prefix("intermezzo-image-").tempdir()?;
+        fs::write(store.path().join("containers.conf"), settings(store.path()))?;
         let timestamp = self.timestamp.to_string();
         let mut bud = buildah(store.path());
         bud.args(["bud", "--quiet", "--isolation", "chroot", "--format", "docker", "--layers=false"])
@@ -79,5 +80,11 @@ fn buildah(store: &Path) -> Command {
     let mut command = Command::new("buildah");
     command.arg("--root").arg(store.join("root")).arg("--runroot").arg(store.join("run"));
     command.args(["--storage-driver", "vfs", "--registries-conf", "/dev/null"]);
+    command.env("CONTAINERS_CONF", store.join("containers.conf"));
     command
+}
+
+/// buildah makes a lock where it thinks networks are configured, which would be in /etc, although none is used.
+fn settings(store: &Path) -> String {
+    format!("[network]\nnetwork_config_dir = {:?}\n", store.join("networks"))
 }

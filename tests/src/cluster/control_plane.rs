@@ -91,6 +91,8 @@ fn controller_manager(dir: &Path) -> Vec<OsString> {
     ]);
     let pki = dir.join("pki");
     all.push(file("kubeconfig", &pki.join("kube-controller-manager.kubeconfig")));
+    // Made if it is absent, in /usr unless told otherwise.
+    all.push(file("flex-volume-plugin-dir", &dir.join("control/volumeplugins")));
     all.push(file("root-ca-file", &pki.join("ca.crt")));
     all.push(file("service-account-private-key-file", &pki.join("accounts.key")));
     all.push(file("cert-dir", &dir.join("control/run")));

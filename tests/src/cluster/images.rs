@@ -19,13 +19,20 @@ const DNS: &str = "test.intermezzo.dev/coredns:cluster";
 /// # Errors
 /// buildah fails.
 pub fn for_cluster(parts: &Parts) -> Result<Vec<PathBuf>> {
-    let dir = tools()?.join("images");
-    fs::create_dir_all(&dir)?;
+    for_cluster_in(&tools()?.join("images"), parts)
+}
+
+/// The same in another directory than the tools' cache.
+///
+/// # Errors
+/// buildah fails.
+pub fn for_cluster_in(dir: &Path, parts: &Parts) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(dir)?;
     let busybox = parts::find("busybox").context("there is no busybox; on Debian: busybox-static has it")?;
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/images");
     Ok(vec![
-        archive(&dir, SANDBOX, &busybox, "bin/busybox", &sources.join("busybox.Containerfile"))?,
-        archive(&dir, DNS, &parts.program("coredns"), "coredns", &sources.join("coredns.Containerfile"))?,
+        archive(dir, SANDBOX, &busybox, "bin/busybox", &sources.join("busybox.Containerfile"))?,
+        archive(dir, DNS, &parts.program("coredns"), "coredns", &sources.join("coredns.Containerfile"))?,
     ])
 }
 
