@@ -49,6 +49,12 @@ pub enum AdminError {
         /// How long it was given.
         seconds: u64,
     },
+    /// The agent stopped telling how a scrub goes.
+    #[error("the scrub of {volume} ended before it was finished; begin it again")]
+    Unfinished {
+        /// The volume.
+        volume: String,
+    },
     /// This process cannot run a runtime.
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
@@ -61,7 +67,7 @@ impl AdminError {
         match self {
             AdminError::Unreachable { .. } | AdminError::Silent { .. } => true,
             AdminError::Refused { status, .. } => status.code() == tonic::Code::Unavailable,
-            AdminError::Runtime(_) => false,
+            AdminError::Unfinished { .. } | AdminError::Runtime(_) => false,
         }
     }
 }
@@ -206,6 +212,28 @@ impl<T> Answers<T> {
 /// It does not answer, or not to the end.
 pub fn conflicts(socket: &Path, volume: &str) -> Result<Vec<ConflictRecord>, AdminError> {
     block_on(async { Admin::connect(socket).await?.conflicts(volume).await?.collect().await })
+}
+
+/// Follows a scrub to its end; `told` hears of the progress. Gives the last answer.
+///
+/// # Errors
+/// The agent does not answer, or the scrub is not brought to its end.
+pub fn scrub(
+    socket: &Path,
+    volume: &str,
+    what: Looking,
+    told: &mut dyn FnMut(&ScrubProgress),
+) -> Result<ScrubProgress, AdminError> {
+    let last = block_on(async {
+        let mut answers = Admin::connect(socket).await?.scrub(volume, what).await?;
+        let mut last = ScrubProgress::default();
+        while let Some(answer) = answers.next().await? {
+            told(&answer);
+            last = answer;
+        }
+        Ok(last)
+    })?;
+    if last.finished { Ok(last) } else { Err(AdminError::Unfinished { volume: volume.to_owned() }) }
 }
 
 /// Runs one conversation to its end on this thread.

@@ -158,7 +158,9 @@ async fn follow_scrub(volume: VolumeHandle, progress: mpsc::Sender<Result<v1::Sc
         }
         let scrub = report.status.scrub;
         let finished = !scrub.running;
-        let paths = if finished { scrub.paths } else { Vec::new() };
+        let shown = if finished { scrub.paths.as_slice() } else { &[] };
+        let finding =
+            |(path, what): &(String, String)| v1::ScrubFinding { path: path.clone(), what: what.clone() };
         let so_far = v1::ScrubProgress {
             finished,
             done: scrub.done,
@@ -167,7 +169,7 @@ async fn follow_scrub(volume: VolumeHandle, progress: mpsc::Sender<Result<v1::Sc
             adopting: scrub.adopting,
             taken: scrub.taken,
             trouble: scrub.trouble,
-            findings: paths.into_iter().map(|(path, what)| v1::ScrubFinding { path, what }).collect(),
+            findings: shown.iter().map(finding).collect(),
         };
         if progress.send(Ok(so_far)).await.is_err() || finished {
             return;

@@ -24,6 +24,7 @@ use crate::volume_task::VolumeTask;
 use intermezzo_channel::v1::ClearVolume;
 use intermezzo_channel::v1::packet::Body;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -95,6 +96,7 @@ impl Agent {
             rooms.clone(),
         )
         .map_err(AgentError::Setup)?;
+        let run = options.admin_socket.parent().map(Path::to_owned).unwrap_or_default();
         let peers = Peers::new(identity, options.peers.iter().cloned().collect());
         info!(target: "agent", node = options.node, %address, "listening");
 
@@ -118,6 +120,7 @@ impl Agent {
             cache: options.cache,
             mounts: options.mounts,
             boot,
+            run,
         };
         let mut agent = Agent { around, volumes, running: BTreeMap::new() };
         loop {

@@ -25,8 +25,8 @@ use tables::WriteTables;
 /// The shell's own rows: single values by name.
 const SHELL: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("shell");
 const UID: &str = "uid";
-const BOOT: &str = "boot";
-const CLEAN: &str = "clean";
+/// Who opened it last; see [`VolumeStore::open`].
+const LIFE: &str = "life";
 const SYNCED: &str = "synced";
 /// The newest frame of the redo file that the database has durably.
 const REDONE: &str = "redone";
@@ -49,9 +49,9 @@ pub enum TransactionError<E> {
 pub enum LastTime {
     /// There was none: the store is new.
     New,
-    /// Closed in order, or the machine has not been down since: nothing was lost.
+    /// The machine has not been down since, and this is the file that was open then: nothing was lost.
     Whole,
-    /// The machine went down without a clean shutdown.
+    /// The machine went down, or the file is an older one: what it says may be behind what was said to others.
     Lost,
 }
 
@@ -62,6 +62,9 @@ pub struct VolumeStore {
     database: Database,
     redo: Mutex<Redo>,
     last_time: LastTime,
+    /// This opening: the boot id and a random number.
+    life: String,
+    witness: PathBuf,
 }
 
 fn failed(path: &Path, error: impl std::fmt::Display) -> StoreError {
@@ -69,11 +72,13 @@ fn failed(path: &Path, error: impl std::fmt::Display) -> StoreError {
 }
 
 impl VolumeStore {
-    /// Opens or makes the file at `path`. `boot` is the machine's boot id.
+    /// Opens or makes the file at `path`. `boot` is the machine's boot id. Each opening leaves a number of its own in the
+    /// store and in the file `witness`, which lies where no backup goes: a restored store has another one than the
+    /// witness.
     ///
     /// # Errors
     /// The file is another's, damaged, or in use.
-    pub fn open(path: &Path, boot: &str) -> Result<VolumeStore, StoreError> {
+    pub fn open(path: &Path, boot: &str, witness: &Path) -> Result<VolumeStore, StoreError> {
         let database = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
             .create(path)
@@ -82,26 +87,39 @@ impl VolumeStore {
         let redone = shell_row(&database, path, REDONE)?;
         let redone = redone.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes);
         let redo = Redo::open(&redo_path, redone).map_err(|error| failed(&redo_path, error))?;
-        let mut store =
-            VolumeStore { path: path.to_owned(), database, redo: Mutex::new(redo), last_time: LastTime::New };
-        let before = store.shell_row(BOOT)?;
-        let clean = store.shell_row(CLEAN)?.is_some_and(|value| value == [1]);
+        let token = crate::random::id().map_err(|error| failed(path, error))?;
+        let mut store = VolumeStore {
+            path: path.to_owned(),
+            database,
+            redo: Mutex::new(redo),
+            last_time: LastTime::New,
+            life: format!("{boot} {token:016x}"),
+            witness: witness.to_owned(),
+        };
+        let before = store.shell_row(LIFE)?;
+        let seen = std::fs::read(witness).unwrap_or_default();
         store.last_time = match before {
             None => LastTime::New,
-            Some(before) if clean || before == boot.as_bytes() => LastTime::Whole,
+            Some(before) if before == seen && before.starts_with(boot.as_bytes()) => LastTime::Whole,
             Some(_) => LastTime::Lost,
         };
         // After a power cut the redo file says nothing: it would put the store ahead of the journal.
         if store.last_time == LastTime::Whole {
             store.redo()?;
         }
-        // "Not clean" is on disk before anything else is; a loss stays known until the core has taken note of it.
+        // A loss stays known until the core has taken note of it.
         if store.last_time == LastTime::Lost {
             store.redo.lock().clear().map_err(|error| failed(&redo_path, error))?;
         } else {
-            store.put_shell_rows(&[(BOOT, boot.as_bytes()), (CLEAN, &[0])])?;
+            store.begin_life()?;
         }
         Ok(store)
+    }
+
+    /// From now on this opening is the last one. A kill in between shows as a loss, which does no harm.
+    fn begin_life(&self) -> Result<(), StoreError> {
+        self.put_shell_rows(&[(LIFE, self.life.as_bytes())])?;
+        std::fs::write(&self.witness, &self.life).map_err(|error| failed(&self.witness, error))
     }
 
     /// Does again what a kill took from the database.
@@ -132,12 +150,12 @@ impl VolumeStore {
         self.last_time
     }
 
-    /// The core has begun a new incarnation because of [`LastTime::Lost`]: this boot counts from now on.
+    /// The core has begun a new incarnation because of [`LastTime::Lost`]: this opening counts from now on.
     ///
     /// # Errors
-    /// The database's own.
-    pub fn loss_noted(&self, boot: &str) -> Result<(), StoreError> {
-        self.put_shell_rows(&[(BOOT, boot.as_bytes()), (CLEAN, &[0])])
+    /// The database's own, or the witness cannot be written.
+    pub fn loss_noted(&self) -> Result<(), StoreError> {
+        self.begin_life()
     }
 
     /// The id of this replica's cache; `None` while the store is new.
@@ -221,14 +239,6 @@ impl VolumeStore {
     /// The database's own.
     pub fn make_durable(&self, recno: u64) -> Result<(), StoreError> {
         self.put_shell_rows(&[(SYNCED, &recno.to_le_bytes())])
-    }
-
-    /// The last durable commit: whoever opens it next knows that nothing is missing. Blocks for the disk.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn mark_clean(&self) -> Result<(), StoreError> {
-        self.put_shell_rows(&[(CLEAN, &[1])])
     }
 
     fn shell_row(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {

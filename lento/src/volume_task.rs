@@ -68,6 +68,8 @@ pub struct Surroundings {
     pub mounts: PathBuf,
     /// The machine's boot id.
     pub boot: String,
+    /// Where what ends with the machine lies.
+    pub run: PathBuf,
 }
 
 /// The task.
@@ -452,23 +454,20 @@ impl VolumeTask {
         self.life = None;
         self.handle.admission().write().store = None;
         if let Some(store) = self.store.take() {
-            // Clean means: nothing in the store is ahead of what is durable in log and tree.
+            // The store may be no further ahead on the disk than log and tree are.
             let synced = self.around.downcalls.call(
                 &self.handle.name,
                 Body::Sync(v1::Sync {}),
                 "Sync",
                 LAST_SYNC_DEADLINE,
             );
-            let clean = self.served.is_some() && synced.await.is_ok();
-            let close = move || if clean { store.mark_clean() } else { store.make_durable(0) };
-            let result = tokio::task::spawn_blocking(close).await;
-            match result {
-                Ok(Ok(())) => info!(target: "volume", volume = &*self.handle.name, "stopped"),
-                Ok(Err(error)) => {
-                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean");
-                }
+            let synced = self.served.is_some() && synced.await.is_ok();
+            let close = move || if synced { store.make_durable(0) } else { Ok(()) };
+            let result = tokio::task::spawn_blocking(close).await.map_err(|error| error.to_string());
+            match result.and_then(|result| result.map_err(|error| error.to_string())) {
+                Ok(()) => info!(target: "volume", volume = &*self.handle.name, synced, "stopped"),
                 Err(error) => {
-                    error!(target: "volume", volume = &*self.handle.name, %error, "stopped unclean");
+                    error!(target: "volume", volume = &*self.handle.name, error, "stopped; its store recovers when opened");
                 }
             }
         }

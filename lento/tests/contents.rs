@@ -31,6 +31,7 @@ use lento_core::io::FetchResult;
 use lento_core::io::Input;
 use lento_core::io::Output;
 use lento_core::io::ReadResult;
+use lento_core::lineage::Lineage;
 use lento_core::message::Message;
 use lento_core::message::SnapshotObject;
 use lento_core::message::Welcome;
@@ -148,6 +149,8 @@ impl Core {
             root: ROOT,
             staging: FileId { ino: 3, generation: 1 },
             unclean: false,
+            entropy: 7,
+            tail: 0,
             adopts: false,
             snapshot_chunk: 512,
         };
@@ -199,7 +202,12 @@ impl Core {
         self.feed(Input::Connected("a".to_owned()));
         self.greeting += 1;
         let position = Position(8 + self.greeting);
-        let welcome = Welcome { greeting: self.greeting, epoch: Epoch(1), position, received: Recno(0) };
+        let welcome = Welcome {
+            greeting: self.greeting,
+            lineage: Lineage::first(Epoch(1)),
+            position,
+            received: Recno(0),
+        };
         self.feed(from(Message::Welcome(welcome)));
         let root = SnapshotObject {
             object: ObjectId::ROOT,

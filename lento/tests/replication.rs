@@ -27,6 +27,7 @@ use lento_core::io::FetchItem;
 use lento_core::io::FetchResult;
 use lento_core::io::Input;
 use lento_core::io::ReadResult;
+use lento_core::lineage::Lineage;
 use lento_core::message::Hello;
 use lento_core::message::Message;
 use lento_core::message::Welcome;
@@ -47,7 +48,9 @@ fn hello() -> Message {
         snapshot: None,
         replica: 7,
         incarnation: 1,
-        epoch: Epoch(0),
+        lineage: Lineage::default(),
+        applied: Position(0),
+        tail_from: Position(0),
         position: Position(0),
         has: (Recno(0), Recno(0)),
     })
@@ -64,8 +67,12 @@ async fn messages_go_both_ways_and_an_end_is_told() {
     to_server.say(&client.volume.name, hello());
     let to_client = server.connected("b").await;
     assert_eq!(server.message("b").await, hello());
-    let welcome =
-        Message::Welcome(Welcome { greeting: 1, epoch: Epoch(1), position: Position(5), received: Recno(0) });
+    let welcome = Message::Welcome(Welcome {
+        greeting: 1,
+        lineage: Lineage::first(Epoch(1)),
+        position: Position(5),
+        received: Recno(0),
+    });
     to_client.say(&server.volume.name, welcome.clone());
     assert_eq!(client.message("a").await, welcome);
 
@@ -173,7 +180,9 @@ async fn a_large_content_is_staged_at_the_server_while_it_is_read() {
 async fn what_the_server_does_not_have_is_superseded_and_without_it_a_fetch_fails() {
     let authority = Authority::new();
     let (server, mut client) = (node(), node());
-    let store = Arc::new(VolumeStore::open(&server.dir.path().join("store"), "boot").unwrap());
+    let store = Arc::new(
+        VolumeStore::open(&server.dir.path().join("store"), "boot", &server.dir.path().join("life")).unwrap(),
+    );
     server.volume.admission().write().store = Some(store);
     let address = server.serve(&authority, "a", &["b"]);
     let peers = peers(&authority, "b", "a", address);

@@ -120,6 +120,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         cache: dir.path().join("cache"),
         mounts: dir.path().join("mounts"),
         boot: "boot".to_owned(),
+        run: dir.path().to_owned(),
     };
     let wanted = DesiredVolume {
         server: "a".to_owned(),
@@ -172,7 +173,8 @@ async fn a_volume_lives_fails_and_lives_again() {
     presto.answer(&sync, Body::Synced(v1::Synced { recno: 0 }), &[]).await;
     soon(stopped).await.unwrap();
     soon(task).await.unwrap();
-    let store = VolumeStore::open(&dir.path().join("state/ns/v.redb"), "another boot").unwrap();
+    let (path, witness) = (dir.path().join("state/ns/v.redb"), dir.path().join("ns.v.life"));
+    let store = VolumeStore::open(&path, "boot", &witness).unwrap();
     assert_eq!(store.last_time(), LastTime::Whole);
     assert_eq!(store.uid().unwrap(), Some(options.uid));
     drop(journal);

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use intermezzo::fleet::{Fleet, Request, mounts};
+use anyhow::{Context, Result, ensure};
+use intermezzo::fleet::process::Signal;
+use intermezzo::fleet::{Daemon, Fleet, Node, Request, mounts};
 use intermezzo::output::say;
 
 /// Whether to leave everything in place.
@@ -77,6 +78,29 @@ impl Drop for Temporary {
         }
         remove(&self.fleet);
     }
+}
+
+/// For a killed process to be gone with all its threads, which may wait for a disk.
+const DEATH: Duration = Duration::from_secs(20);
+
+/// Whether there was something to kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killed {
+    /// It ran.
+    Running,
+    /// It did not.
+    Nothing,
+}
+
+/// kill -9, and waits until it is gone.
+///
+/// # Errors
+/// It does not go.
+pub fn kill(fleet: &Fleet, node: &Node, daemon: Daemon) -> Result<Killed> {
+    let Some(process) = fleet.running(node, daemon) else { return Ok(Killed::Nothing) };
+    process.signal(Signal::Kill);
+    ensure!(process.wait(DEATH), "{daemon} of node {} survives kill -9", node.name);
+    Ok(Killed::Running)
 }
 
 fn remove(fleet: &Fleet) {

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::agents;
 use crate::Exit;
-use crate::admin::{Admin, Looking, ScrubProgress, block_on};
+use crate::admin::{self, Looking, ScrubProgress};
 use crate::args::ScrubArgs;
 use crate::fleet::layout::volume_id;
 use crate::output::{Table, print_text, print_value, say};
@@ -61,19 +61,12 @@ pub(super) fn run(args: &ScrubArgs) -> Result<Exit> {
 /// Follows a scrub to its end, with a bar.
 pub(super) fn follow(socket: &Path, volume: &str, what: Looking, title: &str) -> Result<ScrubProgress> {
     let progress = Progress::steps(title, STEPS);
-    let result = block_on(async {
-        let mut answers = Admin::connect(socket).await?.scrub(volume, what).await?;
-        let (mut last, mut at) = (ScrubProgress::default(), 0);
-        while let Some(answer) = answers.next().await? {
-            let now = (answer.done.clamp(0.0, 1.0) * STEPS as f64) as u64;
-            progress.advance(now.saturating_sub(at));
-            at = at.max(now);
-            last = answer;
-        }
-        Ok(last)
+    let mut at = 0;
+    let end = admin::scrub(socket, volume, what, &mut |answer| {
+        let now = (answer.done.clamp(0.0, 1.0) * STEPS as f64) as u64;
+        progress.advance(now.saturating_sub(at));
+        at = at.max(now);
     });
     progress.finish();
-    let last = result?;
-    ensure!(last.finished, "the scrub of {volume} ended before it was finished; begin it again");
-    Ok(last)
+    Ok(end?)
 }

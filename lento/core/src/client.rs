@@ -3,6 +3,7 @@
 
 mod asking;
 mod materialise;
+mod offer;
 mod repair;
 mod snapshot;
 mod submit;
@@ -33,7 +34,6 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::tree::View;
 use crate::tree::Which;
-use crate::types::Epoch;
 use crate::types::Hash;
 use crate::types::Name;
 use crate::types::ObjectId;
@@ -44,6 +44,7 @@ use crate::types::Ticket;
 use crate::volume::Millis;
 use asking::AskAgain;
 use materialise::Work;
+use offer::Offering;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -79,6 +80,9 @@ pub struct Client {
     journal_end: Option<Recno>,
     /// The same until presto was told what to keep in limbo.
     limbo_end: Option<Recno>,
+    offering: Option<Offering>,
+    /// Positions of the server's log that are kept in any case.
+    tail: u64,
 }
 
 /// Where the stream to the server stands.
@@ -91,6 +95,8 @@ enum Stream {
     Greeting,
     /// The server's tree does not follow from the one here: nothing is taken from it, and nothing is given. Why.
     Estranged(String),
+    /// The server has lost the end of its log, and gets it from here.
+    Offering,
     /// Welcomed; treats and submits records after base has reached the welcome's position (rule 3).
     Up(Welcome),
 }
@@ -107,7 +113,7 @@ const SYNC_PAUSE: u64 = 30;
 
 impl Client {
     /// Rebuilds what is kept in memory. Whatever is pending may have been received by the server.
-    pub fn open(server: NodeName, store: &dyn Store) -> Result<Client, StoreError> {
+    pub fn open(server: NodeName, store: &dyn Store, tail: u64) -> Result<Client, StoreError> {
         let mut cml = Cml::open(store)?;
         cml.freeze(Recno(u64::MAX));
         Ok(Client {
@@ -132,12 +138,15 @@ impl Client {
             frozen: true,
             journal_end: None,
             limbo_end: None,
+            offering: None,
+            tail,
         })
     }
 
     /// Everything that may go on, goes on. Called after each input.
     pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         self.retain_limbo(ctx)?;
+        self.offer(ctx)?;
         self.greet(ctx)?;
         self.submit(ctx)?;
         self.materialise(ctx)?;
@@ -153,6 +162,9 @@ impl Client {
         times.extend(self.read_again.map(|at| (at, "read an unstable file again")));
         times.extend(self.fetch_again.at().map(|at| (at, "fetch again")));
         times.extend(self.work.wake().map(|at| (at, "look again at busy files")));
+        times.extend(
+            self.offering.as_ref().and_then(Offering::wake).map(|at| (at, "read an unstable file again")),
+        );
         times
     }
 
@@ -226,8 +238,10 @@ impl Client {
             greeting: self.greeting,
             replica: ctx.meta.replica,
             incarnation: ctx.meta.incarnation,
-            epoch: ctx.meta.epoch,
+            lineage: ctx.meta.lineage.clone(),
             position: ctx.meta.position,
+            applied: self.work.applied(ctx.meta.position),
+            tail_from: ctx.meta.tail_from,
             snapshot: ctx.meta.snapshot.map(|snapshot| snapshot.upto),
             has: (first, ctx.meta.last_read().max(first)),
         };
@@ -238,6 +252,7 @@ impl Client {
     /// The stream is gone.
     pub fn disconnected(&mut self) {
         self.stream = Stream::Down;
+        self.offering = None;
         self.acked = Ack::default();
         for barrier in self.barriers.values_mut() {
             barrier.asked = false;
@@ -276,9 +291,23 @@ impl Client {
                 self.stream = Stream::Estranged(why);
                 Ok(())
             }
+            Message::Welcome(welcome) if let Some(fork) = lost_behind(ctx, &welcome) => {
+                ctx.out.push(Output::Event(Event::Offering {
+                    server: node.clone(),
+                    fork,
+                    position: ctx.meta.position,
+                }));
+                self.offering = Some(Offering::new(welcome, fork, ctx.meta.tail_from));
+                self.stream = Stream::Offering;
+                Ok(())
+            }
+            Message::Offered(upto) => {
+                self.offered(upto);
+                Ok(())
+            }
             Message::Welcome(welcome) => {
-                if ctx.meta.epoch != welcome.epoch {
-                    ctx.meta.epoch = welcome.epoch;
+                if ctx.meta.lineage != welcome.lineage {
+                    ctx.meta.lineage = welcome.lineage.clone();
                 }
                 self.stream = Stream::Up(welcome);
                 self.frozen = true;
@@ -289,8 +318,9 @@ impl Client {
                 ctx.out.push(Output::Event(Event::Waiting(format!("{node} refuses: {reason}"))));
                 Ok(())
             }
-            Message::Records { records, upto } => {
+            Message::Records { records, upto, stable } => {
                 self.records(ctx, records, upto)?;
+                self.trim_tail(ctx, stable)?;
                 self.finish_snapshot(ctx)
             }
             Message::SnapshotBegin { position, objects } => self.snapshot_begin(ctx, position, objects),
@@ -304,6 +334,7 @@ impl Client {
             }
             Message::Hello(_)
             | Message::Submit(_)
+            | Message::Offer { .. }
             | Message::Ack(_)
             | Message::SnapshotStored(_)
             | Message::Barrier { .. } => {
@@ -471,6 +502,14 @@ impl Client {
             Stream::Reading => list.push("the journal is being read".into()),
             Stream::Greeting => list.push(format!("{} has not answered yet", self.server)),
             Stream::Estranged(why) => list.push(why.clone()),
+            Stream::Offering => {
+                let progress = self.offering.as_ref().map(|offering| offering.progress(meta));
+                let progress = progress.unwrap_or_default();
+                list.push(format!(
+                    "{} has lost the end of its log and gets it from here: {progress}",
+                    self.server
+                ));
+            }
             Stream::Up(_) => {}
         }
         if let Some(snapshot) = &meta.snapshot {
@@ -484,20 +523,21 @@ impl Client {
     }
 }
 
+/// Where the server's log ends for us, if ours has gone on from there: what we have behind that, it has lost.
+fn lost_behind(ctx: &Context<'_>, welcome: &Welcome) -> Option<Position> {
+    let meta = &ctx.meta;
+    let fork = meta.lineage.fork(meta.position, &welcome.lineage, welcome.position)?;
+    (fork < meta.position && meta.snapshot.is_none()).then_some(fork)
+}
+
 /// Why this server is not the one that this node's base came from. To follow it would take away what it does not have.
 fn estranged(ctx: &Context<'_>, welcome: &Welcome) -> Option<String> {
-    let mine = ctx.meta.epoch;
-    if mine == Epoch::default() {
+    let meta = &ctx.meta;
+    if meta.lineage.is_empty() {
         return None;
     }
-    if !welcome.epoch.is_kin(mine) {
-        return Some("has another history of this volume; it may have lost its data".to_owned());
-    }
-    let lost = welcome.epoch < mine || (welcome.epoch == mine && welcome.position < ctx.meta.position);
-    lost.then(|| {
-        let (there, here) = (welcome.position, ctx.meta.position);
-        format!("is at position {there} where it has been at {here}; it may come from a backup")
-    })
+    let fork = meta.lineage.fork(meta.position, &welcome.lineage, welcome.position);
+    fork.is_none().then(|| "has another history of this volume; it may have lost its data".to_owned())
 }
 
 /// Up to where the maker of a name had seen the server's objects: all of base, unless base has something there that

@@ -365,7 +365,7 @@ pub fn left_by(op: &Operation) -> Option<Hash> {
 }
 
 /// What the record found on disk, and in which object.
-fn before_of(op: &mut Operation) -> Option<(&mut Hash, ObjectId)> {
+pub fn before_of(op: &mut Operation) -> Option<(&mut Hash, ObjectId)> {
     match &mut op.kind {
         OpKind::Close { before, .. } | OpKind::Remove { before: Some(before), .. } => {
             Some((before, op.object))

@@ -3,12 +3,12 @@
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::Ref;
+use crate::lineage::Lineage;
 use crate::record::KmlRecord;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
-use crate::types::Epoch;
 use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::ObjectId;
@@ -30,10 +30,12 @@ pub struct Meta {
     pub incarnation: u32,
     /// The KML record to read next.
     pub next_recno: Recno,
-    /// Server: its epoch. Client: the epoch it follows.
-    pub epoch: Epoch,
+    /// Server: its eras. Client: those of the log that it follows.
+    pub lineage: Lineage,
     /// Client: base position.
     pub position: Position,
+    /// Client: its tail holds the log from here on.
+    pub tail_from: Position,
     /// Server: log records up to here are gone.
     pub log_floor: Position,
     /// Client: base is a part of a snapshot.

@@ -3,6 +3,13 @@
 //! The shell feeds inputs in any order that happens, runs outputs in the order given, and commits the store before it
 //! runs them. It answers every output that carries a [`Ticket`] exactly once, with a failure if need be.
 
+mod scrub;
+
+pub use scrub::Listed;
+pub use scrub::Listing;
+pub use scrub::ScrubItem;
+pub use scrub::ScrubOutcome;
+
 use crate::message::Message;
 use crate::record::KmlRecord;
 use crate::scrub::Found;
@@ -13,6 +20,7 @@ use crate::types::Mask;
 use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::OpId;
+use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::types::Time;
@@ -235,6 +243,15 @@ pub enum Event {
         /// Presto's words.
         message: String,
     },
+    /// Client: the server has lost the log behind a position, and gets it from here.
+    Offering {
+        /// The server.
+        server: NodeName,
+        /// Where its log ends.
+        fork: Position,
+        /// Where ours does.
+        position: Position,
+    },
     /// A scrub has come to its end.
     Scrubbed {
         /// Names looked at.
@@ -250,112 +267,6 @@ pub enum Event {
         recno: Recno,
         /// The file.
         file: FileId,
-    },
-}
-
-/// A page of a directory.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Listing {
-    /// Some names; `next` is where the page after begins, 0: there is none.
-    Page {
-        /// In no order.
-        entries: Vec<Listed>,
-        /// For [`Output::List`].
-        next: u64,
-    },
-    /// There is no such directory any more.
-    Gone,
-    /// Try again later.
-    Failed(String),
-}
-
-/// A name of a directory and what it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// The name.
-    pub name: Name,
-    /// Identity.
-    pub file: FileId,
-    /// Attributes.
-    pub attributes: Attributes,
-    /// Version.
-    pub version: Version,
-}
-
-/// What is believed of a part of the lower tree.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ScrubItem {
-    /// What stands at a name.
-    Entry {
-        /// Directory.
-        dir: FileId,
-        /// Name.
-        name: Name,
-        /// What stands there.
-        expect: Option<FileId>,
-        /// It is a directory.
-        expect_dir: bool,
-        /// It has no other name.
-        expect_last: bool,
-        /// What was listed there: anything else has to be listed first.
-        listed: Option<FileId>,
-        /// A name by which `listed` is known: directory and name.
-        known: Option<(FileId, Name)>,
-        /// Its directory has left the tree: nothing is there, whatever that directory may hold.
-        left: bool,
-    },
-    /// What an object is like.
-    Object {
-        /// The file.
-        file: FileId,
-        /// Attributes.
-        expect: Attributes,
-        /// Bytes of a regular file.
-        size: u64,
-        /// All extended attributes.
-        xattrs: Vec<(Name, Vec<u8>)>,
-    },
-}
-
-impl ScrubItem {
-    /// Roughly its bytes on the channel.
-    pub(crate) fn weight(&self) -> usize {
-        match self {
-            ScrubItem::Entry { name, known, .. } => {
-                64 + name.len() + known.as_ref().map_or(0, |(_, name)| 40 + name.len())
-            }
-            ScrubItem::Object { xattrs, .. } => {
-                64 + xattrs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>()
-            }
-        }
-    }
-}
-
-/// Answer to one [`ScrubItem`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ScrubOutcome {
-    /// As believed.
-    Same,
-    /// Not so, and no record says why.
-    Found {
-        /// The newest record made of it; `None`: it was only looked at.
-        recno: Option<Recno>,
-        /// What differs, for people.
-        what: String,
-    },
-    /// A record that was not read yet touches it.
-    Stale {
-        /// That record.
-        recno: Recno,
-    },
-    /// Open for writing.
-    Busy,
-    /// It cannot be looked at or journaled.
-    Refused {
-        /// Errno.
-        errno: i32,
-        /// Presto's words.
-        message: String,
     },
 }
 

@@ -13,6 +13,7 @@ pub mod ground;
 pub mod io;
 mod judge;
 mod ledger;
+pub mod lineage;
 mod local;
 pub mod message;
 pub mod record;

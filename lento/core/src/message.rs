@@ -1,7 +1,7 @@
 //! What cores of two nodes say to each other about one volume. `proto/` gives it bytes; the shell converts.
 
+use crate::lineage::Lineage;
 use crate::types::Attributes;
-use crate::types::Epoch;
 use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::Name;
@@ -17,6 +17,14 @@ pub enum Message {
     Hello(Hello),
     /// Client: records, in recno order.
     Submit(Vec<Operation>),
+    /// Client: records of the server's log that the server has lost, each under its first origin. All up to this position of
+    /// the lost part are now offered.
+    Offer {
+        /// The records.
+        records: Vec<LogRecord>,
+        /// Offered up to here.
+        upto: Position,
+    },
     /// Client: how far it is.
     Ack(Ack),
     /// Client: the objects of the snapshot up to this one are in its store.
@@ -43,7 +51,11 @@ pub enum Message {
         records: Vec<LogRecord>,
         /// Sent up to here (positions without a record are skipped).
         upto: Position,
+        /// Durable at every Replicator up to here.
+        stable: Position,
     },
+    /// Server: what was offered up to here has its place, durably.
+    Offered(Position),
     /// Server: the tree follows, object by object, each as it is when it is sent, and the log from this position on. What
     /// the client had of an earlier tree is void.
     SnapshotBegin {
@@ -72,10 +84,14 @@ pub struct Hello {
     pub replica: u64,
     /// Its incarnation.
     pub incarnation: u32,
-    /// Epoch it followed last.
-    pub epoch: Epoch,
-    /// Base position in that epoch.
+    /// The eras of the log that it follows.
+    pub lineage: Lineage,
+    /// Base position in the newest of them.
     pub position: Position,
+    /// What is visible in its tree.
+    pub applied: Position,
+    /// It still has the log's records from here on.
+    pub tail_from: Position,
     /// Its base is a part of a snapshot: the objects up to this one, and the log up to `position`.
     pub snapshot: Option<ObjectId>,
     /// Its records that it still has, of this incarnation: first and last, both 0 if none.
@@ -87,8 +103,8 @@ pub struct Hello {
 pub struct Welcome {
     /// The hello it answers. A client may have said another one meanwhile; then this says nothing to it.
     pub greeting: u64,
-    /// The server's epoch.
-    pub epoch: Epoch,
+    /// The server's eras.
+    pub lineage: Lineage,
     /// Newest durable position: the client submits once it has applied up to here.
     pub position: Position,
     /// The client's last record of this incarnation that has a verdict.

@@ -6,16 +6,16 @@
 //! scrub of a volume that knows of nothing yet; when it is interrupted it begins again, and what is known by then is
 //! equal.
 
+mod item;
+
 use crate::context::Context;
 use crate::io::Event;
 use crate::io::Listed;
 use crate::io::Listing;
 use crate::io::Output;
 use crate::io::Ref;
-use crate::io::ScrubItem;
 use crate::io::ScrubOutcome;
 use crate::store::StoreError;
-use crate::tree::Object;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::tree::handle;
@@ -24,10 +24,10 @@ use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::Recno;
 use crate::types::Ticket;
-use crate::types::Time;
 use crate::volume::Millis;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Suspects asked about at once.
 const BATCH: usize = 256;
@@ -67,7 +67,7 @@ pub struct ScrubStatus {
     /// They were taken.
     pub taken: bool,
     /// The first of them, and of those that replays came upon since: path and what differs.
-    pub paths: Vec<(String, String)>,
+    pub paths: Arc<Vec<(String, String)>>,
     /// What it could not do, last time.
     pub trouble: String,
 }
@@ -91,7 +91,7 @@ struct Run {
     listing: Option<(Ticket, Walk)>,
     suspects: VecDeque<Suspect>,
     /// Names that are not there any more. They come last: what has moved is told at its new place.
-    gone: VecDeque<Suspect>,
+    gone: Vec<Suspect>,
     asked: Option<(Ticket, Vec<Suspect>)>,
     /// Read up to here before going on.
     told: Recno,
@@ -214,7 +214,8 @@ impl Scrub {
         run.wants_turn = false;
     }
 
-    /// Goes on as far as it can. `replays_idle`: everything replayed is read. Says whether all that is in the tree has been taken.
+    /// Goes on as far as it can. `replays_idle`: everything replayed is read. Says whether all that is in the tree has
+    /// been taken.
     pub fn pump(&mut self, ctx: &mut Context<'_>, replays_idle: bool) -> Result<bool, StoreError> {
         let Some(run) = &mut self.run else { return Ok(false) };
         run.wants_turn = false;
@@ -234,7 +235,7 @@ impl Scrub {
                     return Ok(false);
                 }
             } else if let Some((dir, share)) = run.dirs.pop() {
-                if let Some(file) = file_of(ctx, dir)? {
+                if let Some(file) = item::file_of(ctx, dir)? {
                     run.list(ctx, Walk { dir, share, ..Walk::default() }, file, 0);
                     return Ok(false);
                 }
@@ -285,13 +286,13 @@ impl Scrub {
                 return Ok(());
             }
         };
-        if let Some(file) = file_of(ctx, walk.dir)?.filter(|_| next != 0) {
+        if let Some(file) = item::file_of(ctx, walk.dir)?.filter(|_| next != 0) {
             run.list(ctx, walk, file, next);
             return Ok(());
         }
         for (name, _) in View::new(ctx.store, Which::Local).children(walk.dir, usize::MAX)? {
             if !walk.seen.contains(&name) {
-                run.gone.push_back(Suspect::new(What::Entry(walk.dir, name, None)));
+                run.gone.push(Suspect::new(What::Entry(walk.dir, name, None)));
             }
         }
         run.finish(walk);
@@ -309,8 +310,7 @@ impl Scrub {
         let Some((_, asked)) = run.asked.take_if(|(question, _)| *question == ticket) else { return Ok(()) };
         let mut outcomes = outcomes.into_iter();
         for mut suspect in asked {
-            let outcome = outcomes.next();
-            let again = match outcome {
+            match outcomes.next() {
                 Some(ScrubOutcome::Same | ScrubOutcome::Busy) => {
                     run.settled(suspect);
                     continue;
@@ -323,28 +323,23 @@ impl Scrub {
                     run.told = run.told.max(recno.unwrap_or_default());
                     self.status.found += 1;
                     if self.status.paths.len() < SHOWN {
-                        self.status.paths.push((path(ctx, &suspect.what)?, what));
+                        Arc::make_mut(&mut self.status.paths).push((item::path(ctx, &suspect.what)?, what));
                     }
                     run.settled(suspect);
                     continue;
                 }
                 Some(ScrubOutcome::Stale { recno }) => {
                     run.told = run.told.max(recno);
-                    true
                 }
                 Some(ScrubOutcome::Refused { message, .. }) => {
-                    self.status.trouble = format!("{}: {message}", path(ctx, &suspect.what)?);
+                    self.status.trouble = format!("{}: {message}", item::path(ctx, &suspect.what)?);
                     run.not_before = Millis(ctx.now.0 + PAUSE);
-                    true
                 }
-                None => {
-                    run.not_before = Millis(ctx.now.0 + PAUSE);
-                    true
-                }
-            };
+                None => run.not_before = Millis(ctx.now.0 + PAUSE),
+            }
             suspect.tries += 1;
             // What is never at rest is somebody's work, who will report it. What is to be adopted is adopted.
-            if again && (suspect.tries < TRIES || self.status.adopting) {
+            if suspect.tries < TRIES || self.status.adopting {
                 run.suspects.push_back(suspect);
             } else {
                 run.done += suspect.share;
@@ -358,14 +353,11 @@ impl Walk {
     /// One name of the directory.
     fn see(&mut self, ctx: &Context<'_>, entry: Listed) -> Result<(), StoreError> {
         let view = View::new(ctx.store, Which::Local);
-        let known = match view.entry(self.dir, &entry.name)? {
-            Some(object) => view.object(object)?.map(|row| (object, row)),
-            None => None,
-        };
+        let known = view.at(self.dir, &entry.name)?;
         self.seen.insert(entry.name.clone());
         match known {
             Some((object, row)) if row.file == entry.file => {
-                if looks_different(&row, &entry) {
+                if item::looks_different(&row, &entry) {
                     self.suspects.push(Suspect::new(What::Object(object)));
                 }
                 if entry.attributes.is_dir() {
@@ -425,13 +417,8 @@ impl Run {
     fn look_into_new(&mut self, ctx: &Context<'_>) -> Result<(), StoreError> {
         let view = View::new(ctx.store, Which::Local);
         for (dir, name, share) in self.new.drain(..) {
-            let object = view.entry(dir, &name)?;
-            let is_dir = match object {
-                Some(object) => view.object(object)?.is_some_and(|row| row.attributes.is_dir()),
-                None => false,
-            };
-            match object.filter(|_| is_dir) {
-                Some(object) => self.dirs.push((object, share)),
+            match view.at(dir, &name)?.filter(|(_, row)| row.attributes.is_dir()) {
+                Some((object, _)) => self.dirs.push((object, share)),
                 None => self.done += share,
             }
         }
@@ -492,18 +479,18 @@ impl Run {
             else {
                 break;
             };
-            let item = match &suspect.what {
-                What::Object(object) => object_item(ctx, *object)?,
+            let question = match &suspect.what {
+                What::Object(object) => item::object(ctx, *object)?,
                 What::Entry(dir, name, listed) => {
-                    let (waits, item) = entry_item(ctx, *dir, name, *listed, suspect.way)?;
+                    let (waits, question) = item::entry(ctx, *dir, name, *listed, suspect.way)?;
                     if waits && suspect.tries == 0 {
-                        self.gone.push_back(suspect);
+                        self.gone.push(suspect);
                         continue;
                     }
-                    item
+                    question
                 }
             };
-            match item {
+            match question {
                 Some(item) => {
                     bytes += item.weight();
                     items.push(item);
@@ -520,86 +507,5 @@ impl Run {
         let untouched_since = ctx.meta.last_read();
         ctx.out.push(Output::Scrub { ticket, items, untouched_since, take: self.take && !verify });
         Ok(true)
-    }
-}
-
-/// Whether it is worth a closer look. A directory's change time moves with its names and says nothing.
-fn looks_different(row: &Object, entry: &Listed) -> bool {
-    let (a, b) = (&row.attributes, &entry.attributes);
-    let attributes = (a.mode, a.uid, a.gid, a.rdev, a.mtime) != (b.mode, b.uid, b.gid, b.rdev, b.mtime);
-    attributes
-        || row.version.ctime != entry.version.ctime
-        || row.version.size != entry.version.size && a.is_file()
-}
-
-fn file_of(ctx: &Context<'_>, object: ObjectId) -> Result<Option<FileId>, StoreError> {
-    if let Some(file) = ctx.fixed_file(object) {
-        return Ok(Some(file));
-    }
-    Ok(View::new(ctx.store, Which::Local).object(object)?.map(|row| row.file))
-}
-
-fn object_item(ctx: &Context<'_>, object: ObjectId) -> Result<Option<ScrubItem>, StoreError> {
-    let Some(row) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(None) };
-    // The time of a root that nobody has changed is not known; only one that is adopted comes with a meaning.
-    if object == ObjectId::ROOT && row.attributes.mtime == Time::default() && !ctx.meta.adopting {
-        return Ok(None);
-    }
-    let file = ctx.fixed_file(object).unwrap_or(row.file);
-    let xattrs = row.xattrs.into_iter().collect();
-    Ok(Some(ScrubItem::Object { file, expect: row.attributes, size: row.version.size, xattrs }))
-}
-
-/// The question about a name, `None` if what was listed there is what is known; and whether it has to wait for what is
-/// known below it.
-fn entry_item(
-    ctx: &Context<'_>,
-    dir: ObjectId,
-    name: &Name,
-    listed: Option<FileId>,
-    way: Way,
-) -> Result<(bool, Option<ScrubItem>), StoreError> {
-    let view = View::new(ctx.store, Which::Local);
-    let Some(dir_file) = file_of(ctx, dir)? else { return Ok((false, None)) };
-    let object = view.entry(dir, name)?;
-    let row = match object {
-        Some(object) => view.object(object)?.map(|row| (object, row)),
-        None => None,
-    };
-    let expect = row.as_ref().map(|(_, row)| row.file);
-    let expect_dir = row.as_ref().is_some_and(|(_, row)| row.attributes.is_dir());
-    let expect_last = match object {
-        Some(object) => view.names(object)?.len() <= 1,
-        None => false,
-    };
-    let mut known = None;
-    if let Some(file) = listed.filter(|file| Some(*file) != expect)
-        && let Some(elsewhere) = handle::get(ctx.store, file)?
-        && view.object(elsewhere)?.is_some_and(|row| row.file == file)
-        && let Some((from, from_name)) = view.names(elsewhere)?.into_iter().next()
-        && let Some(from) = file_of(ctx, from)?
-    {
-        known = Some((from, from_name));
-    }
-    if expect.is_some() && expect == listed {
-        return Ok((false, None));
-    }
-    let has_children = match object.filter(|_| expect_dir) {
-        Some(object) => !view.children(object, 1)?.is_empty(),
-        None => false,
-    };
-    let name = name.clone();
-    let (dir, left) = (dir_file, way == Way::Below);
-    Ok((
-        has_children,
-        Some(ScrubItem::Entry { dir, name, expect, expect_dir, expect_last, listed, known, left }),
-    ))
-}
-
-fn path(ctx: &Context<'_>, what: &What) -> Result<String, StoreError> {
-    let view = View::new(ctx.store, Which::Local);
-    match what {
-        What::Entry(dir, name, _) => view.path_in(*dir, name),
-        What::Object(object) => view.path(*object),
     }
 }

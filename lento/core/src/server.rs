@@ -6,6 +6,7 @@
 mod absorb;
 mod forward;
 mod judging;
+mod offers;
 mod orphans;
 mod session;
 mod snapshot;
@@ -43,10 +44,12 @@ use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
+use offers::Offers;
 use orphans::Orphans;
 use serde::Deserialize;
 use serde::Serialize;
 use session::Session;
+use session::SessionState;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
@@ -87,6 +90,8 @@ pub struct Server {
     /// Rows of the table of conflicts.
     conflicts: u64,
     judged: Judged,
+    /// What clients have of a log that this server has lost.
+    offers: Offers,
     /// Objects in one message of a snapshot.
     snapshot_chunk: usize,
 }
@@ -222,6 +227,7 @@ impl Server {
         if read > self.durable {
             self.syncing.want(ctx, read, read);
         }
+        self.settle_offers(ctx);
         self.forward(ctx)?;
         self.settle_barriers(ctx)
     }
@@ -231,6 +237,7 @@ impl Server {
         let mut times = Vec::new();
         times.extend(self.syncing.wake().map(|at| (at, "sync")));
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
+        times.extend(self.offers.wake().map(|at| (at, "no longer wait for who may have what is lost here")));
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
         times.extend(self.read_again.values().map(|at| (*at, "read an unstable file again")));
         times
@@ -506,6 +513,9 @@ impl Server {
             list.push(format!("{} files that writers left are being kept", self.orphans.len()));
         }
         for (node, session) in &self.sessions {
+            if session.state == SessionState::Offering {
+                list.push(format!("{node} brings back what was lost here"));
+            }
             if !session.inbox.is_empty() {
                 list.push(format!("{node}: {} records without a verdict", session.inbox.len()));
             }

@@ -43,11 +43,13 @@ pub enum Table {
     Limbo = 16,
     /// Server: records that get a verdict other than "accepted", until it is in the KML.
     Verdict = 17,
+    /// Client: the newest records of the server's log, by position, for a server that has lost them.
+    Tail = 18,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 18] = [
+    pub const ALL: [Table; 19] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -66,6 +68,7 @@ impl Table {
         Table::Conflict,
         Table::Limbo,
         Table::Verdict,
+        Table::Tail,
     ];
 }
 

@@ -160,6 +160,12 @@ impl<'a> View<'a> {
         table::get(self.store, self.which.entries(), &table::entry_key(dir, name))
     }
 
+    /// What stands at a name, with its row.
+    pub fn at(&self, dir: ObjectId, name: &[u8]) -> Result<Option<(ObjectId, Object)>, StoreError> {
+        let Some(object) = self.entry(dir, name)? else { return Ok(None) };
+        Ok(self.object(object)?.map(|row| (object, row)))
+    }
+
     /// All names of an object.
     pub fn names(&self, id: ObjectId) -> Result<BTreeSet<(ObjectId, Name)>, StoreError> {
         let mut names = BTreeSet::new();

@@ -71,22 +71,15 @@ number_type!(
     Position
 );
 number_type!(
-    /// Incarnation of the volume's server log: which history (upper half), and how often the server has lost the end of
-    /// it (lower half). 0 is none.
+    /// Incarnation of the volume's server log, a random number. 0 is none.
     Epoch
 );
 
 impl Epoch {
-    /// The beginning of a history.
+    /// One that nobody had before.
     #[must_use]
-    pub fn first(random: u64) -> Epoch {
-        Epoch(random << 32 | 1)
-    }
-
-    /// Whether both belong to one history.
-    #[must_use]
-    pub fn is_kin(self, other: Epoch) -> bool {
-        self.0 >> 32 == other.0 >> 32
+    pub fn new(random: u64) -> Epoch {
+        Epoch(random.max(1))
     }
 }
 number_type!(

@@ -1,27 +1,25 @@
 //! One Volume on this node.
+
+mod status;
+
+pub use status::CmlEntry;
+pub use status::ReplicatorStatus;
+pub use status::Status;
+
 use crate::client::Client;
-use crate::cml::Cml;
 use crate::context::Context;
 use crate::context::Meta;
-use crate::facet;
-use crate::facet::Facet;
 use crate::io::Input;
 use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::Ref;
-use crate::ledger::Behind;
+use crate::lineage::Lineage;
 use crate::record::KmlRecord;
 use crate::scrub::Found;
 use crate::scrub::Scrub;
-use crate::scrub::ScrubStatus;
-use crate::server::ConflictRow;
-use crate::server::Judged;
-use crate::server::ReplicatorRow;
 use crate::server::Server;
 use crate::store::Store;
 use crate::store::StoreError;
-use crate::store::Table;
-use crate::table;
 use crate::tree::Object;
 use crate::tree::Stored;
 use crate::tree::Tree;
@@ -33,13 +31,10 @@ use crate::types::Epoch;
 use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::ObjectId;
-use crate::types::OpKind;
 use crate::types::Position;
 use crate::types::Recno;
-use crate::types::Time;
 use crate::types::Version;
 use crate::types::mode;
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 /// Milliseconds on a clock that never goes back (CLOCK_BOOTTIME); its zero means nothing.
@@ -77,6 +72,10 @@ pub struct Config {
     pub snapshot_chunk: usize,
     /// The machine or the store lost what was not synced (power cut, restored backup): a new incarnation begins.
     pub unclean: bool,
+    /// Random: makes new epochs and incarnations other than those that were lost.
+    pub entropy: u64,
+    /// Client: how many positions of the server's log are kept even if they are durable everywhere.
+    pub tail: u64,
 }
 
 /// The volume cannot go on; the text says why. Nothing was changed by the input that caused it (drop the transaction).
@@ -157,10 +156,12 @@ impl Volume {
                     )));
                 }
                 if config.unclean {
-                    meta.incarnation += 1;
                     if server {
-                        meta.epoch = Epoch(meta.epoch.0.saturating_add(1));
+                        meta.lineage.begin(Epoch::new(config.entropy), Position(meta.last_read().0));
                     }
+                    // Lives that a restored backup knows nothing of had the next numbers.
+                    let step = 1 + u32::from(config.entropy as u16);
+                    meta.incarnation = meta.incarnation.saturating_add(step);
                 }
                 meta
             }
@@ -171,8 +172,16 @@ impl Volume {
             handle::put(store, file, object)?;
         }
         let part = match &config.role {
-            Role::Server => Part::Server(Box::new(Server::open(store, config.snapshot_chunk)?)),
-            Role::Client { server } => Part::Client(Box::new(Client::open(server.clone(), store)?)),
+            Role::Server => {
+                let mut server = Server::open(store, config.snapshot_chunk)?;
+                if config.unclean {
+                    server.may_have_lost();
+                }
+                Part::Server(Box::new(server))
+            }
+            Role::Client { server } => {
+                Part::Client(Box::new(Client::open(server.clone(), store, config.tail)?))
+            }
         };
         Ok(Volume {
             config,
@@ -202,8 +211,9 @@ impl Volume {
             replica: config.new_replica,
             incarnation: 1,
             next_recno: Recno(1),
-            epoch: if server { Epoch::first(config.new_replica) } else { Epoch(0) },
+            lineage: if server { Lineage::first(Epoch::new(config.entropy)) } else { Lineage::default() },
             position: Position(0),
+            tail_from: Position(0),
             log_floor: Position(0),
             snapshot: None,
             server,
@@ -361,154 +371,6 @@ impl Volume {
     pub fn object_of(store: &dyn Store, file: FileId) -> Result<Option<ObjectId>, Fault> {
         Ok(handle::get(store, file)?)
     }
-
-    /// The CML for people: recno, what, path, content size, whether it was sent.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn cml(store: &dyn Store, limit: usize) -> Result<Vec<CmlEntry>, Fault> {
-        let mut list = Vec::new();
-        for (recno, row) in Cml::rows(store, Recno(0), limit)? {
-            let view = View::new(store, Which::Local);
-            let entry = facet::touched(&row.op).into_iter().find_map(|facet| match facet {
-                Facet::Entry(dir, name) => Some((dir, name)),
-                Facet::Object(_) => None,
-            });
-            let path = match entry {
-                Some((dir, name)) => view.path_in(dir, &name)?,
-                None => view.path(row.op.object)?,
-            };
-            let operation = match row.op.kind {
-                OpKind::Create { .. } => "create",
-                OpKind::Link { .. } => "link",
-                OpKind::Remove { .. } => "remove",
-                OpKind::Rename { .. } => "rename",
-                OpKind::SetAttr { .. } => "setattr",
-                OpKind::Close { .. } => "close",
-                OpKind::SetXattr { .. } => "setxattr",
-                OpKind::DelXattr { .. } => "delxattr",
-            };
-            list.push(CmlEntry {
-                recno,
-                operation,
-                path,
-                size: row.slot.map_or(0, |slot| slot.version.size),
-            });
-        }
-        Ok(list)
-    }
-
-    /// The nodes of the replicas that this server has met.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn nodes(store: &dyn Store) -> Result<BTreeMap<u64, NodeName>, Fault> {
-        let mut nodes = BTreeMap::new();
-        table::each_with_prefix(store, Table::Replicator, &[], |key, value| {
-            let row: ReplicatorRow = table::decode(Table::Replicator, value)?;
-            nodes.insert(row.replica, String::from_utf8_lossy(key).into_owned());
-            Ok(())
-        })?;
-        Ok(nodes)
-    }
-
-    /// Conflicts kept by this server, oldest first.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn conflicts(store: &dyn Store, limit: usize) -> Result<Vec<(Position, ConflictRow)>, Fault> {
-        let mut list = Vec::new();
-        for (key, value) in store.scan(Table::Conflict, &[], limit)? {
-            let position = table::number_from_key(&key).unwrap_or_default();
-            list.push((Position(position), table::decode(Table::Conflict, &value)?));
-        }
-        Ok(list)
-    }
-
-    /// Both trees, entry by entry, where they differ: for a test that failed.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn differences(store: &dyn Store) -> Result<String, Fault> {
-        let mut text = String::new();
-        for (table, which) in [(Table::LocalEntry, "here"), (Table::BaseEntry, "base")] {
-            table::each_with_prefix(store, table, &[], |key, value| {
-                if let Some((dir, name)) = table::tag_from_key(key) {
-                    let object: ObjectId = table::decode(table, value)?;
-                    text += &format!("{which} {dir}/{} = {object}\n", String::from_utf8_lossy(name));
-                }
-                Ok(())
-            })?;
-        }
-        table::each_with_prefix(store, Table::Dirty, &[], |key, _| {
-            text += &format!("dirty {:?}\n", Facet::from_key(key));
-            Ok(())
-        })?;
-        Ok(text)
-    }
-
-    /// For people and metrics. Reads a few rows for each Replicator and never counts rows: it is asked often.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn status(&self, store: &dyn Store) -> Result<Status, Fault> {
-        let mut status = self.status_of_part(store)?;
-        status.scrub = self.scrub.status();
-        if status.scrub.running {
-            let ScrubStatus { adopting, done, looked, found, .. } = &status.scrub;
-            let what =
-                if *adopting { "the directory is being adopted" } else { "the tree is looked through" };
-            let percent = done * 100.0;
-            status
-                .waiting
-                .insert(0, format!("{what}: {percent:.1} %, {looked} names, {found} not known before"));
-        }
-        Ok(status)
-    }
-
-    fn status_of_part(&self, store: &dyn Store) -> Result<Status, Fault> {
-        match &self.part {
-            Part::Server(server) => {
-                let mut replicators = Vec::new();
-                let sums = server.sums();
-                for node in server.replist() {
-                    let row = ReplicatorRow::get(store, node)?;
-                    let session = server.session(node);
-                    let lag = row.follows.then(|| sums.behind(row.ack.applied));
-                    replicators.push(ReplicatorStatus {
-                        node: node.clone(),
-                        connected: session.is_some_and(|session| session.is_welcomed()),
-                        applied: row.ack.applied,
-                        durable: row.ack.durable,
-                        syncing: session.is_some_and(|session| session.is_syncing()),
-                        lag_records: server.position().0.saturating_sub(row.ack.applied.0),
-                        lag,
-                    });
-                }
-                Ok(Status {
-                    position: server.position(),
-                    applied: Position(self.meta.last_read().0),
-                    replicators,
-                    conflicts: server.conflicts(),
-                    judged: server.judged(),
-                    waiting: server.waiting(store)?,
-                    connected: true,
-                    ..Status::default()
-                })
-            }
-            Part::Client(client) => Ok(Status {
-                position: self.meta.position,
-                applied: client.applied(self.meta.position),
-                pending: client.pending().records,
-                pending_bytes: client.pending().bytes,
-                pending_since: Cml::oldest(store)?,
-                dirty: client.dirty(),
-                connected: client.is_connected(),
-                waiting: client.waiting(&self.meta, store)?,
-                ..Status::default()
-            }),
-        }
-    }
 }
 
 /// The scrub's turn, after both parts have had theirs.
@@ -606,65 +468,4 @@ fn in_order(
         ctx.meta.next_recno = Recno(record.recno.0.saturating_add(1));
     }
     Ok(())
-}
-
-/// One pending record, for people.
-#[derive(Clone, Debug)]
-pub struct CmlEntry {
-    /// Its number.
-    pub recno: Recno,
-    /// What it does.
-    pub operation: &'static str,
-    /// Where.
-    pub path: String,
-    /// Bytes of content that go with it.
-    pub size: u64,
-}
-
-/// What `intermezzo status` shows of one volume.
-#[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// Server: newest durable position. Client: base.
-    pub position: Position,
-    /// Visible in the tree.
-    pub applied: Position,
-    /// Own records without a verdict.
-    pub pending: u64,
-    /// Bytes of content on this node's disk that they stand for.
-    pub pending_bytes: u64,
-    /// When the oldest of them was made.
-    pub pending_since: Option<Time>,
-    /// Others' changes not yet in the tree.
-    pub dirty: u64,
-    /// Client: the stream to the server is up and welcomed.
-    pub connected: bool,
-    /// Server: its Replicators.
-    pub replicators: Vec<ReplicatorStatus>,
-    /// Server: conflicts kept.
-    pub conflicts: u64,
-    /// Server: verdicts given since the volume was opened.
-    pub judged: Judged,
-    /// What it waits for and why.
-    pub waiting: Vec<String>,
-    /// How the last scrub went, or goes.
-    pub scrub: ScrubStatus,
-}
-
-/// One Replicator, seen from the server.
-#[derive(Clone, Debug, Default)]
-pub struct ReplicatorStatus {
-    /// Node.
-    pub node: NodeName,
-    /// Its stream is up.
-    pub connected: bool,
-    /// Visible in its tree.
-    pub applied: Position,
-    /// Visible and durable there.
-    pub durable: Position,
-    /// It takes a snapshot now.
-    pub syncing: bool,
-    /// Positions between what is visible in its tree and the server's newest durable one.
-    pub lag_records: u64,
-    /// What these brought; `None`: it has never followed the log, so it gets the whole tree.
-    pub lag: Option<Behind>,
 }

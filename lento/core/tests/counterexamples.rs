@@ -517,7 +517,7 @@ fn a_server_that_lost_its_data_takes_nothing_from_its_clients() {
 }
 
 #[test]
-fn a_server_from_a_backup_takes_nothing_from_its_clients() {
+fn a_server_that_does_not_know_that_it_is_a_backup_learns_it_from_its_clients() {
     let mut world = world(1);
     store(&mut world, CLIENT, "f", "old");
     settle(&mut world);
@@ -526,9 +526,37 @@ fn a_server_from_a_backup_takes_nothing_from_its_clients() {
     settle(&mut world);
     (world.nodes[SERVER].store, world.nodes[SERVER].disk) = backup;
     world.restart(SERVER);
-    world.rest();
-    assert_eq!(read(&world, CLIENT, "g").as_deref(), Some("since then"));
-    assert!(waiting(&world, CLIENT)[0].contains("backup"), "{:?}", waiting(&world, CLIENT));
+    settle(&mut world);
+    everywhere(&world, "g", Some("since then"));
+}
+
+#[test]
+fn who_no_longer_has_the_records_since_a_backup_brings_back_what_it_has() {
+    let mut world = world(1);
+    world.tail = 0;
+    world.restart(CLIENT);
+    store(&mut world, CLIENT, "f", "old");
+    store(&mut world, CLIENT, "same", "same");
+    settle(&mut world);
+    world.back_up();
+    store(&mut world, CLIENT, "f", "new");
+    mkdir(&mut world, CLIENT, "dir");
+    store(&mut world, CLIENT, "dir/g", "since then");
+    link(&mut world, CLIENT, "dir/g", "dir/h");
+    settle(&mut world);
+    // What is durable everywhere is kept no longer: this tells that it is.
+    store(&mut world, CLIENT, "last", "last");
+    settle(&mut world);
+    store(&mut world, CLIENT, "pending", "not sent yet");
+    world.restore();
+    settle(&mut world);
+    everywhere(&world, "dir/g", Some("since then"));
+    everywhere(&world, "dir/h", Some("since then"));
+    everywhere(&world, "last", Some("last"));
+    everywhere(&world, "pending", Some("not sent yet"));
+    everywhere(&world, "same", Some("same"));
+    everywhere(&world, "f", Some("old"));
+    assert!(is_kept(&world, "new"), "nobody can tell that it was the newer one");
 }
 
 #[test]
@@ -573,4 +601,89 @@ fn rule_18_a_replay_asks_nobody_else() {
         assert!(world.replays_under_way(CLIENT) <= 1);
     }
     settle(&mut world);
+}
+
+#[test]
+fn rule_11_a_restored_backup_takes_nothing_back() {
+    let mut world = world(2);
+    store(&mut world, CLIENT, "old", "old");
+    store(&mut world, CLIENT, "gone", "gone");
+    mkdir(&mut world, OTHER, "dir");
+    settle(&mut world);
+    world.back_up();
+
+    store(&mut world, CLIENT, "new", "new");
+    store(&mut world, SERVER, "at-server", "written there, lost there");
+    remove(&mut world, OTHER, "gone");
+    rename(&mut world, OTHER, "old", "dir/moved");
+    settle(&mut world);
+    store(&mut world, CLIENT, "dir/moved", "changed after it was moved");
+    settle(&mut world);
+
+    world.restore();
+    assert_eq!(read(&world, SERVER, "gone").as_deref(), Some("gone"), "the backup has it");
+    settle(&mut world);
+    everywhere(&world, "new", Some("new"));
+    everywhere(&world, "at-server", Some("written there, lost there"));
+    everywhere(&world, "gone", None);
+    everywhere(&world, "old", None);
+    everywhere(&world, "dir/moved", Some("changed after it was moved"));
+    assert!(world.nodes[SERVER].kept.is_empty(), "and nothing of it is a conflict");
+}
+
+#[test]
+fn rule_11_what_is_written_over_a_backup_and_what_it_had_forgotten_are_both_kept() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "first");
+    settle(&mut world);
+    world.back_up();
+    store(&mut world, CLIENT, "f", "second");
+    settle(&mut world);
+
+    world.restore();
+    store(&mut world, SERVER, "f", "over the first");
+    store(&mut world, CLIENT, "f", "third");
+    settle(&mut world);
+    everywhere(&world, "f", Some("over the first"));
+    assert!(is_kept(&world, "third"));
+}
+
+#[test]
+fn rule_11_who_is_furthest_ahead_comes_first() {
+    let mut world = world(2);
+    store(&mut world, CLIENT, "f", "0");
+    settle(&mut world);
+    world.back_up();
+    store(&mut world, CLIENT, "f", "1");
+    settle(&mut world);
+    world.cut(OTHER);
+    for text in ["2", "3"] {
+        store(&mut world, CLIENT, "f", text);
+        world.rest_without(&[OTHER]);
+    }
+    store(&mut world, OTHER, "g", "meanwhile");
+
+    // OTHER, which is behind, comes back first.
+    world.restore();
+    world.connect(OTHER);
+    world.rest_without(&[CLIENT]);
+    settle(&mut world);
+    everywhere(&world, "f", Some("3"));
+    everywhere(&world, "g", Some("meanwhile"));
+    assert!(world.nodes[SERVER].kept.is_empty());
+}
+
+#[test]
+fn a_power_cut_of_the_server_costs_no_new_tree() {
+    let mut world = world(1);
+    for name in ["a", "b", "c", "d"] {
+        store(&mut world, SERVER, name, name);
+    }
+    settle(&mut world);
+    let before = world.trees_sent;
+    world.power(SERVER);
+    store(&mut world, SERVER, "after", "after");
+    settle(&mut world);
+    everywhere(&world, "after", Some("after"));
+    assert_eq!(world.trees_sent, before);
 }

@@ -6,6 +6,8 @@
 mod sim;
 
 use lento_core::io::*;
+use lento_core::lineage::Era;
+use lento_core::lineage::Lineage;
 use lento_core::message::*;
 use lento_core::record::*;
 use lento_core::types::*;
@@ -111,14 +113,24 @@ fn verdict(dice: &mut Dice) -> Verdict {
     }
 }
 
+fn lineage(dice: &mut Dice) -> Lineage {
+    let eras = (0..dice.roll(4)).map(|_| {
+        let epoch = Epoch([0, 100, 101, u64::MAX][dice.roll(4) as usize]);
+        Era { epoch, from: Position(number(dice)) }
+    });
+    Lineage::new(eras.collect())
+}
+
 fn message(dice: &mut Dice) -> Message {
-    match dice.roll(13) {
+    match dice.roll(15) {
         0 => Message::Hello(Hello {
             greeting: dice.roll(3),
             snapshot: (dice.roll(4) == 0).then(|| object(dice)),
             replica: [100, 101, 102][dice.roll(3) as usize],
             incarnation: dice.roll(3) as u32,
-            epoch: Epoch([0, 100, 101, u64::MAX][dice.roll(4) as usize]),
+            lineage: lineage(dice),
+            applied: Position(number(dice)),
+            tail_from: Position(number(dice)),
             position: Position(number(dice)),
             has: (Recno(number(dice)), Recno(number(dice))),
         }),
@@ -134,7 +146,7 @@ fn message(dice: &mut Dice) -> Message {
         5 => Message::Barrier { id: number(dice), after: Recno(number(dice)) },
         6 => Message::Welcome(Welcome {
             greeting: dice.roll(3),
-            epoch: Epoch(number(dice)),
+            lineage: lineage(dice),
             position: Position(number(dice)),
             received: Recno(number(dice)),
         }),
@@ -152,7 +164,10 @@ fn message(dice: &mut Dice) -> Message {
                     },
                 })
                 .collect();
-            Message::Records { records, upto: Position(number(dice)) }
+            if dice.roll(4) == 0 {
+                return Message::Offer { records, upto: Position(number(dice)) };
+            }
+            Message::Records { records, upto: Position(number(dice)), stable: Position(number(dice)) }
         }
         10 => Message::SnapshotBegin { position: Position(number(dice)), objects: number(dice) },
         11 if dice.roll(3) == 0 => Message::SnapshotEnd(Position(number(dice))),
@@ -166,6 +181,7 @@ fn message(dice: &mut Dice) -> Message {
             xattrs: vec![],
             entries: vec![(object(dice), name(dice))],
         }]),
+        12 => Message::Offered(Position(number(dice))),
         _ => Message::BarrierReached { id: number(dice) },
     }
 }

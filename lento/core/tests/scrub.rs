@@ -75,6 +75,23 @@ fn act(disk: &mut Disk, dice: &mut Dice, bytes: &[u8], kinds: u64) {
     }
 }
 
+/// Users of this node do something, so often.
+fn users(world: &mut World, node: usize, times: usize, kinds: u64) {
+    for _ in 0..times {
+        let bytes = world.content();
+        act(&mut world.nodes[node].disk, &mut world.dice, &bytes, kinds);
+    }
+}
+
+/// Somebody does something behind Presto's back, so often.
+fn behind(world: &mut World, node: usize, times: usize, kinds: u64) {
+    for _ in 0..times {
+        let bytes = world.content();
+        let World { nodes, dice, .. } = world;
+        nodes[node].disk.behind(|disk| act(disk, dice, &bytes, kinds));
+    }
+}
+
 /// The story, where `SIM_TRACE` asks for it.
 fn told(world: &World) -> String {
     if std::env::var_os("SIM_TRACE").is_some() { world.log.join("\n") } else { String::new() }
@@ -114,17 +131,10 @@ fn what_is_found_is_shown_and_nothing_else_happens() {
 fn what_is_taken_travels() {
     for seed in seeds(400) {
         let mut world = World::new(seed, 2);
-        for _ in 0..20 {
-            let bytes = world.content();
-            act(&mut world.nodes[SERVER].disk, &mut world.dice, &bytes, KINDS);
-        }
+        users(&mut world, SERVER, 20, KINDS);
         world.rest();
         let node = world.dice.roll(3) as usize;
-        for _ in 0..12 {
-            let bytes = world.content();
-            let World { nodes, dice, .. } = &mut world;
-            nodes[node].disk.behind(|disk| act(disk, dice, &bytes, KINDS));
-        }
+        behind(&mut world, node, 12, KINDS);
         let tree = world.nodes[node].disk.tree();
         world.give(node, Input::Scrub(Found::Take));
         world.rest();
@@ -145,23 +155,14 @@ fn what_is_taken_travels() {
 fn users_may_go_on_while_the_tree_is_looked_through() {
     for seed in seeds(400) {
         let mut world = World::new(seed, 2);
-        for _ in 0..20 {
-            let bytes = world.content();
-            act(&mut world.nodes[SERVER].disk, &mut world.dice, &bytes, KINDS);
-        }
+        users(&mut world, SERVER, 20, KINDS);
         world.rest();
         let node = world.dice.roll(3) as usize;
-        for _ in 0..8 {
-            let bytes = world.content();
-            let World { nodes, dice, .. } = &mut world;
-            nodes[node].disk.behind(|disk| act(disk, dice, &bytes, PLAIN_KINDS));
-        }
+        behind(&mut world, node, 8, PLAIN_KINDS);
         world.give(node, Input::Scrub(Found::Take));
         for _ in 0..20 {
-            let bytes = world.content();
             let node = world.dice.roll(3) as usize;
-            let World { nodes, dice, .. } = &mut world;
-            act(&mut nodes[node].disk, dice, &bytes, KINDS);
+            users(&mut world, node, 1, KINDS);
             for _ in 0..world.dice.roll(40) {
                 world.step();
             }
@@ -186,11 +187,7 @@ fn a_directory_is_adopted_through_kills() {
         let mut world = World::new(seed, 1);
         world.nodes[SERVER].adopts = true;
         world.nodes[SERVER].store = Default::default();
-        for _ in 0..40 {
-            let bytes = world.content();
-            let World { nodes, dice, .. } = &mut world;
-            nodes[SERVER].disk.behind(|disk| act(disk, dice, &bytes, KINDS));
-        }
+        behind(&mut world, SERVER, 40, KINDS);
         world.nodes[SERVER].disk.make_durable();
         let tree = world.nodes[SERVER].disk.tree();
         world.kill(SERVER);

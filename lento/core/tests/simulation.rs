@@ -19,10 +19,22 @@ struct Mix {
     /// The server's current fails as well. What it had not told anybody's disk is gone then (rule 11 will bring it
     /// back); here all nodes must still agree in the end.
     server_power: bool,
+    /// The server is set back to a backup.
+    backups: bool,
+    /// Positions that clients keep for that.
+    tail: u64,
 }
 
-const CALM: Mix =
-    Mix { clients: 1, steps: 120, cuts: false, kills: false, power: false, server_power: false };
+const CALM: Mix = Mix {
+    clients: 1,
+    steps: 120,
+    cuts: false,
+    kills: false,
+    power: false,
+    server_power: false,
+    backups: false,
+    tail: 1_000_000,
+};
 
 fn user_action(world: &mut World, index: usize) {
     let files = world.files(index);
@@ -148,7 +160,7 @@ fn user_action(world: &mut World, index: usize) {
 }
 
 fn run(seed: u64, mix: Mix) -> Result<(), String> {
-    let mut world = World::new(seed, mix.clients);
+    let mut world = World::with_tail(seed, mix.clients, mix.tail);
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(200) {
@@ -160,6 +172,8 @@ fn run(seed: u64, mix: Mix) -> Result<(), String> {
             69 if mix.kills => world.kill_presto(index),
             70 if mix.power && index > 0 => world.power(index),
             70 if mix.server_power && index == 0 => world.power(index),
+            72..=75 if mix.backups && index == 0 => world.back_up(),
+            76..=78 if mix.backups && index == 0 => world.restore(),
             _ => {
                 for _ in 0..3 {
                     world.step();
@@ -229,7 +243,20 @@ fn three_nodes_with_power_cuts_of_clients() {
 
 #[test]
 fn three_nodes_with_power_cuts_of_all() {
-    let mix = Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true, server_power: true };
+    let mix =
+        Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true, server_power: true, ..CALM };
+    many(mix, 1000);
+}
+
+#[test]
+fn three_nodes_and_a_backup_of_the_server() {
+    many(Mix { clients: 2, steps: 250, cuts: true, kills: true, backups: true, ..CALM }, 1000);
+}
+
+#[test]
+fn three_nodes_and_an_old_backup_of_the_server() {
+    let mix =
+        Mix { clients: 2, steps: 250, cuts: true, kills: true, power: true, backups: true, tail: 5, ..CALM };
     many(mix, 1000);
 }
 

@@ -188,11 +188,16 @@ pub fn outcome(outcome: v1::Outcome) -> ReplayOutcome {
         (ResultCode::Stale, _) => ReplayOutcome::Stale { recno: (recno.0 != 0).then_some(recno) },
         (ResultCode::Busy, _) => ReplayOutcome::Busy,
         (ResultCode::Refused, _) => ReplayOutcome::Refused { errno: outcome.errno, message: outcome.message },
-        (ResultCode::Unspecified, _) => ReplayOutcome::Refused {
-            errno: Errno::PROTO.raw_os_error(),
-            message: "presto gave an outcome that this lento does not know".to_owned(),
-        },
+        (ResultCode::Unspecified, _) => {
+            let (errno, message) = unknown();
+            ReplayOutcome::Refused { errno, message }
+        }
     }
+}
+
+/// The refusal that stands for an outcome which this lento cannot read.
+fn unknown() -> (i32, String) {
+    (Errno::PROTO.raw_os_error(), "presto gave an outcome that this lento does not know".to_owned())
 }
 
 /// A page of a directory; `None` if it cannot be read.
@@ -262,9 +267,9 @@ pub fn scrub_outcome(outcome: v1::ScrubOutcome) -> ScrubOutcome {
         ScrubCode::Stale => ScrubOutcome::Stale { recno },
         ScrubCode::Busy => ScrubOutcome::Busy,
         ScrubCode::Refused => ScrubOutcome::Refused { errno: outcome.errno, message: outcome.message },
-        ScrubCode::Unspecified => ScrubOutcome::Refused {
-            errno: Errno::PROTO.raw_os_error(),
-            message: "presto gave an outcome that this lento does not know".to_owned(),
-        },
+        ScrubCode::Unspecified => {
+            let (errno, message) = unknown();
+            ScrubOutcome::Refused { errno, message }
+        }
     }
 }

@@ -15,16 +15,21 @@ fn get(store: &VolumeStore, table: Table, key: &[u8]) -> Option<Vec<u8>> {
     store.read(|tables| tables.get(table, key)).unwrap()
 }
 
+fn open(path: &Path, boot: &str) -> Result<VolumeStore, StoreError> {
+    VolumeStore::open(path, boot, &path.with_extension("life"))
+}
+
 /// What a kill leaves: the files as they are while the database is still open.
 fn crash(path: &Path, to: &Path) {
     std::fs::copy(path, to).unwrap();
+    std::fs::copy(path.with_extension("life"), to.with_extension("life")).unwrap();
     std::fs::copy(path.with_extension("redo"), to.with_extension("redo")).unwrap();
 }
 
 #[test]
 fn every_table_is_its_own_and_ordered() {
     let dir = tempfile::tempdir().unwrap();
-    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    let store = open(&dir.path().join("v"), "boot").unwrap();
     for table in Table::ALL {
         put(&store, table, &[table as u8], &[table as u8]);
         put(&store, table, &[255], &[1]);
@@ -42,7 +47,7 @@ fn every_table_is_its_own_and_ordered() {
 #[test]
 fn a_transaction_sees_its_own_writes_and_clears() {
     let dir = tempfile::tempdir().unwrap();
-    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    let store = open(&dir.path().join("v"), "boot").unwrap();
     put(&store, Table::Log, b"old", b"1");
     store
         .write(|tables| {
@@ -61,7 +66,7 @@ fn a_transaction_sees_its_own_writes_and_clears() {
 #[test]
 fn an_aborted_transaction_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    let store = open(&dir.path().join("v"), "boot").unwrap();
     put(&store, Table::Meta, b"kept", b"1");
     let result: Result<(), _> = store.write(|tables| {
         tables.put(Table::Meta, b"kept", b"2")?;
@@ -77,7 +82,7 @@ fn an_aborted_transaction_leaves_nothing() {
 #[test]
 fn a_reader_cannot_write() {
     let dir = tempfile::tempdir().unwrap();
-    let store = VolumeStore::open(&dir.path().join("v"), "boot").unwrap();
+    let store = open(&dir.path().join("v"), "boot").unwrap();
     assert_eq!(get(&store, Table::Conflict, b"never"), None);
     store.read(|tables| tables.scan(Table::Conflict, b"", 1)).unwrap();
 }
@@ -86,7 +91,7 @@ fn a_reader_cannot_write() {
 fn a_kill_takes_nothing_back_and_a_power_cut_what_was_not_durable() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("v");
-    let store = VolumeStore::open(&path, "boot").unwrap();
+    let store = open(&path, "boot").unwrap();
     put(&store, Table::Meta, b"a", b"1");
     put(&store, Table::Log, b"cleared", b"1");
     put(&store, Table::Dirty, b"deleted", b"1");
@@ -102,7 +107,7 @@ fn a_kill_takes_nothing_back_and_a_power_cut_what_was_not_durable() {
     for boot in ["boot", "another"] {
         let after = dir.path().join(boot);
         crash(&path, &after);
-        let after = VolumeStore::open(&after, boot).unwrap();
+        let after = open(&after, boot).unwrap();
         let killed = boot == "boot";
         assert_eq!(after.last_time(), if killed { LastTime::Whole } else { LastTime::Lost });
         assert_eq!(get(&after, Table::Meta, b"a"), Some(if killed { b"2" } else { b"1" }.to_vec()));
@@ -116,7 +121,7 @@ fn a_kill_takes_nothing_back_and_a_power_cut_what_was_not_durable() {
 fn a_commit_that_a_kill_cut_short_was_none_and_those_before_it_stay() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("v");
-    let store = VolumeStore::open(&path, "boot").unwrap();
+    let store = open(&path, "boot").unwrap();
     put(&store, Table::Meta, b"a", b"1");
     put(&store, Table::Meta, b"a", b"2");
     let redo = std::fs::read(path.with_extension("redo")).unwrap();
@@ -124,49 +129,52 @@ fn a_commit_that_a_kill_cut_short_was_none_and_those_before_it_stay() {
         let after = dir.path().join("after");
         crash(&path, &after);
         std::fs::write(after.with_extension("redo"), &redo[..length]).unwrap();
-        let killed = VolumeStore::open(&after, "boot").unwrap();
+        let killed = open(&after, "boot").unwrap();
         let expected = (length >= redo.len() / 2).then(|| b"1".to_vec());
         assert_eq!(get(&killed, Table::Meta, b"a"), expected, "after {length} bytes");
         put(&killed, Table::Meta, b"b", b"3");
         let again = dir.path().join("again");
         crash(&after, &again);
         drop(killed);
-        let again = VolumeStore::open(&again, "boot").unwrap();
+        let again = open(&again, "boot").unwrap();
         assert_eq!(get(&again, Table::Meta, b"b"), Some(b"3".to_vec()));
     }
 }
 
 #[test]
-fn another_boot_without_a_clean_mark_is_a_loss_until_noted() {
+fn another_boot_is_a_loss_until_noted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("v");
-    assert_eq!(VolumeStore::open(&path, "one").unwrap().last_time(), LastTime::New);
-    assert_eq!(VolumeStore::open(&path, "two").unwrap().last_time(), LastTime::Lost);
-    let store = VolumeStore::open(&path, "two").unwrap();
+    assert_eq!(open(&path, "one").unwrap().last_time(), LastTime::New);
+    assert_eq!(open(&path, "one").unwrap().last_time(), LastTime::Whole);
+    assert_eq!(open(&path, "two").unwrap().last_time(), LastTime::Lost);
+    let store = open(&path, "two").unwrap();
     assert_eq!(store.last_time(), LastTime::Lost, "nobody has noted it yet");
-    store.loss_noted("two").unwrap();
+    store.loss_noted().unwrap();
     drop(store);
-    assert_eq!(VolumeStore::open(&path, "two").unwrap().last_time(), LastTime::Whole);
+    assert_eq!(open(&path, "two").unwrap().last_time(), LastTime::Whole);
 }
 
 #[test]
-fn a_clean_mark_outlives_a_boot_and_counts_once() {
+fn a_restored_file_is_a_loss_on_the_same_boot_too() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("v");
-    VolumeStore::open(&path, "one").unwrap().mark_clean().unwrap();
-    assert_eq!(VolumeStore::open(&path, "two").unwrap().last_time(), LastTime::Whole);
-    assert_eq!(VolumeStore::open(&path, "three").unwrap().last_time(), LastTime::Lost);
+    let (path, backup) = (dir.path().join("v"), dir.path().join("backup"));
+    drop(open(&path, "one").unwrap());
+    std::fs::copy(&path, &backup).unwrap();
+    drop(open(&path, "one").unwrap());
+    std::fs::copy(&backup, &path).unwrap();
+    assert_eq!(open(&path, "one").unwrap().last_time(), LastTime::Lost);
 }
 
 #[test]
 fn the_uid_is_made_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("v");
-    let store = VolumeStore::open(&path, "one").unwrap();
+    let store = open(&path, "one").unwrap();
     assert_eq!(store.uid().unwrap(), None);
     let uid = store.make_uid().unwrap();
     drop(store);
-    assert_eq!(VolumeStore::open(&path, "one").unwrap().uid().unwrap(), Some(uid));
+    assert_eq!(open(&path, "one").unwrap().uid().unwrap(), Some(uid));
 }
 
 #[test]
@@ -174,6 +182,6 @@ fn a_file_that_is_not_a_store_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("v");
     std::fs::write(&path, vec![7; 4096]).unwrap();
-    let error = VolumeStore::open(&path, "boot").unwrap_err();
+    let error = open(&path, "boot").unwrap_err();
     assert!(error.0.contains(&*path.to_string_lossy()), "{error}");
 }

@@ -258,6 +258,10 @@ fn tell(volume: &str, event: Event) {
         Event::Conflict { record, kind, path } => {
             warn!(target: "volume", volume, %record, ?kind, path, "a conflict was kept");
         }
+        Event::Offering { server, fork, position } => {
+            warn!(target: "volume", volume, server, %fork, %position,
+                "the server has lost the end of its log and gets it from here");
+        }
         Event::Scrubbed { looked, found, taken } => {
             info!(target: "volume", volume, looked, found, taken, "the tree was looked through");
         }

@@ -34,6 +34,8 @@ const SET_VOLUME_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Objects in one message of a snapshot.
 const SNAPSHOT_CHUNK: usize = 512;
+/// Positions of the server's log that a client keeps for a server that comes back from a backup, about 20 MiB.
+const TAIL: u64 = 65_536;
 
 impl VolumeTask {
     pub(super) fn mountpoint(&self) -> PathBuf {
@@ -120,7 +122,8 @@ impl VolumeTask {
             Some(store) => store.clone(),
             None => {
                 let path = self.around.state.join(format!("{}.redb", self.handle.name));
-                let store = open_store(&path, &self.around.boot)?;
+                let witness = self.around.run.join(format!("{}.life", self.handle.name.replace('/', ".")));
+                let store = open_store(&path, &self.around.boot, &witness)?;
                 self.store = Some(store.clone());
                 self.admit();
                 store
@@ -196,6 +199,8 @@ impl VolumeTask {
             root: file_id_back(root),
             staging: file_id_back(staging),
             unclean,
+            entropy: random::id().map_err(|error| error.to_string())?,
+            tail: TAIL,
             adopts: !self.source().is_empty(),
             snapshot_chunk: SNAPSHOT_CHUNK,
         };
@@ -205,7 +210,7 @@ impl VolumeTask {
         })?;
         if unclean {
             // Makes the new incarnation durable with the note, so that it is begun once.
-            store.loss_noted(&self.around.boot).map_err(|error| error.to_string())?;
+            store.loss_noted().map_err(|error| error.to_string())?;
             self.loss_noted = true;
             self.foreign = false;
         }
@@ -230,9 +235,9 @@ impl VolumeTask {
     }
 }
 
-fn open_store(path: &Path, boot: &str) -> Result<Arc<VolumeStore>, String> {
+fn open_store(path: &Path, boot: &str, witness: &Path) -> Result<Arc<VolumeStore>, String> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     }
-    VolumeStore::open(path, boot).map(Arc::new).map_err(|error| error.to_string())
+    VolumeStore::open(path, boot, witness).map(Arc::new).map_err(|error| error.to_string())
 }

@@ -25,12 +25,16 @@ use super::words::xattrs_back;
 use intermezzo_proto::v1;
 use intermezzo_proto::v1::client_frame::Body as Client;
 use intermezzo_proto::v1::server_frame::Body as Server;
+use lento_core::lineage::ERAS_MAX;
+use lento_core::lineage::Era;
+use lento_core::lineage::Lineage;
 use lento_core::message::Ack;
 use lento_core::message::Hello;
 use lento_core::message::Message;
 use lento_core::message::SnapshotObject;
 use lento_core::message::Welcome;
 use lento_core::types::Epoch;
+use lento_core::types::LogRecord;
 use lento_core::types::Position;
 use lento_core::types::Recno;
 
@@ -38,8 +42,29 @@ fn position(position: Position) -> Option<v1::Position> {
     Some(v1::Position { epoch: 0, number: position.0 })
 }
 
-fn position_in(epoch: Epoch, position: Position) -> Option<v1::Position> {
-    Some(v1::Position { epoch: epoch.0, number: position.0 })
+/// A position of the newest era.
+fn position_in(lineage: &Lineage, position: Position) -> Option<v1::Position> {
+    Some(v1::Position { epoch: lineage.epoch().0, number: position.0 })
+}
+
+fn eras(lineage: &Lineage) -> Vec<v1::Era> {
+    lineage.eras().iter().map(|era| v1::Era { epoch: era.epoch.0, from: era.from.0 }).collect()
+}
+
+/// Eras with the newest epoch said beside them.
+fn lineage(field: &'static str, epoch: u64, eras: Vec<v1::Era>) -> Result<Lineage, WireError> {
+    limit(field, eras.len(), ERAS_MAX)?;
+    let eras = eras.into_iter().map(|era| Era { epoch: Epoch(era.epoch), from: Position(era.from) });
+    let lineage = Lineage::new(eras.collect());
+    if lineage.epoch() != Epoch(epoch) {
+        return Err(WireError::Wrong { field, reason: "the newest is not the epoch of the position" });
+    }
+    if !lineage.eras().is_sorted_by_key(|era| era.from)
+        || lineage.eras().iter().any(|era| era.epoch == Epoch(0))
+    {
+        return Err(WireError::Wrong { field, reason: "out of order, or without an epoch" });
+    }
+    Ok(lineage)
 }
 
 fn position_back(field: &'static str, position: Option<v1::Position>) -> Result<Position, WireError> {
@@ -73,7 +98,10 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
             snapshot: hello.snapshot.map(|object| tag(object.0)),
             replica: hello.replica,
             incarnation: hello.incarnation,
-            position: position_in(hello.epoch, hello.position),
+            position: position_in(&hello.lineage, hello.position),
+            eras: eras(&hello.lineage),
+            applied: hello.applied.0,
+            tail_from: hello.tail_from.0,
             has_from: hello.has.0.0,
             has_to: hello.has.1.0,
         })],
@@ -81,6 +109,11 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
             .into_iter()
             .map(|operations| Client::Submit(v1::Submit { operations }))
             .collect(),
+        Message::Offer { records, upto } => {
+            let frame =
+                |(records, upto): (Vec<v1::LogRecord>, u64)| Client::Offer(v1::Offer { records, upto });
+            log_groups(records, *upto).into_iter().map(frame).collect()
+        }
         Message::Ack(ack) => vec![Client::Ack(v1::Ack {
             position: position(ack.position),
             applied: position(ack.applied),
@@ -120,14 +153,20 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
                     .transpose()?,
                 replica: hello.replica,
                 incarnation: hello.incarnation,
-                epoch: Epoch(position.epoch),
+                lineage: lineage("hello.eras", position.epoch, hello.eras)?,
                 position: Position(position.number),
+                applied: Position(hello.applied),
+                tail_from: Position(hello.tail_from),
                 has: (Recno(hello.has_from), Recno(hello.has_to)),
             })
         }
         Client::Submit(submit) => {
             limit("submit.operations", submit.operations.len(), BATCH_MAX)?;
             Message::Submit(submit.operations.into_iter().map(operation_back).collect::<Result<_, _>>()?)
+        }
+        Client::Offer(offer) => {
+            let upto = Position(offer.upto);
+            Message::Offer { records: log_records("offer.records", offer.records, upto)?, upto }
         }
         Client::Ack(ack) => Message::Ack(Ack {
             position: position_back("ack.position", ack.position)?,
@@ -149,7 +188,8 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
         Message::Welcome(welcome) => vec![Server::Welcome(v1::Welcome {
             protocol: PROTOCOL,
             greeting: welcome.greeting,
-            position: position_in(welcome.epoch, welcome.position),
+            position: position_in(&welcome.lineage, welcome.position),
+            eras: eras(&welcome.lineage),
             received: welcome.received.0,
         })],
         Message::Refused { reason, retry } => {
@@ -157,7 +197,13 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
             reason.truncate(reason.floor_char_boundary(TEXT_MAX));
             vec![Server::Refused(v1::Refused { reason, retry: *retry })]
         }
-        Message::Records { records, upto } => records_frames(records, *upto),
+        Message::Records { records, upto, stable } => {
+            let frame = |(records, upto): (Vec<v1::LogRecord>, u64)| {
+                Server::Records(v1::Records { records, upto: position(Position(upto)), stable: stable.0 })
+            };
+            log_groups(records, *upto).into_iter().map(frame).collect()
+        }
+        Message::Offered(upto) => vec![Server::Offered(v1::Offered { upto: upto.0 })],
         Message::SnapshotBegin { position: at, objects } => {
             vec![Server::SnapshotBegin(v1::SnapshotBegin { position: position(*at), objects: *objects })]
         }
@@ -177,16 +223,32 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
     bodies.into_iter().map(frame).collect()
 }
 
-fn records_frames(records: &[lento_core::types::LogRecord], upto: Position) -> Vec<Server> {
+/// Records in groups, each with the position up to which it says everything.
+fn log_groups(records: &[LogRecord], upto: Position) -> Vec<(Vec<v1::LogRecord>, u64)> {
     let groups = groups(records, log_record);
     let last = groups.len().saturating_sub(1);
-    let frame = |(index, records): (usize, Vec<v1::LogRecord>)| {
+    let claim = |(index, records): (usize, Vec<v1::LogRecord>)| {
         // Only the last frame may claim what stands behind its last record.
         let here = records.last().map_or(upto.0, |record| record.position);
-        let upto = if index == last { upto } else { Position(here) };
-        Server::Records(v1::Records { records, upto: position(upto) })
+        let upto = if index == last { upto.0 } else { here };
+        (records, upto)
     };
-    groups.into_iter().enumerate().map(frame).collect()
+    groups.into_iter().enumerate().map(claim).collect()
+}
+
+/// Records in the order of their positions, none beyond `upto`.
+fn log_records(
+    field: &'static str,
+    records: Vec<v1::LogRecord>,
+    upto: Position,
+) -> Result<Vec<LogRecord>, WireError> {
+    limit(field, records.len(), BATCH_MAX)?;
+    let records = records.into_iter().map(log_record_back).collect::<Result<Vec<_>, _>>()?;
+    let rising = records.is_sorted_by(|a, b| a.position < b.position);
+    if !rising || records.last().is_some_and(|last| last.position > upto) {
+        return Err(WireError::Wrong { field, reason: "positions out of order" });
+    }
+    Ok(records)
 }
 
 /// What a server said.
@@ -202,7 +264,7 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
             let position = need("welcome.position", welcome.position)?;
             Message::Welcome(Welcome {
                 greeting: welcome.greeting,
-                epoch: Epoch(position.epoch),
+                lineage: lineage("welcome.eras", position.epoch, welcome.eras)?,
                 position: Position(position.number),
                 received: Recno(welcome.received),
             })
@@ -212,15 +274,11 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
             Message::Refused { reason: refused.reason, retry: refused.retry }
         }
         Server::Records(records) => {
-            limit("records.records", records.records.len(), BATCH_MAX)?;
             let upto = position_back("records.upto", records.upto)?;
-            let records = records.records.into_iter().map(log_record_back).collect::<Result<Vec<_>, _>>()?;
-            let rising = records.is_sorted_by(|a, b| a.position < b.position);
-            if !rising || records.last().is_some_and(|last| last.position > upto) {
-                return Err(WireError::Wrong { field: "records", reason: "positions out of order" });
-            }
-            Message::Records { records, upto }
+            let stable = Position(records.stable);
+            Message::Records { records: log_records("records.records", records.records, upto)?, upto, stable }
         }
+        Server::Offered(offered) => Message::Offered(Position(offered.upto)),
         Server::SnapshotBegin(begin) => Message::SnapshotBegin {
             position: position_back("snapshot_begin.position", begin.position)?,
             objects: begin.objects,

@@ -18,7 +18,7 @@ pub use words::object_id;
 pub use words::tag;
 
 /// Version of the replication protocol.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Messages are split so that none is longer, in bytes.
 pub const MESSAGE_TARGET: usize = 3 << 20;
 /// Longest message that is accepted, in bytes.

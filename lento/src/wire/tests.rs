@@ -3,6 +3,7 @@
 use super::BATCH_MAX;
 use super::MESSAGE_MAX;
 use super::MESSAGE_TARGET;
+use super::PROTOCOL;
 use super::WireError;
 use super::client_frames;
 use super::from_client;
@@ -10,6 +11,8 @@ use super::from_server;
 use super::server_frames;
 use bytes::Bytes;
 use intermezzo_proto::v1;
+use lento_core::lineage::Era;
+use lento_core::lineage::Lineage;
 use lento_core::message::Ack;
 use lento_core::message::Hello;
 use lento_core::message::Message;
@@ -149,6 +152,27 @@ fn through_server(message: &Message) -> Vec<Message> {
     server_frames("ns/v", message).into_iter().map(through).collect()
 }
 
+fn eras(eras: &[(u64, u64)]) -> Lineage {
+    let era = |(epoch, from): &(u64, u64)| Era { epoch: Epoch(*epoch), from: Position(*from) };
+    Lineage::new(eras.iter().map(era).collect())
+}
+
+#[test]
+fn eras_that_cannot_be_are_refused() {
+    let hello = |epoch, eras: &[(u64, u64)]| {
+        let eras = eras.iter().map(|(epoch, from)| v1::Era { epoch: *epoch, from: *from }).collect();
+        let position = Some(v1::Position { epoch, number: 9 });
+        let hello = v1::Hello { protocol: PROTOCOL, position, eras, ..Default::default() };
+        from_client(Some(v1::client_frame::Body::Hello(hello)))
+    };
+    assert!(hello(0, &[]).is_ok(), "followed none yet");
+    assert!(hello(2, &[(1, 0), (2, 5)]).is_ok());
+    assert!(hello(2, &[(1, 0)]).is_err(), "another newest one");
+    assert!(hello(2, &[(1, 6), (2, 5)]).is_err(), "back in time");
+    assert!(hello(2, &[(0, 0), (2, 5)]).is_err(), "no epoch");
+    assert!(hello(2, &vec![(2, 5); 257]).is_err(), "too many");
+}
+
 #[test]
 fn what_a_client_says_comes_back() {
     let messages = [
@@ -157,11 +181,14 @@ fn what_a_client_says_comes_back() {
             snapshot: Some(object(9)),
             replica: u64::MAX,
             incarnation: 3,
-            epoch: Epoch(2),
+            lineage: eras(&[(1, 0), (2, 30)]),
             position: Position(40),
+            applied: Position(35),
+            tail_from: Position(20),
             has: (Recno(5), Recno(9)),
         }),
         Message::Submit(operations()),
+        Message::Offer { records: records(), upto: Position(99) },
         Message::Ack(Ack { position: Position(3), applied: Position(2), durable: Position(1) }),
         Message::SnapshotStored(object(5)),
         Message::Barrier { id: 4, after: Recno(0) },
@@ -184,10 +211,16 @@ fn what_a_server_says_comes_back() {
         entries: vec![(ObjectId::ROOT, b"one".to_vec()), (object(2), b"two".to_vec())],
     };
     let messages = [
-        Message::Welcome(Welcome { greeting: 7, epoch: Epoch(1), position: Position(2), received: Recno(3) }),
+        Message::Welcome(Welcome {
+            greeting: 7,
+            lineage: eras(&[(1, 0)]),
+            position: Position(2),
+            received: Recno(3),
+        }),
         Message::Refused { reason: "not you".to_owned(), retry: true },
-        Message::Records { records: records(), upto: Position(99) },
-        Message::Records { records: Vec::new(), upto: Position(99) },
+        Message::Records { records: records(), upto: Position(99), stable: Position(50) },
+        Message::Records { records: Vec::new(), upto: Position(99), stable: Position(0) },
+        Message::Offered(Position(70)),
         Message::SnapshotBegin { position: Position(6), objects: 1 << 33 },
         Message::SnapshotChunk(vec![snapshot]),
         Message::SnapshotEnd(Position(8)),
@@ -225,11 +258,12 @@ fn only_the_last_part_of_records_claims_the_end() {
     };
     let count = BATCH_MAX as u64 + 5;
     let records: Vec<_> = (1..=count).map(record).collect();
-    let parts = through_server(&Message::Records { records, upto: Position(count + 50) });
+    let parts =
+        through_server(&Message::Records { records, upto: Position(count + 50), stable: Position(0) });
     let ends: Vec<_> = parts
         .iter()
         .map(|part| match part {
-            Message::Records { records, upto } => (records.len(), upto.0),
+            Message::Records { records, upto, .. } => (records.len(), upto.0),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -319,7 +353,11 @@ fn missing_and_unknown_fields_are_errors() {
         let what = v1::log_record::What::Verdict(v1::Verdict { kind, ..Default::default() });
         let record = v1::LogRecord { position: 1, origin: Some(v1::Tag::default()), what: Some(what) };
         let upto = Some(v1::Position { epoch: 0, number: 1 });
-        from_server(Some(v1::server_frame::Body::Records(v1::Records { records: vec![record], upto })))
+        from_server(Some(v1::server_frame::Body::Records(v1::Records {
+            records: vec![record],
+            upto,
+            stable: 0,
+        })))
     };
     assert!(verdict(0).is_err());
     assert!(verdict(1).is_ok());
@@ -343,7 +381,8 @@ fn records_out_of_order_are_refused() {
     };
     for (positions, upto) in [([2, 1], 3), ([1, 1], 3), ([1, 4], 3)] {
         let records = positions.map(record).to_vec();
-        let mut frames = server_frames("ns/v", &Message::Records { records, upto: Position(upto) });
+        let mut frames =
+            server_frames("ns/v", &Message::Records { records, upto: Position(upto), stable: Position(0) });
         assert!(from_server(frames.remove(0).body).is_err(), "{positions:?} up to {upto}");
     }
 }

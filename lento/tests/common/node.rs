@@ -109,7 +109,9 @@ impl Node {
 
     /// A store of its own.
     pub fn store(&self) -> Arc<VolumeStore> {
-        Arc::new(VolumeStore::open(&self.dir.path().join("store"), "boot").unwrap())
+        Arc::new(
+            VolumeStore::open(&self.dir.path().join("store"), "boot", &self.dir.path().join("life")).unwrap(),
+        )
     }
 
     pub fn jobs(&self, peers: &Peers, store: Arc<VolumeStore>) -> Jobs {

@@ -65,6 +65,7 @@ pub use upcalls::DataAnswer;
 pub use upcalls::PermitAnswer;
 pub use upcalls::Upcalls;
 pub use writers::Access;
+pub(crate) use writers::PRIVILEGES;
 pub use writers::Writer;
 pub use writers::Writers;
 

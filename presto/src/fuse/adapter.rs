@@ -15,7 +15,6 @@ use fuser::*;
 use intermezzo_kml::record::FileId;
 use rustix::fs::XattrFlags;
 
-use super::backing::Backings;
 use super::backing::Way;
 use super::convert::attr;
 use super::convert::caller;
@@ -23,6 +22,7 @@ use super::convert::decode_device;
 use super::convert::errno;
 use super::convert::nothing;
 use super::convert::set_time;
+use super::kernel::Kernel;
 use super::nodes::Nodes;
 use super::notify::Device;
 use crate::filter::Access;
@@ -32,41 +32,6 @@ use crate::filter::NewMode;
 use crate::filter::Place;
 use crate::filter::Seek;
 use crate::filter::Volume;
-
-/// How long the kernel may believe what it was told: every change goes through it or is notified.
-const LONG: Duration = Duration::from_secs(86_400);
-/// The same where the kernel cannot be told gently about names.
-const SHORT: Duration = Duration::from_secs(1);
-/// Wanted, each where the kernel has it.
-const WANTED: [InitFlags; 8] = [
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_ALLOW_IDMAP,
-    InitFlags::FUSE_HAS_RESEND,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_HAS_EXPIRE_ONLY,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-];
-/// Without these, modes and ACLs of new files would be wrong.
-const NEEDED: InitFlags = InitFlags::FUSE_DONT_MASK.union(InitFlags::FUSE_POSIX_ACL);
-
-/// What the running kernel offers.
-#[derive(Debug, Default)]
-pub(crate) struct Kernel {
-    offered: OnceLock<InitFlags>,
-    backings: Backings,
-}
-
-impl Kernel {
-    pub(crate) fn has_passthrough(&self) -> bool {
-        self.backings.is_on()
-    }
-
-    pub(crate) fn expires(&self) -> bool {
-        self.offered.get().is_some_and(|offered| offered.contains(InitFlags::FUSE_HAS_EXPIRE_ONLY))
-    }
-}
 
 pub(crate) struct Adapter {
     volume: Arc<Volume>,
@@ -86,7 +51,15 @@ impl Adapter {
         device: OwnedFd,
         passthrough: bool,
     ) -> Adapter {
-        Adapter { volume, nodes, kernel, device, privileges: OnceLock::new(), passthrough, ttl: SHORT }
+        Adapter {
+            volume,
+            nodes,
+            kernel,
+            device,
+            privileges: OnceLock::new(),
+            passthrough,
+            ttl: Duration::ZERO,
+        }
     }
 
     fn file(&self, node: INodeNo) -> Result<FileId, Errno> {
@@ -145,29 +118,7 @@ fn open_flags(access: Access) -> FopenFlags {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let offered = config.capabilities();
-        let refused = |missing: InitFlags| {
-            std::io::Error::other(format!(
-                "this kernel's FUSE lacks {missing:?}; Linux 5.10 or newer is needed"
-            ))
-        };
-        config.add_capabilities(NEEDED).map_err(refused)?;
-        for flag in WANTED {
-            // A flag that is not offered has its fallback.
-            let _ = config.add_capabilities(flag);
-        }
-        // Depth 1 lets an overlayfs (containerd's) lie on top of this mount.
-        if !self.passthrough
-            || config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_err()
-            || config.set_max_stack_depth(1).is_err()
-        {
-            self.kernel.backings.turn_off();
-        }
-        let _ = config.set_max_background(128);
-        let _ = self.kernel.offered.set(offered);
-        if self.kernel.expires() {
-            self.ttl = LONG;
-        }
+        self.ttl = self.kernel.agree(config, self.passthrough)?;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 mod adapter;
 mod backing;
 mod convert;
+mod kernel;
 mod nodes;
 mod notify;
 
@@ -30,7 +31,7 @@ use rustix::mount::UnmountFlags;
 use crate::filter::Background;
 use crate::filter::Volume;
 use adapter::Adapter;
-use adapter::Kernel;
+use kernel::Kernel;
 use nodes::Nodes;
 use notify::Device;
 

@@ -1,7 +1,7 @@
 //! Records of what was found: how they begin, and how those of one item come into the journal together or not at all.
 
 use intermezzo_kml::Class;
-use intermezzo_kml::record::{Attributes, Caller, FileId, Flags, Intent, Opcode, Outcome, Recno};
+use intermezzo_kml::record::{Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Outcome, Recno};
 
 use super::Scrubber;
 use crate::filter::Volume;
@@ -25,6 +25,22 @@ impl Found {
         };
         let outcome = Outcome { object, after: present, flags: Flags::FOUND, ..Outcome::default() };
         Found { intent, outcome }
+    }
+
+    /// Of its attributes, these as they are.
+    pub fn setattr(object: FileId, present: Attributes, mask: Mask) -> Found {
+        let mut found = Found::of(Opcode::Setattr, object, present);
+        found.intent.mask = mask;
+        found
+    }
+
+    /// Its extended attribute of this name: the value that is there, or that there is none.
+    pub fn xattr(object: FileId, present: Attributes, name: &[u8], value: Option<&[u8]>) -> Found {
+        let opcode = if value.is_some() { Opcode::Setxattr } else { Opcode::Delxattr };
+        let mut found = Found::of(opcode, object, present);
+        found.intent.name = name.to_vec();
+        found.intent.value = value.unwrap_or_default().to_vec();
+        found
     }
 
     /// With this flag besides.

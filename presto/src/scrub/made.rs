@@ -6,12 +6,10 @@ use rustix::fs::FileType;
 use super::Scrubber;
 use super::found::Found;
 use super::plan::Place;
+use crate::filter::PRIVILEGES;
 use crate::lower::xattr;
 use crate::lower::{Dir, Stat};
 use crate::replay::{STALE, Stop};
-
-/// Set-user-id and set-group-id, which readers of a close take away.
-pub(super) const PRIVILEGES: u32 = 0o6000;
 
 impl Scrubber {
     /// The making itself; then, where it has content, the close, and what readers of a close take away.
@@ -29,11 +27,7 @@ impl Scrubber {
         let xattrs = xattr::all(&fd)?;
         let mut making = Found::of(opcode, file, present);
         let mut records = Vec::new();
-        let set = |(name, value): &(Vec<u8>, Vec<u8>)| {
-            let found = Found::of(Opcode::Setxattr, file, present);
-            let intent = Intent { name: name.clone(), value: value.clone(), ..found.intent };
-            Found { intent, ..found }
-        };
+        let set = |(name, value): &(Vec<u8>, Vec<u8>)| Found::xattr(file, present, name, Some(value));
         if opcode == Opcode::Symlink {
             making.intent.value = rustix::fs::readlinkat(&fd, c"", Vec::new())?.into_bytes();
             records.extend(xattrs.iter().map(set));
@@ -50,9 +44,7 @@ impl Scrubber {
         if stat.is_file() && present.size > 0 {
             records.push(Found::of(Opcode::Close, file, present));
             if present.mode & PRIVILEGES != 0 {
-                let mut found = Found::of(Opcode::Setattr, file, present);
-                found.intent.mask = Mask::MODE;
-                records.push(found);
+                records.push(Found::setattr(file, present, Mask::MODE));
             }
             records.extend(xattrs.iter().filter(|(name, _)| name == xattr::CAPABILITY).map(set));
         }

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use intermezzo_kml::record::{Attributes, FileId, Intent, Mask, Opcode, Recno};
+use intermezzo_kml::record::{Attributes, FileId, Mask, Opcode, Recno};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::found::Found;
-use super::made::PRIVILEGES;
 use super::plan::Object;
 use super::{Mode, Scrubber, Seen};
+use crate::filter::PRIVILEGES;
 use crate::lower::{Stat, kind, xattr};
 use crate::replay::{STALE, Stop};
 
@@ -103,15 +103,12 @@ impl Difference {
     }
 
     fn records(&self, file: FileId, present: &Attributes, capability: Option<&Vec<u8>>) -> Vec<Found> {
-        let of = |opcode| Found::of(opcode, file, *present);
         let set = |name: &[u8], value: Option<&Vec<u8>>| {
-            let found = of(if value.is_some() { Opcode::Setxattr } else { Opcode::Delxattr });
-            let value = value.cloned().unwrap_or_default();
-            Found { intent: Intent { name: name.to_vec(), value, ..found.intent }, ..found }
+            Found::xattr(file, *present, name, value.map(Vec::as_slice))
         };
         let mut records = Vec::new();
         if self.content {
-            records.push(of(Opcode::Close));
+            records.push(Found::of(Opcode::Close, file, *present));
         }
         let is_set = |name: &[u8], value: &Option<Vec<u8>>| name == xattr::CAPABILITY && value.is_some();
         let others = self.xattrs.iter().filter(|(name, value)| !is_set(name, value));
@@ -121,9 +118,7 @@ impl Difference {
         let again = privileged && (self.content || owner);
         let mask = self.attributes | if again { Mask::MODE } else { Mask::empty() };
         if !mask.is_empty() {
-            let mut found = of(Opcode::Setattr);
-            found.intent.mask = mask;
-            records.push(found);
+            records.push(Found::setattr(file, *present, mask));
         }
         let differs = self.xattrs.iter().any(|(name, value)| is_set(name, value));
         if let Some(value) = capability.filter(|_| differs || self.content || owner) {

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use intermezzo::admin::{Admin, Looking, Scope, ScrubProgress, block_on};
-use intermezzo::fleet::process::Signal;
+use intermezzo::admin::{self, Looking, Scope, ScrubProgress};
 use intermezzo::fleet::{Daemon, Fleet};
 use intermezzo::output::say;
-use intermezzo_tests::fleet::Temporary;
+use intermezzo_tests::fleet::{Killed, Temporary, kill};
 use intermezzo_tests::sources;
 use intermezzo_tests::walk::{walk, walk_both};
 
@@ -100,9 +99,7 @@ fn interrupt(fleet: &Fleet, tree: &Path) -> Result<usize> {
     for daemon in [Daemon::Lento, Daemon::Presto, Daemon::Lento] {
         std::thread::sleep(Duration::from_millis(400));
         let refused = fs::write(tree.join("too early"), "").is_err();
-        let Some(running) = fleet.running(server, daemon) else { bail!("{daemon} does not run") };
-        running.signal(Signal::Kill);
-        ensure!(running.wait(PATIENCE), "{daemon} survives kill -9");
+        ensure!(kill(fleet, server, daemon)? == Killed::Running, "{daemon} does not run");
         fleet.start(server, daemon)?;
         fleet.wait_ready(PATIENCE, &mut |_| ())?;
         if !refused {
@@ -116,15 +113,7 @@ fn interrupt(fleet: &Fleet, tree: &Path) -> Result<usize> {
 
 fn scrub(fleet: &Fleet, what: Looking) -> Result<ScrubProgress> {
     let socket = fleet.layout.admin_socket(fleet.node("a")?);
-    let end = block_on(async {
-        let mut last = ScrubProgress::default();
-        let mut answers = Admin::connect(&socket).await?.scrub(&fleet.config.volume, what).await?;
-        while let Some(answer) = answers.next().await? {
-            last = answer;
-        }
-        Ok(last)
-    })?;
-    ensure!(end.finished, "the scrub ended before it was finished");
+    let end = admin::scrub(&socket, &fleet.config.volume, what, &mut |_| ())?;
     ensure!(end.trouble.is_empty(), "{}", end.trouble);
     Ok(end)
 }
@@ -192,10 +181,7 @@ fn begin_anew(fleet: &mut Temporary) -> Result<f64> {
             for node in ["c", "c", "a"] {
                 std::thread::sleep(Duration::from_millis(150));
                 let node = fleet.node(node)?;
-                if let Some(lento) = fleet.running(node, Daemon::Lento) {
-                    lento.signal(Signal::Kill);
-                    ensure!(lento.wait(PATIENCE), "lento survives kill -9");
-                }
+                kill(fleet, node, Daemon::Lento)?;
                 fleet.start(node, Daemon::Lento)?;
             }
             Ok(())

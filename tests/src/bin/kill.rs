@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use intermezzo::admin::{self, Scope};
-use intermezzo::fleet::process::Signal;
 use intermezzo::fleet::{Daemon, Node};
 use intermezzo::output::say;
-use intermezzo_tests::fleet::{Keep, Temporary};
+use intermezzo_tests::fleet::{self, Keep, Temporary};
 use intermezzo_tests::walk::walk_both;
 use intermezzo_tests::workload::{self, Appender, Lines, Mount, Project, Worker};
 use rand::rngs::StdRng;
@@ -270,7 +269,7 @@ fn kill(
     random: &mut StdRng,
     stop: &AtomicBool,
 ) -> Result<Vec<String>> {
-    let fleet = &fleet.fleet;
+    let running = &fleet.fleet;
     let end = Instant::now() + Duration::from_secs_f64(args.seconds);
     let mut killed = Vec::new();
     while Instant::now() < end && !stop.load(Ordering::SeqCst) {
@@ -278,30 +277,23 @@ fn kill(
         if args.spare {
             continue;
         }
-        let victims = victims(args, fleet.config.nodes.len(), random);
+        let victims = victims(args, running.config.nodes.len(), random);
         let pause = Duration::from_millis(random.random_range(0..600));
         let mut hit: Vec<(&Node, Daemon)> = Vec::new();
         for (index, daemon) in victims {
-            let (Some(node), Some(mount)) = (fleet.config.nodes.get(index), mounts.get(index)) else {
+            let (Some(node), Some(mount)) = (running.config.nodes.get(index), mounts.get(index)) else {
                 continue;
             };
             if daemon == Daemon::Presto {
                 mount.going();
             }
-            if let Some(process) = fleet.running(node, daemon) {
-                process.signal(Signal::Kill);
-                ensure!(
-                    process.wait(Duration::from_secs(20)),
-                    "{daemon} of node {} survives kill -9",
-                    node.name
-                );
-            }
+            fleet::kill(running, node, daemon)?;
             killed.push(format!("{daemon}-{}", node.name));
             hit.push((node, daemon));
         }
         std::thread::sleep(pause);
         for (node, daemon) in hit {
-            fleet.start(node, daemon)?;
+            running.start(node, daemon)?;
         }
         // Most of the time the next one dies only when this one is there again; sometimes in the middle of it.
         if random.random_bool(0.7) {

@@ -38,7 +38,9 @@ impl Client {
     ) -> Result<(), StoreError> {
         ctx.meta.snapshot = Some(Snapshot { total, ..Snapshot::default() });
         ctx.meta.position = position;
-        for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName] {
+        // What came before the snapshot has no records here.
+        ctx.meta.tail_from = position;
+        for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName, Table::Tail] {
             ctx.store.clear(table)?;
         }
         Ok(())
@@ -96,10 +98,11 @@ impl Client {
         ctx.meta.snapshot = None;
         // What the server had received has its verdict, and the snapshot shows what came of it.
         let received = self.received();
-        for (recno, _) in
+        for (recno, row) in
             Cml::rows(ctx.store, Recno(0), usize::MAX)?.iter().take_while(|(recno, _)| *recno <= received)
         {
             self.cml.settle(ctx.store, *recno, None)?;
+            self.cml.release_limbo(ctx.store, row.op.object, ctx.meta.last_read(), ctx.out)?;
         }
         for table in [Table::BaseEntry, Table::LocalEntry] {
             self.compare(ctx, table, |dir, name| Facet::Entry(dir, Name::from(name)))?;

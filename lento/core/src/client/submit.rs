@@ -39,7 +39,13 @@ impl Client {
             return Ok(());
         }
         if std::mem::take(&mut self.frozen) {
-            self.cml.thaw(welcome.received);
+            let received = welcome.received;
+            if Cml::first(ctx.store)?.is_some_and(|first| first <= received) {
+                // All of the log is here, and there is no verdict in it.
+                self.greet_as_new(ctx);
+                return Ok(());
+            }
+            self.cml.thaw(received);
         }
         if !ctx.presto {
             return Ok(());
@@ -115,6 +121,7 @@ impl Client {
             ReadResult::Unstable => Some("changes while it is read".into()),
             ReadResult::Whole { .. } | ReadResult::Gone => None,
         };
+        let Some(result) = self.offer_read(ctx, ticket, result)? else { return Ok(()) };
         let object = self.cml.object_of_read(ctx.store, ticket)?;
         match self.cml.content_read(ctx.store, ticket, result)? {
             AfterRead::GoOn | AfterRead::Again => {}
@@ -133,7 +140,9 @@ impl Client {
     pub(super) fn received(&self) -> Recno {
         match &self.stream {
             Stream::Up(welcome) => welcome.received,
-            Stream::Down | Stream::Reading | Stream::Greeting | Stream::Estranged(_) => Recno(0),
+            Stream::Down | Stream::Reading | Stream::Greeting | Stream::Estranged(_) | Stream::Offering => {
+                Recno(0)
+            }
         }
     }
 }

@@ -67,6 +67,7 @@ impl Client {
                     fill_content(&mut op, Content { inline: None, ..content });
                 }
                 apply::apply(&mut Tree::new(ctx.store, Which::Base), &op, last_name)?;
+                self.keep_tail(ctx, record.position, &op, origin)?;
                 if let Some((recno, row)) = own {
                     let hash = left_by(&op);
                     let here = row.op.object;
@@ -83,6 +84,7 @@ impl Client {
                     fill_content(&mut row.op, content);
                 }
                 apply::apply(&mut Tree::new(ctx.store, Which::Base), &row.op, last_name)?;
+                self.keep_tail(ctx, record.position, &row.op, origin)?;
                 self.settle(ctx, recno, row, hash)?;
             }
             (LogWhat::Verdict(Verdict::Unified(target)), Some((recno, row))) => {

@@ -70,6 +70,7 @@ impl Server {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
             KmlOrigin::Replay { record: id, object, hash, verdict } => {
                 judged::note(ctx.store, id)?;
+                self.offers.note(id);
                 self.flying.remove(&id);
                 if let Some(at) = self.in_flight.iter().position(|flight| flight.op.id == id) {
                     self.in_flight.remove(at);

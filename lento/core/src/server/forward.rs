@@ -37,8 +37,12 @@ impl Server {
             .filter(|(_, session)| session.is_welcomed() && session.sent < limit)
             .map(|(node, _)| node.clone())
             .collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let stable = self.durable_everywhere(ctx)?;
         for node in behind {
-            while self.forward_one(ctx, &node, limit)? {}
+            while self.forward_one(ctx, &node, limit, stable)? {}
         }
         Ok(())
     }
@@ -48,6 +52,7 @@ impl Server {
         ctx: &mut Context<'_>,
         node: &NodeName,
         limit: Position,
+        stable: Position,
     ) -> Result<bool, StoreError> {
         let acknowledged = super::ReplicatorRow::get(ctx.store, node)?.ack.position;
         let Some(session) = self.sessions.get_mut(node) else { return Ok(false) };
@@ -93,7 +98,7 @@ impl Server {
             upto = limit;
         }
         session.sent = upto;
-        ctx.out.push(Output::Send(node.clone(), Message::Records { records, upto }));
+        ctx.out.push(Output::Send(node.clone(), Message::Records { records, upto, stable }));
         Ok(upto < limit)
     }
 

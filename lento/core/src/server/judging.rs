@@ -68,13 +68,16 @@ impl Server {
 
     fn judge_first(&mut self, ctx: &mut Context<'_>, node: &NodeName) -> Result<Step, StoreError> {
         let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
-        if session.state != SessionState::Welcomed || session.keeping.is_some() {
+        let offers = session.state == SessionState::Offering;
+        if !(offers || session.state == SessionState::Welcomed) || session.keeping.is_some() {
             return Ok(Step::Held);
         }
         let Some(op) = session.inbox.front() else { return Ok(Step::Held) };
         let id = op.id;
+        // What is offered has been judged before, by a server that has forgotten it; that its number is low says nothing.
         let judged = judged::last(ctx.store, id.0.replica, id.0.incarnation)?;
-        if Recno(id.0.number) <= judged || self.flying.contains(&id) {
+        let known = if offers { self.offers.knows(&id) } else { Recno(id.0.number) <= judged };
+        if known || self.flying.contains(&id) {
             session.inbox.pop_front();
             return Ok(Step::Taken);
         }

@@ -1,6 +1,7 @@
 //! One client's stream, and the Replicator row that outlives it.
 
 use super::Server;
+use super::offers::Offer;
 use super::snapshot::Sending;
 use crate::context::Context;
 use crate::io::NodeName;
@@ -41,6 +42,7 @@ pub struct Session {
     /// The tree that it is being sent.
     pub(super) snapshot: Option<Sending>,
     pub(super) barriers: Vec<PeerBarrier>,
+    pub(super) offer: Offer,
 }
 
 /// Where a stream stands.
@@ -51,6 +53,8 @@ pub enum SessionState {
     Connected,
     /// Hello said; records of its earlier stream are still on their way into the tree.
     Fencing,
+    /// Has its welcome, and first brings back what was lost here.
+    Offering,
     /// Has its welcome.
     Welcomed,
 }
@@ -66,7 +70,7 @@ impl Session {
         match self.state {
             SessionState::Welcomed => Some(self.began),
             SessionState::Fencing => self.hello.as_ref().map(|hello| hello.position),
-            SessionState::Connected => None,
+            SessionState::Connected | SessionState::Offering => None,
         }
     }
 
@@ -212,6 +216,7 @@ impl Server {
                 }
                 session.inbox.extend(operations);
             }
+            Message::Offer { records, upto } => self.offered(ctx, node, records, upto),
             Message::SnapshotStored(upto) => {
                 if let Some(sending) = &mut session.snapshot {
                     sending.stored(upto);
@@ -222,6 +227,7 @@ impl Server {
             Message::Welcome(_)
             | Message::Refused { .. }
             | Message::Records { .. }
+            | Message::Offered(_)
             | Message::SnapshotBegin { .. }
             | Message::SnapshotChunk(_)
             | Message::SnapshotEnd(_)
@@ -260,7 +266,7 @@ impl Server {
             })
             .map(|(node, _)| node.clone())
             .collect();
-        for node in fencing {
+        for node in self.admitted(ctx, fencing) {
             let mut row = ReplicatorRow::get(ctx.store, &node)?;
             row.follows = true;
             row.put(ctx.store, &node)?;
@@ -269,12 +275,18 @@ impl Server {
             let position = Position(ctx.meta.last_read().0);
             let received = judged::last(ctx.store, hello.replica, hello.incarnation)?;
             let greeting = hello.greeting;
-            let welcome = Welcome { greeting, epoch: ctx.meta.epoch, position, received };
+            let lineage = ctx.meta.lineage.clone();
+            let welcome = Welcome { greeting, lineage, position, received };
             ctx.out.push(Output::Send(node.clone(), Message::Welcome(welcome)));
             session.state = SessionState::Welcomed;
-            let follows = hello.epoch == ctx.meta.epoch
-                && hello.position >= ctx.meta.log_floor
-                && hello.position <= position;
+            let fork = hello.lineage.fork(hello.position, &ctx.meta.lineage, position);
+            if let Some(fork) = Server::fork(ctx, hello) {
+                self.expect_offer(ctx, &node, fork)?;
+                continue;
+            }
+            // Half a snapshot shows objects as they were later; in an era before this one that may be lost.
+            let whole = hello.snapshot.is_none() || hello.lineage.epoch() == ctx.meta.lineage.epoch();
+            let follows = whole && fork == Some(hello.position) && hello.position >= ctx.meta.log_floor;
             // A replica that never followed any epoch begins where the log begins, if it still does.
             let begins = hello.position == Position(0) && ctx.meta.log_floor == Position(0);
             let half = hello.snapshot.map(Sending::from);

@@ -2,6 +2,9 @@
 
 use super::disk::Disk;
 use super::memory::Memory;
+use super::world::Backup;
+use super::world::Node;
+use super::world::SERVER;
 use super::world::World;
 use lento_core::io::Input;
 use lento_core::io::Output;
@@ -55,7 +58,44 @@ impl World {
         node.volume = None;
         node.store.crash();
         node.disk.power_cut();
-        // What no disk and no conflict store holds any more had not been synced: nobody was promised anything.
+        self.forget_what_is_on_no_disk(index);
+        self.start(index, true);
+    }
+
+    /// Somebody saves the server's disk as it is after the last sync. All clients follow by then: one that gets its tree
+    /// later cannot tell what happened before.
+    pub fn back_up(&mut self) {
+        let follows = |node: &Node| {
+            let status = node.volume.as_ref().and_then(|volume| volume.status(&node.store).ok());
+            status.is_some_and(|status| {
+                status.connected && !status.waiting.iter().any(|why| why.contains("of the tree"))
+            })
+        };
+        if !self.nodes.iter().all(follows) {
+            return;
+        }
+        self.note("backup".into());
+        let node = &self.nodes[SERVER];
+        let (mut disk, mut store) = (node.disk.clone(), node.store.clone());
+        disk.power_cut();
+        store.crash();
+        self.backup = Some(Backup { disk, store, kept: node.kept.clone() });
+    }
+
+    /// The server begins again with what was saved.
+    pub fn restore(&mut self) {
+        let Some(Backup { mut disk, store, kept }) = self.backup.take() else { return };
+        self.note("restore".into());
+        self.cut_all(SERVER);
+        let node = &mut self.nodes[SERVER];
+        disk.go_on_from(&node.disk);
+        (node.disk, node.store, node.kept, node.volume) = (disk, store, kept, None);
+        self.forget_what_is_on_no_disk(SERVER);
+        self.start(SERVER, true);
+    }
+
+    /// What no disk and no conflict store holds any more had not been synced: nobody was promised anything.
+    fn forget_what_is_on_no_disk(&mut self, index: usize) {
         let on_disks: BTreeSet<Hash> = self
             .nodes
             .iter()
@@ -66,11 +106,13 @@ impl World {
         let gone: Vec<Hash> = self
             .written
             .iter()
-            .filter(|(hash, who)| who.starts_with(&format!("n{index}:")) && !on_disks.contains(*hash))
+            .filter(|(hash, who)| {
+                let theirs = index == SERVER;
+                (theirs || who.starts_with(&format!("n{index}:"))) && !on_disks.contains(*hash)
+            })
             .map(|(hash, _)| *hash)
             .collect();
         self.superseded.extend(gone);
-        self.start(index, true);
     }
 
     /// kill -9 of presto: what it was asked stays undone or done, nobody is told.

@@ -80,6 +80,13 @@ impl Disk {
         self.make_durable();
     }
 
+    /// Inode numbers and times go on from those of another disk, so that a trace tells them apart.
+    pub fn go_on_from(&mut self, other: &Disk) {
+        self.clock = other.clock + 1000;
+        self.next_ino = other.next_ino + 1000;
+        self.make_durable();
+    }
+
     pub fn last(&self) -> Recno {
         Recno(self.kml.len() as u64)
     }

@@ -61,6 +61,13 @@ pub struct Node {
     pub wiped: u64,
 }
 
+/// What the server's disk held once.
+pub(super) struct Backup {
+    pub disk: Disk,
+    pub store: Memory,
+    pub kept: BTreeSet<Hash>,
+}
+
 pub struct World {
     pub nodes: Vec<Node>,
     /// Messages under way, for each direction of each client's stream.
@@ -74,12 +81,21 @@ pub struct World {
     pub written: BTreeMap<Hash, String>,
     /// Contents that a user took away while looking at them.
     pub superseded: BTreeSet<Hash>,
+    /// Positions of the server's log that clients keep in any case.
+    pub tail: u64,
+    pub(super) backup: Option<Backup>,
+    /// Whole trees that the server began to send.
+    pub trees_sent: u64,
 }
 
 pub const SERVER: usize = 0;
 
 impl World {
     pub fn new(seed: u64, clients: usize) -> World {
+        World::with_tail(seed, clients, 1_000_000)
+    }
+
+    pub fn with_tail(seed: u64, clients: usize, tail: u64) -> World {
         let mut nodes = Vec::new();
         for index in 0..=clients {
             nodes.push(Node {
@@ -110,6 +126,9 @@ impl World {
             log: vec![],
             written: BTreeMap::new(),
             superseded: BTreeSet::new(),
+            tail,
+            backup: None,
+            trees_sent: 0,
         };
         for index in 0..=clients {
             world.start(index, false);
@@ -136,6 +155,8 @@ impl World {
             root: ROOT,
             staging: STAGING,
             unclean,
+            entropy: Dice(node.lives * 1000 + node.wiped * 1_000_000 + index as u64).roll(u64::MAX),
+            tail: self.tail,
             adopts: node.adopts && index == SERVER,
             snapshot_chunk: 3,
         };
@@ -277,6 +298,7 @@ impl World {
         match job {
             Output::Send(peer, message) => {
                 let to: usize = peer[1..].parse().unwrap();
+                self.trees_sent += u64::from(matches!(message, Message::SnapshotBegin { .. }));
                 if let Some(link) = self.links.get_mut(&(index, to)) {
                     link.push_back(message);
                 }
@@ -479,6 +501,11 @@ impl World {
 
     /// Goes on until nobody has anything to do, large steps at a time.
     pub fn rest(&mut self) {
+        self.rest_without(&[]);
+    }
+
+    /// The same while some nodes are away.
+    pub fn rest_without(&mut self, away: &[usize]) {
         let (mut quiet, mut rounds) = (0, 0);
         while quiet < 200 {
             rounds += 1;
@@ -488,7 +515,7 @@ impl World {
             }
             self.now += 20;
             let mut busy = false;
-            for index in 0..self.nodes.len() {
+            for index in (0..self.nodes.len()).filter(|index| !away.contains(index)) {
                 if index > 0 && !self.up[index] {
                     self.connect(index);
                 }

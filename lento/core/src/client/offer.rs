@@ -1,0 +1,497 @@
+//! A server that has lost the end of its log gets it back from those who have it (a restored backup, a disk that lied).
+//!
+//! Owns the *tail*: the newest records of the server's log, kept until they are durable at every Replicator, and some
+//! more. Where the server's log and ours have forked, what lies behind the fork is offered, deletes included, each
+//! record under its first origin, before anything of our own. Then base is void, and the server's tree comes anew.
+//!
+//! Only the newest content of an object is still here. It takes the place of the oldest that it supersedes; what nobody
+//! here has any more is left out, and the records behind it are told what stands there instead.
+//!
+//! Where the tail does not reach back to the fork, base is offered as it stands: what the server lacks comes back,
+//! contents that differ are kept as conflicts, names and removals since then are forgotten.
+
+use super::Client;
+use super::Stream;
+use crate::cml::Cml;
+use crate::cml::Row;
+use crate::cml::before_of;
+use crate::cml::content_of;
+use crate::cml::fill_content;
+use crate::cml::left_by;
+use crate::context::Context;
+use crate::context::Meta;
+use crate::context::Snapshot;
+use crate::facet::pending;
+use crate::io::Event;
+use crate::io::Output;
+use crate::io::ReadResult;
+use crate::local::UNKNOWN;
+use crate::message::Message;
+use crate::message::Welcome;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::tree::Stored;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::types::Content;
+use crate::types::FileId;
+use crate::types::Hash;
+use crate::types::LogRecord;
+use crate::types::LogWhat;
+use crate::types::Name;
+use crate::types::ObjectId;
+use crate::types::OpId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Position;
+use crate::types::Recno;
+use crate::types::Tag;
+use crate::types::Ticket;
+use crate::volume::Millis;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+
+/// Records taken up and not sent.
+const QUEUE: usize = 64;
+/// Positions offered and not answered.
+const WINDOW: u64 = 4096;
+/// Records in one message.
+const RECORDS: usize = 256;
+/// Inline bytes in one message.
+const BYTES: usize = 1 << 20;
+/// Wait before an unstable file is read again, in milliseconds.
+const UNSTABLE: u64 = 100;
+/// Rows of the tail that go at a time.
+const PAGE: usize = 2048;
+
+/// Where numbers of records begin that no journal has: what base says, told as records.
+const MADE_UP: u64 = 1 << 62;
+
+/// An offer under way.
+#[derive(Debug)]
+pub(super) struct Offering {
+    welcome: Welcome,
+    source: Source,
+    /// Taken up so far: a position of the tail, or a number of our own.
+    taken: Position,
+    /// Taken up and not sent, in their order.
+    queue: VecDeque<Offered>,
+    reads: BTreeMap<Ticket, Position>,
+    /// Sent up to here.
+    sent: Position,
+    /// The server has answered up to here.
+    answered: Position,
+    read_again: Option<Millis>,
+    /// Contents that the server will not find where a record says so.
+    instead: BTreeMap<ObjectId, Instead>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Instead {
+    /// What the record behind found.
+    believed: Hash,
+    /// What stands there.
+    there: Hash,
+}
+
+/// What is offered.
+#[derive(Debug)]
+enum Source {
+    /// The records behind the fork.
+    Tail,
+    /// Base, as it stands.
+    Tree(Box<TreeWalk>),
+}
+
+/// Base, directories before what is in them.
+#[derive(Debug, Default)]
+struct TreeWalk {
+    dirs: VecDeque<ObjectId>,
+    records: VecDeque<Operation>,
+    /// Objects of several names that were told.
+    told: BTreeSet<ObjectId>,
+    made_up: u64,
+}
+
+#[derive(Debug)]
+struct Offered {
+    position: Position,
+    op: Operation,
+    /// Still to be read.
+    file: Option<FileId>,
+}
+
+impl Offering {
+    /// What lies behind the fork, or all there is.
+    pub fn new(welcome: Welcome, fork: Position, tail_from: Position) -> Offering {
+        let (source, from) = if tail_from <= fork {
+            (Source::Tail, fork)
+        } else {
+            let walk = TreeWalk { dirs: VecDeque::from([ObjectId::ROOT]), ..TreeWalk::default() };
+            (Source::Tree(Box::new(walk)), Position(0))
+        };
+        Offering {
+            welcome,
+            source,
+            taken: from,
+            queue: VecDeque::new(),
+            reads: BTreeMap::new(),
+            sent: from,
+            answered: from,
+            read_again: None,
+            instead: BTreeMap::new(),
+        }
+    }
+
+    /// When to go on, if it waits for the clock.
+    pub fn wake(&self) -> Option<Millis> {
+        self.read_again
+    }
+
+    /// For people.
+    pub fn progress(&self, meta: &Meta) -> String {
+        match &self.source {
+            Source::Tail => format!("position {} of {}", self.answered, meta.position),
+            Source::Tree(_) => format!("{} records of its tree", self.answered),
+        }
+    }
+
+    /// Where there is no more to offer.
+    fn end(&self, meta: &Meta) -> Position {
+        match &self.source {
+            Source::Tail => meta.position,
+            Source::Tree(_) => Position(u64::MAX),
+        }
+    }
+
+    /// The next record, with its number.
+    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<(Position, Operation)>, StoreError> {
+        let end = self.end(ctx.meta);
+        match &mut self.source {
+            Source::Tail => {
+                let next = table::number_key(self.taken.0.saturating_add(1));
+                let Some((key, value)) = ctx.store.scan(Table::Tail, &next, 1)?.pop() else {
+                    return Ok(None);
+                };
+                let position = Position(table::number_from_key(&key).unwrap_or(end.0)).min(end);
+                Ok(Some((position, table::decode(Table::Tail, &value)?)))
+            }
+            Source::Tree(walk) => {
+                let op = walk.next(ctx)?;
+                Ok(op.map(|op| (Position(self.taken.0.saturating_add(1)), op)))
+            }
+        }
+    }
+
+    /// What the server will find in place of the content that a record says it found.
+    fn correct(&self, op: &mut Operation) {
+        if let Some((before, object)) = before_of(op)
+            && let Some(instead) = self.instead.get(&object).filter(|instead| instead.believed == *before)
+        {
+            *before = instead.there;
+        }
+    }
+
+    /// A record's content is another one than it says, or stays away: `there` is what the server will have.
+    fn changed(&mut self, object: ObjectId, believed: Hash, there: Hash) {
+        if believed == there {
+            self.instead.remove(&object);
+        } else {
+            self.instead.insert(object, Instead { believed, there });
+        }
+    }
+
+    /// The content of a record is known.
+    fn fill(&mut self, at: usize, new: Content) {
+        let Some(offered) = self.queue.get_mut(at) else { return };
+        offered.file = None;
+        let (object, believed) = (offered.op.object, left_by(&offered.op));
+        let there = new.hash;
+        fill_content(&mut offered.op, new);
+        if let Some(believed) = believed {
+            self.changed(object, believed, there);
+        }
+    }
+
+    /// Nobody here has the content of a record: a file is born empty, a close says nothing.
+    fn leave_out(&mut self, at: usize) {
+        let Some(offered) = self.queue.get_mut(at) else { return };
+        if matches!(offered.op.kind, OpKind::Create { .. }) {
+            return self.fill(at, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
+        }
+        let Some(Offered { mut op, .. }) = self.queue.remove(at) else { return };
+        let believed = left_by(&op);
+        if let (Some(believed), Some((before, object))) = (believed, before_of(&mut op)) {
+            let there = *before;
+            self.changed(object, believed, there);
+        }
+    }
+}
+
+impl TreeWalk {
+    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<Operation>, StoreError> {
+        loop {
+            if let Some(op) = self.records.pop_front() {
+                return Ok(Some(op));
+            }
+            let Some(dir) = self.dirs.pop_front() else { return Ok(None) };
+            for (name, object) in View::new(ctx.store, Which::Base).children(dir, usize::MAX)? {
+                self.tell(ctx, dir, name, object)?;
+            }
+        }
+    }
+
+    /// One name as records: an object is made under its first name, by the record that once made it.
+    fn tell(
+        &mut self,
+        ctx: &Context<'_>,
+        dir: ObjectId,
+        name: Name,
+        object: ObjectId,
+    ) -> Result<(), StoreError> {
+        let view = View::new(ctx.store, Which::Base);
+        let Some(state) = view.object(object)? else { return Ok(()) };
+        let dir_mtime = view.object(dir)?.unwrap_or_default().attributes.mtime;
+        let several = view.names(object)?.len() > 1;
+        if several && !self.told.insert(object) {
+            let id = self.make_up(ctx);
+            let kind = OpKind::Link { dir, name, dir_mtime };
+            self.records.push_back(Operation { id, time: dir_mtime, object, kind });
+            return Ok(());
+        }
+        let mtime = state.attributes.mtime;
+        let content = state.content.filter(|_| state.attributes.is_file());
+        let content = content.map(|Stored { hash, size }| Content { hash, size, inline: None });
+        let kind = OpKind::Create {
+            dir,
+            name,
+            attributes: state.attributes,
+            symlink: state.symlink,
+            content: content.clone(),
+            xattrs: state.xattrs.into_iter().collect(),
+            dir_mtime,
+            seen: Position(0),
+        };
+        self.records.push_back(Operation { id: OpId(object.0), time: mtime, object, kind });
+        if let Some(content) = content {
+            // Where the server has the object with another content, nobody can tell which one is newer.
+            let id = self.make_up(ctx);
+            let kind = OpKind::Close { before: UNKNOWN, content, mtime };
+            self.records.push_back(Operation { id, time: mtime, object, kind });
+        }
+        if state.attributes.is_dir() {
+            self.dirs.push_back(object);
+        }
+        Ok(())
+    }
+
+    fn make_up(&mut self, ctx: &Context<'_>) -> OpId {
+        self.made_up += 1;
+        let Meta { replica, incarnation, .. } = *ctx.meta;
+        OpId(Tag { replica, incarnation, number: MADE_UP | self.made_up })
+    }
+}
+
+impl Client {
+    /// Keeps a record of the server's log.
+    pub(super) fn keep_tail(
+        &self,
+        ctx: &mut Context<'_>,
+        position: Position,
+        op: &Operation,
+        origin: OpId,
+    ) -> Result<(), StoreError> {
+        let mut op = Operation { id: origin, ..op.clone() };
+        if let Some(content) = content_of(&op).cloned() {
+            fill_content(&mut op, Content { inline: None, ..content });
+        }
+        table::put(ctx.store, Table::Tail, &table::number_key(position.0), &op)
+    }
+
+    /// Every Replicator has the log up to here on its disk. Some more is kept, because disks are not all that is lost.
+    pub(super) fn trim_tail(&mut self, ctx: &mut Context<'_>, stable: Position) -> Result<(), StoreError> {
+        let upto = stable.0.min(ctx.meta.position.0.saturating_sub(self.tail));
+        if upto <= ctx.meta.tail_from.0 {
+            return Ok(());
+        }
+        let rows = ctx.store.scan(Table::Tail, &[], PAGE)?;
+        let mut all = rows.len() < PAGE;
+        let mut last = ctx.meta.tail_from.0;
+        for (key, _) in rows {
+            let number = table::number_from_key(&key).unwrap_or_default();
+            if number > upto {
+                all = true;
+                break;
+            }
+            last = number;
+            ctx.store.delete(Table::Tail, &key)?;
+        }
+        ctx.meta.tail_from = Position(if all { upto } else { last });
+        Ok(())
+    }
+
+    /// Goes on with an offer.
+    pub(super) fn offer(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let Some(mut offering) = self.offering.take() else { return Ok(()) };
+        if self.stream != Stream::Offering {
+            return Ok(());
+        }
+        let done = self.go_on(ctx, &mut offering)?;
+        if done { self.begin_anew(ctx, offering) } else { Ok(self.offering = Some(offering)) }
+    }
+
+    /// Takes up, reads, sends. Says whether all that was offered is answered.
+    fn go_on(&mut self, ctx: &mut Context<'_>, offering: &mut Offering) -> Result<bool, StoreError> {
+        let end = offering.end(ctx.meta);
+        if offering.answered >= end {
+            return Ok(true);
+        }
+        if !ctx.presto || offering.read_again.is_some_and(|at| at > ctx.now) {
+            return Ok(false);
+        }
+        offering.read_again = None;
+        loop {
+            self.take_up(ctx, offering)?;
+            for at in 0..offering.queue.len() {
+                let Some(Offered { position, file: Some(file), .. }) = offering.queue.get(at) else {
+                    continue;
+                };
+                if offering.reads.values().any(|reading| reading == position) {
+                    continue;
+                }
+                let ticket = ctx.ticket();
+                offering.reads.insert(ticket, *position);
+                let stage_at = Some(self.server.clone());
+                ctx.out.push(Output::ReadContent { ticket, file: *file, stage_at });
+            }
+            let (mut records, mut bytes) = (Vec::new(), 0);
+            while records.len() < RECORDS && bytes < BYTES {
+                let Some(offered) = offering.queue.pop_front_if(|offered| offered.file.is_none()) else {
+                    break;
+                };
+                let Offered { position, op, .. } = offered;
+                bytes += content_of(&op).and_then(|content| content.inline.as_ref()).map_or(0, Vec::len);
+                records.push(LogRecord { position, origin: op.id, what: LogWhat::Operation(op) });
+            }
+            // Positions of which nothing is offered count as offered.
+            let upto = match offering.queue.front() {
+                Some(next) => Position(next.position.0.saturating_sub(1)),
+                None => offering.taken,
+            };
+            if upto <= offering.sent && records.is_empty() {
+                return Ok(false);
+            }
+            offering.sent = upto;
+            ctx.out.push(Output::Send(self.server.clone(), Message::Offer { records, upto }));
+        }
+    }
+
+    fn take_up(&self, ctx: &mut Context<'_>, offering: &mut Offering) -> Result<(), StoreError> {
+        let end = offering.end(ctx.meta);
+        while offering.queue.len() < QUEUE
+            && offering.taken < end
+            && offering.taken.0 < offering.answered.0.saturating_add(WINDOW)
+        {
+            let Some((position, mut op)) = offering.next(ctx)? else {
+                offering.taken = end;
+                return Ok(());
+            };
+            offering.taken = position;
+            offering.correct(&mut op);
+            if let OpKind::Create { seen, .. } = &mut op.kind {
+                // Said of the positions before the fork, it says nothing of the server's new ones.
+                *seen = (*seen).min(offering.answered);
+            }
+            let carries = content_of(&op).is_some_and(|content| content.hash != Hash::empty());
+            let file = if carries { self.holds(ctx, &op)? } else { None };
+            offering.queue.push_back(Offered { position, op, file });
+            let at = offering.queue.len().saturating_sub(1);
+            if carries && file.is_none() {
+                offering.leave_out(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The lower file that holds this record's content or one that has come over it; `None`: it is not here, or gone.
+    fn holds(&self, ctx: &Context<'_>, op: &Operation) -> Result<Option<FileId>, StoreError> {
+        let Some(here) = View::new(ctx.store, Which::Local).object(op.object)? else { return Ok(None) };
+        let there = View::new(ctx.store, Which::Base).object(op.object)?.and_then(|object| object.content);
+        // A content that base has and the tree has not got yet: somebody else will have it.
+        let newest = here.content == there || !pending::own(ctx.store, op.object)?.is_empty();
+        let same = here.content.map(|content| content.hash) == left_by(op);
+        Ok((newest || same).then_some(here.file))
+    }
+
+    /// A content was read for an offer; `Some`: it was not.
+    pub(super) fn offer_read(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        result: ReadResult,
+    ) -> Result<Option<ReadResult>, StoreError> {
+        let Some(offering) = &mut self.offering else { return Ok(Some(result)) };
+        let Some(position) = offering.reads.remove(&ticket) else { return Ok(Some(result)) };
+        let Some(at) = offering.queue.iter().position(|offered| offered.position == position) else {
+            return Ok(None);
+        };
+        match result {
+            ReadResult::Whole { hash, size, inline, .. } => offering.fill(at, Content { hash, size, inline }),
+            ReadResult::Gone => offering.leave_out(at),
+            ReadResult::Unstable => offering.read_again = Some(Millis(ctx.now.0.saturating_add(UNSTABLE))),
+            ReadResult::Failed(why) => {
+                offering.read_again = Some(Millis(ctx.now.0.saturating_add(UNSTABLE)));
+                if let Some(offered) = offering.queue.get(at) {
+                    let path = View::new(ctx.store, Which::Local).path(offered.op.object)?;
+                    ctx.out.push(Output::Event(Event::Waiting(format!("{path}: {why}"))));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The server has taken, or refused and kept, what was offered up to here.
+    pub(super) fn offered(&mut self, upto: Position) {
+        if let Some(offering) = &mut self.offering {
+            offering.answered = offering.answered.max(upto.min(offering.sent));
+        }
+    }
+
+    /// The server has everything. From here on this node follows its log, and begins with its tree.
+    fn begin_anew(&mut self, ctx: &mut Context<'_>, offering: Offering) -> Result<(), StoreError> {
+        for (object, Instead { believed, there }) in &offering.instead {
+            for recno in pending::list(ctx.store, &crate::facet::Facet::Object(*object))? {
+                let Some(Row { mut op, slot }) = Cml::row(ctx.store, recno)? else { continue };
+                if let Some((before, about)) = before_of(&mut op)
+                    && about == *object
+                    && before == believed
+                {
+                    *before = *there;
+                    Cml::write(ctx.store, recno, &Row { op, slot })?;
+                }
+            }
+        }
+        for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName, Table::Dirty, Table::Tail] {
+            ctx.store.clear(table)?;
+        }
+        self.work = super::Work::default();
+        self.durable = (Position(0), Position(0));
+        self.acked = Default::default();
+        ctx.meta.lineage = offering.welcome.lineage;
+        ctx.meta.position = Position(0);
+        ctx.meta.tail_from = Position(0);
+        ctx.meta.snapshot = Some(Snapshot::default());
+        self.greet_as_new(ctx);
+        Ok(())
+    }
+
+    /// The server knows records of ours that it has no verdict for: they are told again, as those of another life.
+    pub(super) fn greet_as_new(&mut self, ctx: &mut Context<'_>) {
+        ctx.meta.incarnation = ctx.meta.incarnation.saturating_add(1);
+        self.stream = Stream::Reading;
+        self.cml.freeze(Recno(u64::MAX));
+        self.frozen = true;
+    }
+}

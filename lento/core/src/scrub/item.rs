@@ -1,0 +1,98 @@
+//! Questions to Presto about what looks different.
+
+use crate::context::Context;
+use crate::io::Listed;
+use crate::io::ScrubItem;
+use crate::store::StoreError;
+use crate::tree::Object;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::tree::handle;
+use crate::types::FileId;
+use crate::types::Name;
+use crate::types::ObjectId;
+use crate::types::Time;
+
+use super::Way;
+use super::What;
+
+/// Whether it is worth a closer look. A directory's change time moves with its names and says nothing.
+pub(super) fn looks_different(row: &Object, entry: &Listed) -> bool {
+    let (a, b) = (&row.attributes, &entry.attributes);
+    let attributes = (a.mode, a.uid, a.gid, a.rdev, a.mtime) != (b.mode, b.uid, b.gid, b.rdev, b.mtime);
+    attributes
+        || row.version.ctime != entry.version.ctime
+        || row.version.size != entry.version.size && a.is_file()
+}
+
+/// The lower file of an object.
+pub(super) fn file_of(ctx: &Context<'_>, object: ObjectId) -> Result<Option<FileId>, StoreError> {
+    if let Some(file) = ctx.fixed_file(object) {
+        return Ok(Some(file));
+    }
+    Ok(View::new(ctx.store, Which::Local).object(object)?.map(|row| row.file))
+}
+
+/// The question about an object; `None` where nothing is known of it.
+pub(super) fn object(ctx: &Context<'_>, object: ObjectId) -> Result<Option<ScrubItem>, StoreError> {
+    let Some(row) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(None) };
+    // The time of a root that nobody has changed is not known; only one that is adopted comes with a meaning.
+    if object == ObjectId::ROOT && row.attributes.mtime == Time::default() && !ctx.meta.adopting {
+        return Ok(None);
+    }
+    let file = ctx.fixed_file(object).unwrap_or(row.file);
+    let xattrs = row.xattrs.into_iter().collect();
+    Ok(Some(ScrubItem::Object { file, expect: row.attributes, size: row.version.size, xattrs }))
+}
+
+/// The question about a name, `None` if what was listed there is what is known; and whether it has to wait for what is
+/// known below it.
+pub(super) fn entry(
+    ctx: &Context<'_>,
+    dir: ObjectId,
+    name: &Name,
+    listed: Option<FileId>,
+    way: Way,
+) -> Result<(bool, Option<ScrubItem>), StoreError> {
+    let view = View::new(ctx.store, Which::Local);
+    let Some(dir_file) = file_of(ctx, dir)? else { return Ok((false, None)) };
+    let row = view.at(dir, name)?;
+    let object = row.as_ref().map(|(object, _)| *object);
+    let expect = row.as_ref().map(|(_, row)| row.file);
+    let expect_dir = row.as_ref().is_some_and(|(_, row)| row.attributes.is_dir());
+    let expect_last = match object {
+        Some(object) => view.names(object)?.len() <= 1,
+        None => false,
+    };
+    let mut known = None;
+    if let Some(file) = listed.filter(|file| Some(*file) != expect)
+        && let Some(elsewhere) = handle::get(ctx.store, file)?
+        && view.object(elsewhere)?.is_some_and(|row| row.file == file)
+        && let Some((from, from_name)) = view.names(elsewhere)?.into_iter().next()
+        && let Some(from) = file_of(ctx, from)?
+    {
+        known = Some((from, from_name));
+    }
+    if expect.is_some() && expect == listed {
+        return Ok((false, None));
+    }
+    let has_children = match object.filter(|_| expect_dir) {
+        Some(object) => !view.children(object, 1)?.is_empty(),
+        None => false,
+    };
+    let name = name.clone();
+    let (dir, left) = (dir_file, way == Way::Below);
+    Ok((
+        has_children,
+        Some(ScrubItem::Entry { dir, name, expect, expect_dir, expect_last, listed, known, left }),
+    ))
+}
+
+/// For people.
+pub(super) fn path(ctx: &Context<'_>, what: &What) -> Result<String, StoreError> {
+    let view = View::new(ctx.store, Which::Local);
+    match what {
+        What::Entry(dir, name, _) => view.path_in(*dir, name),
+        What::Object(object) => view.path(*object),
+    }
+}
