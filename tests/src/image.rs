@@ -39,7 +39,8 @@ impl Recipe<'_> {
         fs::write(store.path().join("containers.conf"), settings(store.path()))?;
         let timestamp = self.timestamp.to_string();
         let mut bud = buildah(store.path());
-        bud.args(["bud", "--quiet", "--isolation", "chroot", "--format", "docker", "--layers=false"])
+        // In the other format the configuration holds a container's random name, and no image is like the one before.
+        bud.args(["bud", "--quiet", "--isolation", "chroot", "--format", "oci", "--layers=false"])
             .args(["--timestamp", &timestamp, "--tag", self.name, "--file"])
             .arg(self.containerfile);
         for (label, value) in self.labels {
