@@ -5,7 +5,9 @@ CARGO   ?= cargo
 PROFILE ?= dev
 ROUNDS  ?= 30
 KEEP    ?= 0
-export ROUNDS KEEP
+# Nodes of `make cluster`.
+NODES   ?= 2
+export ROUNDS KEEP NODES
 
 NEXTEST_VERSION := 0.9.143
 DENY_VERSION    := 0.20.2
@@ -14,7 +16,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill workload adopt bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets
+.PHONY: help demo test test-fast test-kill workload adopt bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -23,6 +25,10 @@ help:
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
 	@echo "make bench           figures beside the targets (root; release build)"
 	@echo "make chart           what helm renders (HELM=program)"
+	@echo "make images          the container images, as archives in target/images (buildah)"
+	@echo "make cluster         a real Kubernetes on this machine with InterMezzo in it (root; NODES=2; minutes the first time)"
+	@echo "make cluster-down    takes it away"
+	@echo "make cluster-check   the test cluster itself is what its users take it for (root)"
 	@echo "make install-tools   cargo-nextest and cargo-deny, if they are absent"
 
 demo: bins
@@ -60,6 +66,27 @@ bins:
 # The chart as helm renders it; HELM names the program where it is not in PATH.
 chart:
 	$(CARGO) test -p intermezzo-operator --test chart -- --ignored
+
+# The archives of the images; the sizes are printed.
+images: cluster-programs
+	$(BIN_DIR)/images --out $(TARGET_DIR)/images
+
+cluster: images
+	$(BIN_DIR)/cluster up --images $(TARGET_DIR)/images
+
+cluster-down: cluster-programs
+	$(BIN_DIR)/cluster down
+
+# Kubernetes, CoreDNS and helm: built once, about ten minutes on two cores.
+cluster-tools: cluster-programs
+	$(BIN_DIR)/cluster tools
+
+cluster-check: cluster-programs
+	$(BIN_DIR)/cluster-check --logs $(TARGET_DIR)/cluster-logs
+
+.PHONY: cluster-programs
+cluster-programs:
+	$(CARGO) build --locked --profile $(PROFILE) -p intermezzo-tests --bin cluster --bin cluster-check --bin images
 
 format:
 	$(CARGO) fmt --all --check

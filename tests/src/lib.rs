@@ -3,8 +3,11 @@
 //! Nothing here knows how replication works: equality is judged from outside, through the mounts.
 
 pub mod bench;
+pub mod cluster;
 pub mod fleet;
+pub mod image;
 pub mod run;
+pub mod sbom;
 pub mod sources;
 pub mod walk;
 pub mod workload;
