@@ -338,8 +338,11 @@ impl Client {
         if self.stream != Stream::Offering {
             return Ok(());
         }
-        let done = self.go_on(ctx, &mut offering)?;
-        if done { self.begin_anew(ctx, offering) } else { Ok(self.offering = Some(offering)) }
+        if self.go_on(ctx, &mut offering)? {
+            return self.begin_anew(ctx, offering);
+        }
+        self.offering = Some(offering);
+        Ok(())
     }
 
     /// Takes up, reads, sends. Says whether all that was offered is answered.
