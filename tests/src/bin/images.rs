@@ -102,6 +102,8 @@ fn compile(root: &Path, target_dir: &Path, target: &str, images: &[&Image]) -> R
     // With a target named, the flags are for the programs and not for macros and build scripts, which cannot be static.
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", target.to_uppercase().replace('-', "_"));
     cargo.env(flags, "-C target-feature=+crt-static").env_remove("RUSTFLAGS").current_dir(root);
+    // Names of functions are half of a program, and nobody debugs in an image that has no shell.
+    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     for package in images.iter().flat_map(|image| image.packages) {
         cargo.args(["-p", package]);
     }

@@ -16,6 +16,8 @@ use proptest::prelude::*;
 use prost::Message;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
+use std::time::Instant;
 
 fn open(path: &Path) -> File {
     File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
@@ -30,6 +32,19 @@ fn transfer(new: &Path, old: Option<&Path>, staged: &Path, cut: usize) -> Result
     exchange(new, old.map(ground), staged, cut).map(|(sent, _)| sent)
 }
 
+/// A try that was cut may still write for a moment; the next one comes again, as it does over the wire.
+fn begin(staged: &Path, size: u64, ground: Option<Ground>) -> (Assembly, Have) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Assembly::begin(open(staged), size, ground.clone()) {
+            Err(AssemblyError::Busy) if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(2))
+            }
+            begun => return begun.unwrap(),
+        }
+    }
+}
+
 fn exchange(
     new: &Path,
     ground: Option<Ground>,
@@ -38,7 +53,7 @@ fn exchange(
 ) -> Result<(usize, Values), (usize, String)> {
     let source = File::open(new).unwrap();
     let size = source.metadata().unwrap().len();
-    let (mut assembly, have) = Assembly::begin(open(staged), size, ground).unwrap();
+    let (mut assembly, have) = begin(staged, size, ground);
     let mut sent = 0;
     let mut tell = |have: &Have| {
         let have = wire::have(have);
