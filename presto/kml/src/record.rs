@@ -194,6 +194,8 @@ bitflags::bitflags! {
         const HASHED = 1 << 9;
         /// Presto found it in the lower tree: no program's call made this change.
         const FOUND = 1 << 10;
+        /// The machine went down while it was written, and no close says that it is whole: it may be torn.
+        const UNVOUCHED = 1 << 11;
     }
 }
 

@@ -88,7 +88,9 @@ impl Volume {
             return Ok(false);
         }
         start_writeback(reopen(&file, OFlags::RDONLY)?)?;
-        let recno = self.close_at_start(id, stat.attributes, Flags::empty())?;
+        let torn = self.journal.unclean_boot();
+        let flags = if torn { Flags::UNVOUCHED } else { Flags::empty() };
+        let recno = self.close_at_start(id, stat.attributes, flags)?;
         self.limbo.note_close(id, recno);
         Ok(true)
     }

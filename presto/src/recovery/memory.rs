@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use intermezzo_kml::record::{Attributes, FileId, Flags, Opcode, OriginKind, Record, State, Time, Version};
+use intermezzo_kml::record::{
+    Attributes, FileId, Flags, Mask, Opcode, OriginKind, Record, State, Time, Version,
+};
 use rustix::fs::FileType;
 
 use crate::filter::Volume;
@@ -12,7 +14,7 @@ use crate::filter::Volume;
 pub(super) struct Memory {
     /// Every object that a record names: it existed before the records that follow.
     seen: BTreeSet<FileId>,
-    /// Regular files and the version that their newest record left.
+    /// Regular files and the version that the newest record about their content left.
     versions: BTreeMap<FileId, Version>,
     /// The modification time that the newest record left on each directory.
     times: BTreeMap<FileId, Time>,
@@ -46,8 +48,30 @@ impl Memory {
         if FileType::from_raw_mode(outcome.after.mode) == FileType::Directory {
             self.times.insert(outcome.object, outcome.after.mtime);
         }
-        if is_file(&outcome.after) {
-            self.versions.insert(outcome.object, outcome.after.version());
+        self.vouch(record);
+    }
+
+    /// A record vouches for a content only if it is about the content. Those of other changes show a size and a time that
+    /// a store may have left which nobody had closed.
+    fn vouch(&mut self, record: &Record) {
+        let (intent, outcome) = (&record.intent, &record.outcome);
+        if !is_file(&outcome.after) {
+            return;
+        }
+        let after = outcome.after.version();
+        match record.opcode {
+            Opcode::Create | Opcode::Close => drop(self.versions.insert(outcome.object, after)),
+            Opcode::Setattr if intent.mask.contains(Mask::SIZE) => {
+                self.versions.insert(outcome.object, after);
+            }
+            // Somebody who sets the time of what he has not closed vouches for nothing.
+            Opcode::Setattr if intent.mask.contains(Mask::MTIME) => {
+                let closed = content(&intent.before.version());
+                if let Some(known) = self.versions.get_mut(&outcome.object).filter(|v| content(v) == closed) {
+                    *known = after;
+                }
+            }
+            _ => {}
         }
     }
 
@@ -72,6 +96,52 @@ impl Memory {
     }
 }
 
+/// What a store changes; the change time moves with names and permissions as well.
+pub(super) fn content(version: &Version) -> (Time, u64) {
+    (version.mtime, version.size)
+}
+
 fn is_file(attributes: &Attributes) -> bool {
     FileType::from_raw_mode(attributes.mode) == FileType::RegularFile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use intermezzo_kml::record::{Intent, Outcome, Recno};
+
+    const FILE: FileId = FileId { ino: 7, generation: 1 };
+
+    fn at(sec: i64, size: u64) -> Attributes {
+        let mtime = Time { sec, nsec: 0 };
+        Attributes { mode: 0o100_644, mtime, ctime: mtime, size, ..Attributes::default() }
+    }
+
+    fn record(opcode: Opcode, mask: Mask, before: Attributes, after: Attributes) -> Record {
+        let intent = Intent { opcode: Some(opcode), object: FILE, mask, before, ..Intent::default() };
+        let outcome = Outcome { object: FILE, after, ..Outcome::default() };
+        Record { recno: Recno(1), state: State::Done, opcode, intent, outcome }
+    }
+
+    #[test]
+    fn a_chmod_does_not_vouch_for_what_was_stored_and_never_closed() {
+        let (closed, stored) = (at(10, 100), at(20, 70));
+        let mut memory = Memory::default();
+        memory.vouch(&record(Opcode::Close, Mask::empty(), closed, closed));
+        for (opcode, mask) in [
+            (Opcode::Setattr, Mask::MODE),
+            (Opcode::Setxattr, Mask::empty()),
+            (Opcode::Link, Mask::empty()),
+            (Opcode::Rename, Mask::empty()),
+        ] {
+            memory.vouch(&record(opcode, mask, stored, stored));
+            assert_eq!(memory.version(FILE), Some(closed.version()), "{opcode:?}");
+        }
+        memory.vouch(&record(Opcode::Setattr, Mask::MTIME, stored, at(5, 70)));
+        assert_eq!(memory.version(FILE), Some(closed.version()), "nor does a time");
+        memory.vouch(&record(Opcode::Setattr, Mask::MTIME, closed, at(5, 100)));
+        assert_eq!(memory.version(FILE), Some(at(5, 100).version()));
+        memory.vouch(&record(Opcode::Setattr, Mask::SIZE, stored, at(30, 0)));
+        assert_eq!(memory.version(FILE), Some(at(30, 0).version()), "a truncation is about the content");
+    }
 }

@@ -1,13 +1,13 @@
 //! Bringing journal and lower tree into agreement after presto died, before anybody uses the volume.
 //!
 //! In the order of the journal: each intent without an outcome is decided by looking at the tree (`decide.rs` says how
-//! for each operation), interrupted installs in place are finished from the LML, and a file whose present version no
-//! record vouches for gets its close. Removes nothing but presto's own half-built objects in stage/.
+//! for each operation), interrupted installs in place are finished from the LML, and a file whose present content no
+//! record vouches for gets its close, which says so after a power cut. Removes nothing but presto's own half-built objects in stage/.
 
 mod decide;
 mod memory;
 
-use intermezzo_kml::record::{FileId, Intent, Opcode, Outcome, Record};
+use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Outcome, Record};
 use intermezzo_kml::{Class, KmlError, Reader};
 use rustix::io::Errno;
 
@@ -178,17 +178,26 @@ impl Recovery<'_> {
             let Ok(stat) = self.volume.lower.stat(id) else { continue };
             // What is in limbo or nameless is nobody's update any more.
             let removed = self.volume.is_removed(id, &stat);
-            if !stat.is_file() || removed || recorded == Some(stat.attributes.version()) {
+            if !stat.is_file()
+                || removed
+                || recorded.is_some_and(|recorded| {
+                    memory::content(&recorded) == memory::content(&stat.attributes.version())
+                })
+            {
                 continue;
             }
+            // What a kill leaves is what programs wrote; what a power cut leaves may be anything.
+            let torn = self.volume.journal.unclean_boot() && !redone.contains(&id);
+            let flags = if torn { Flags::UNVOUCHED } else { Flags::empty() };
             let intent = Intent {
                 opcode: Some(Opcode::Close),
                 time: filter::now(),
                 object: id,
                 before: stat.attributes,
+                flags,
                 ..Intent::default()
             };
-            let outcome = Outcome { object: id, after: stat.attributes, ..Outcome::default() };
+            let outcome = Outcome { object: id, after: stat.attributes, flags, ..Outcome::default() };
             let recno = self
                 .volume
                 .journal

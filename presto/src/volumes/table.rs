@@ -211,6 +211,37 @@ mod tests {
     }
 
     #[test]
+    fn random_damage_is_an_error_or_a_table_of_checked_volumes() {
+        let whole =
+            serde_json::to_vec_pretty(&OnDisk { version: VERSION, volumes: vec![spec("a/b"), spec("a/c")] })
+                .unwrap();
+        let mut state = 1_u64;
+        let mut roll = |sides: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % sides
+        };
+        let mut refused = 0;
+        for _ in 0..5000 {
+            let mut text = whole.clone();
+            match roll(8) {
+                0 => text.truncate(roll(whole.len())),
+                1 => text.extend(vec![b'x'; roll(9) + 1]),
+                _ => (0..=roll(4)).for_each(|_| text[roll(whole.len())] ^= 1 << roll(8)),
+            }
+            match parse(&text) {
+                Ok(specs) => specs.iter().for_each(|spec| assert_eq!(spec.check(), Ok(()))),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 4000, "{refused}");
+    }
+
+    #[test]
+    fn a_table_of_a_later_version_is_refused() {
+        assert!(parse(br#"{"version":2,"volumes":[]}"#).unwrap_err().contains("version 2"));
+    }
+
+    #[test]
     fn a_damaged_table_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "{").unwrap();
