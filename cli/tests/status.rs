@@ -21,6 +21,8 @@ fn server() -> Script {
         lag_seconds: Some(lag_records as f64 / 10.0),
         lag_bytes: Some(lag_records * 100_000),
         syncing: false,
+        must_resync: node == "c",
+        other_history: false,
     };
     let volume = VolumeStatus {
         name: "team/home".into(),

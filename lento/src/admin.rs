@@ -276,9 +276,11 @@ fn waits_for(report: &Report, all: bool) -> String {
     }
     let behind = status.replicators.iter().filter(|replicator| replicator.durable < status.position);
     let behind: Vec<String> = behind
-        .map(|replicator| match replicator.connected {
-            true => format!("{} is behind", replicator.node),
-            false => format!("{} is not connected", replicator.node),
+        .map(|replicator| match (replicator.connected, replicator.other_history, replicator.must_resync) {
+            (true, ..) => format!("{} is behind", replicator.node),
+            (_, true, _) => format!("{} has another history of the volume", replicator.node),
+            (_, _, true) => format!("{} is not connected, and will get the whole tree", replicator.node),
+            _ => format!("{} is not connected", replicator.node),
         })
         .collect();
     if all && !behind.is_empty() {
@@ -327,5 +329,7 @@ fn replicator_status(replicator: ReplicatorStatus, now: Time) -> v1::ReplicatorS
         durable: position(replicator.durable),
         lag_seconds: replicator.lag.map(|lag| clock::seconds_since(lag.since, now)),
         syncing: replicator.syncing,
+        must_resync: replicator.must_resync,
+        other_history: replicator.other_history,
     }
 }

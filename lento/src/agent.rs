@@ -16,6 +16,8 @@ use crate::replication::listen;
 use crate::req_dispatcher::Downcalls;
 use crate::req_dispatcher::ReqDispatcher;
 use crate::req_handler::ReqHandler;
+use crate::rooms::Limits;
+use crate::rooms::Rooms;
 use crate::stage_names::StageNames;
 use crate::store::boot_id;
 use crate::volume::Mail;
@@ -104,6 +106,8 @@ impl Agent {
             downcalls: downcalls.clone(),
             contents: contents.clone(),
             names: StageNames::default(),
+            rooms: Rooms::default(),
+            limits: Limits::default(),
         };
         let address =
             listen(service, options.listen, credentials.clone(), rooms.clone()).map_err(AgentError::Setup)?;

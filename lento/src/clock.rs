@@ -40,3 +40,23 @@ pub fn nanos_between(earlier: Time, later: Time) -> i128 {
     let of = |time: Time| i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec);
     of(later) - of(earlier)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_never_negative_and_no_clock_overflows_them() {
+        let time = |sec| Time { sec, nsec: 999_999_999 };
+        for now in [i64::MIN, -1, 0, 1_700_000_000, i64::MAX] {
+            for then in [i64::MIN, -5_000_000_000, 0, 4_102_444_800, i64::MAX] {
+                let age = seconds_since(Some(time(then)), time(now));
+                assert!(age >= 0.0 && age.is_finite(), "{then} to {now}: {age}");
+            }
+        }
+        assert_eq!(seconds_since(Some(time(10)), time(5)), 0.0, "the clock was set back");
+        assert_eq!(seconds_since(None, time(5)), 0.0);
+        assert_eq!(until(Millis(0)), Duration::ZERO);
+        assert!(until(Millis(u64::MAX)) > Duration::from_secs(86_400));
+    }
+}

@@ -18,6 +18,7 @@ use crate::jobs::DEADLINE;
 use crate::replication::ReplicationService;
 use crate::req_dispatcher::CallError;
 use crate::req_dispatcher::Downcalls;
+use crate::rooms::Open;
 use crate::store::VolumeStore;
 use crate::volume::VolumeHandle;
 use crate::wire;
@@ -35,9 +36,12 @@ use lento_core::types::Version;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tracing::debug;
 
 type Chunks = mpsc::Sender<Result<v1::FetchChunk, Status>>;
 
@@ -76,10 +80,12 @@ pub fn fetch(
         })
     });
     let wanted: Vec<Wanted> = wanted.collect::<Result<_, _>>().map_err(invalid)?;
+    let open = service.rooms.enter(node)?;
     let (chunks, stream) = mpsc::channel(8);
     let service = service.clone();
     tokio::spawn(async move {
-        if let Err(status) = send_all(&service, &volume, &wanted, &chunks).await {
+        if let Err(status) = send_all(&service, &volume, &open, &wanted, &chunks).await {
+            debug!(target: "content", volume = &*volume.name, %status, "a fetch ended early");
             let _ = tokio::time::timeout(DEADLINE, chunks.send(Err(status))).await;
         }
     });
@@ -89,9 +95,11 @@ pub fn fetch(
 async fn send_all(
     service: &ReplicationService,
     volume: &VolumeHandle,
+    open: &Open,
     wanted: &[Wanted],
     chunks: &Chunks,
 ) -> Result<(), Status> {
+    let chunks = &Taken { chunks: chunks.clone(), within: service.limits.taken_within };
     for (batch, items) in wanted.chunks(BATCH).enumerate() {
         let sources = sources(volume, items)?;
         let ids: Vec<FileId> = sources.iter().flatten().map(|(file, _)| *file).collect();
@@ -102,7 +110,7 @@ async fn send_all(
         for (index, (item, source)) in items.iter().zip(sources).enumerate() {
             let number = u32::try_from(batch * BATCH + index).unwrap_or(u32::MAX);
             let file = source.and_then(|(_, expected)| Some((opened.next()??, expected)));
-            let _room = service.contents.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
+            let _turn = open.turn(&service.contents).await?;
             send_one(volume, number, item, file, chunks).await?;
         }
     }
@@ -125,7 +133,7 @@ async fn send_one(
     number: u32,
     item: &Wanted,
     source: Option<(Arc<File>, Version)>,
-    chunks: &Chunks,
+    chunks: &Taken,
 ) -> Result<(), Status> {
     let last = |piece, end| v1::FetchChunk { item: number, piece, end: Some(end) };
     let superseded = || last(None, End::Superseded(true));
@@ -147,10 +155,25 @@ async fn send_one(
             }
         }
     };
-    let send = tokio::time::timeout(DEADLINE * 2, chunks.send(Ok(end))).await;
-    match send {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Status::cancelled("the client went away")),
+    chunks.send(end).await.map_err(Status::cancelled)
+}
+
+/// The way to a client that takes what it asked for.
+#[derive(Clone)]
+struct Taken {
+    chunks: Chunks,
+    within: Duration,
+}
+
+impl Taken {
+    async fn send(&self, chunk: v1::FetchChunk) -> Result<(), String> {
+        match self.chunks.send_timeout(Ok(chunk), self.within).await {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Timeout(_)) => {
+                Err(format!("the client has taken nothing for {:?}", self.within))
+            }
+            Err(SendTimeoutError::Closed(_)) => Err("the client went away".to_owned()),
+        }
     }
 }
 
@@ -168,7 +191,7 @@ fn read_pieces(
     expected: Version,
     item: &Wanted,
     known: &Known,
-    chunks: &Chunks,
+    chunks: &Taken,
 ) -> Result<Read, SourceError> {
     // Names and permissions move ctime without touching content, so only these two end it here; the hash decides.
     let now = version(file)?;
@@ -176,7 +199,8 @@ fn read_pieces(
         return Err(SourceError::Changed);
     }
     let mut packer = Packer::default();
-    let mut pack = |part| packer.pack(part, pace(chunks));
+    let mut pack = |part| packer.pack(part, pace(&chunks.chunks));
+    let runtime = Handle::current();
     let Some(mut outgoing) = Outgoing::of(file)? else {
         let whole = read_whole(file, &mut |_, _| Err("it is large now".to_owned()))?;
         if whole.hash != item.hash {
@@ -194,7 +218,7 @@ fn read_pieces(
     }
     let whole = outgoing.send(file, &item.have, &mut |part| {
         let chunk = v1::FetchChunk { item: number, piece: Some(pack(part)), end: None };
-        chunks.blocking_send(Ok(chunk)).map_err(|_| "the client went away".to_owned())
+        runtime.block_on(chunks.send(chunk))
     })?;
     if whole.hash != item.hash {
         return Err(SourceError::Changed);

@@ -11,6 +11,7 @@ use intermezzo_kml::record::Opcode;
 use lento_core::record::After;
 use lento_core::record::KmlOrigin;
 use lento_core::record::KmlRecord;
+use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::Attributes;
 use lento_core::types::FileId;
@@ -85,7 +86,7 @@ impl Journal {
                 return Err(JournalError::Gap { found: record.recno.0, expected });
             }
             records.push(unpack(&record)?);
-            expected += 1;
+            expected = expected.saturating_add(1);
         }
         self.next = Some(Recno(expected));
         Ok(records)
@@ -98,12 +99,53 @@ impl Journal {
 /// A record that says something impossible.
 pub fn unpack(record: &kml::Record) -> Result<KmlRecord, JournalError> {
     let recno = Recno(record.recno.0);
+    if let Some(reason) = impossible(record) {
+        return Err(JournalError::Malformed { recno: recno.0, reason });
+    }
     let time = time(record.intent.time);
     if record.state != kml::State::Done {
         // It keeps its number and means nothing, whoever asked for it.
         return Ok(KmlRecord { recno, time, origin: KmlOrigin::User, update: Update::Nothing });
     }
     Ok(KmlRecord { recno, time, origin: origin(record), update: update(record)? })
+}
+
+/// What no kernel has let anybody do: the checksums are right, and the record is not.
+fn impossible(record: &kml::Record) -> Option<&'static str> {
+    let kml::Record { intent, outcome, .. } = record;
+    let is_name = |name: &[u8]| {
+        (1..=255).contains(&name.len())
+            && name != b"."
+            && name != b".."
+            && !name.contains(&0)
+            && !name.contains(&b'/')
+    };
+    let named = match record.opcode {
+        Opcode::Create
+        | Opcode::Mkdir
+        | Opcode::Mknod
+        | Opcode::Symlink
+        | Opcode::Link
+        | Opcode::Unlink
+        | Opcode::Rmdir => is_name(&intent.name),
+        Opcode::Rename => is_name(&intent.name) && is_name(&intent.target_name),
+        Opcode::Setxattr | Opcode::Delxattr => !intent.name.is_empty() && !intent.name.contains(&0),
+        Opcode::Setattr | Opcode::Close | Opcode::Noop => true,
+    };
+    let times = [
+        intent.time,
+        outcome.after.mtime,
+        outcome.after.ctime,
+        outcome.parent_mtime,
+        outcome.target_parent_mtime,
+    ];
+    if !named {
+        Some("a name that cannot be")
+    } else if times.iter().any(|time| time.nsec >= 1_000_000_000) {
+        Some("nanoseconds of a second or more")
+    } else {
+        None
+    }
 }
 
 fn origin(record: &kml::Record) -> KmlOrigin {
@@ -176,7 +218,11 @@ fn update(record: &kml::Record) -> Result<Update, JournalError> {
                 file: object,
                 replaces: changed.then_some(before),
                 after,
-                orphan: flags.contains(Flags::ORPHAN),
+                left: match flags {
+                    flags if flags.contains(Flags::ORPHAN) => Left::Orphan,
+                    flags if flags.contains(Flags::UNVOUCHED) => Left::Unvouched,
+                    _ => Left::Whole,
+                },
             }
         }
         Opcode::Setxattr => Update::SetXattr { file: object, name, value: intent.value.clone(), after },

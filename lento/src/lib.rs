@@ -26,6 +26,7 @@ pub mod random;
 pub mod replication;
 pub mod req_dispatcher;
 pub mod req_handler;
+pub mod rooms;
 pub mod stage_names;
 pub mod stage_service;
 pub mod store;

@@ -7,6 +7,8 @@ use crate::link::Link;
 use crate::link::LinkQueue;
 use crate::link::link;
 use crate::req_dispatcher::Downcalls;
+use crate::rooms::Limits;
+use crate::rooms::Rooms;
 use crate::stage_names::StageNames;
 use crate::stage_service;
 use crate::tls::peer_node;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
@@ -53,6 +56,10 @@ pub struct ReplicationService {
     pub contents: Arc<Semaphore>,
     /// Names of the files that clients' contents arrive in.
     pub names: StageNames,
+    /// What each client may take of it.
+    pub rooms: Rooms,
+    /// How long clients are waited for.
+    pub limits: Limits,
 }
 
 /// Listens at `address`; each new connection meets the identity of then. The port may be 0: the answer says which one it
@@ -100,7 +107,8 @@ impl Replication for ReplicationService {
         let node = peer_node(&request)?;
         let (frames, outbound) = mpsc::channel(16);
         let (link, queue) = link();
-        tokio::spawn(forward(queue, frames.clone(), link.clone()));
+        self.rooms.stream(&node, link.clone());
+        tokio::spawn(forward(queue, frames.clone(), link.clone(), self.limits));
         let stream = ClientStream { node, volumes: self.volumes.clone(), link, joined: BTreeMap::new() };
         tokio::spawn(stream.run(request.into_inner(), frames));
         Ok(Response::new(ReceiverStream::new(outbound)))
@@ -140,13 +148,23 @@ fn not_here(volume: &str) -> String {
 }
 
 /// Takes away what volumes say to one client.
-async fn forward(mut queue: LinkQueue, frames: mpsc::Sender<Result<v1::ServerFrame, Status>>, link: Link) {
+async fn forward(
+    mut queue: LinkQueue,
+    frames: mpsc::Sender<Result<v1::ServerFrame, Status>>,
+    link: Link,
+    limits: Limits,
+) {
     let take = async {
         while let Some(saying) = queue.next().await {
             let Some(message) = &saying.message else { continue };
             for frame in wire::server_frames(&saying.volume, message) {
-                if frames.send(Ok(frame)).await.is_err() {
-                    return;
+                match frames.send_timeout(Ok(frame), limits.taken_within).await {
+                    Ok(()) => {}
+                    Err(SendTimeoutError::Timeout(_)) => {
+                        let reason = format!("it has taken nothing for {:?}", limits.taken_within);
+                        return link.hang_up(&reason);
+                    }
+                    Err(SendTimeoutError::Closed(_)) => return,
                 }
             }
         }

@@ -21,8 +21,10 @@ use intermezzo_proto::v1::stage_chunk::What;
 use intermezzo_proto::v1::stage_reply;
 use lento_core::types::Hash;
 use lento_core::types::ObjectId;
+use prost::Message;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::Streaming;
@@ -62,7 +64,8 @@ async fn run(
     mut stream: Streaming<v1::StageChunk>,
     replies: &Sender,
 ) -> Result<Hash, Status> {
-    let What::Begin(begin) = next(&mut stream, patience(0)).await? else {
+    let open = service.rooms.enter(node)?;
+    let What::Begin(begin) = next(&mut stream, service.limits.taken_within).await? else {
         return Err(invalid("a piece of a content that was not begun"));
     };
     wire::limit("stage.volume", begin.volume.len(), wire::TEXT_MAX).map_err(invalid)?;
@@ -76,7 +79,7 @@ async fn run(
     };
     let over = begin.over.map(|object| wire::object_id("stage.over", Some(object)));
     let over = over.transpose().map_err(invalid)?;
-    let _room = service.contents.acquire().await.map_err(|_| Status::unavailable("stopping"))?;
+    let _turn = open.turn(&service.contents).await?;
     let name = service.names.begin(&arriving);
     let content = Content { object: arriving.object, over, size: begin.size };
     match take(service, &volume, &content, &name, &mut stream, replies).await {
@@ -108,7 +111,9 @@ async fn arrived(volume: &VolumeHandle, hash: Hash, size: u64, name: String) -> 
 async fn next(stream: &mut Streaming<v1::StageChunk>, idle: Duration) -> Result<What, Status> {
     let chunk = match tokio::time::timeout(idle, stream.message()).await {
         Ok(chunk) => chunk?.ok_or_else(|| Status::aborted("the content ended early"))?,
-        Err(_) => return Err(Status::deadline_exceeded(format!("nothing came for {idle:?}"))),
+        Err(_) => {
+            return Err(Status::deadline_exceeded(format!("nothing, or too little, came for {idle:?}")));
+        }
     };
     chunk.what.ok_or_else(|| invalid("a chunk that says nothing"))
 }
@@ -136,9 +141,13 @@ async fn take(
     let began = Incoming::begin((name, file), size, ground, volume.known()).await;
     let (mut incoming, mut have) = began.map_err(|e| unavailable(&e))?;
     tell(replies, &have).await?;
-    let mut began = false;
+    let (mut began, mut waited, mut received) = (false, Duration::ZERO, 0_u64);
     loop {
-        match next(stream, patience(size)).await? {
+        let budget = service.limits.budget(patience(size), received);
+        let asked = Instant::now();
+        let what = next(stream, budget.saturating_sub(waited)).await?;
+        waited += asked.elapsed();
+        match what {
             What::Begin(_) => return Err(invalid("a content that begins twice")),
             What::Chunks(_) if began || have.chunks.is_some() => {
                 return Err(invalid("chunks are told once, before any piece"));
@@ -153,6 +162,7 @@ async fn take(
             }
             What::Piece(piece) => {
                 began = true;
+                received = received.saturating_add(piece.encoded_len() as u64);
                 incoming.take(piece).await.map_err(Status::data_loss)?;
             }
             What::End(end) => {

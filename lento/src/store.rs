@@ -17,6 +17,8 @@ use redb::ReadableDatabase;
 use redb::TableDefinition;
 use redo::Changes;
 use redo::Redo;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::path::PathBuf;
 use tables::ReadTables;
@@ -71,6 +73,21 @@ fn failed(path: &Path, error: impl std::fmt::Display) -> StoreError {
     StoreError(format!("{}: {error}", path.display()))
 }
 
+/// The database takes a damaged file for its own mistake and panics. It is this volume that must stop, not the agent.
+fn guarded<T, E: From<StoreError>>(path: &Path, run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it cannot be read");
+        Err(failed(path, format_args!("the database is damaged: {text}")).into())
+    })
+}
+
+impl<E> From<StoreError> for TransactionError<E> {
+    fn from(error: StoreError) -> TransactionError<E> {
+        TransactionError::Store(error)
+    }
+}
+
 impl VolumeStore {
     /// Opens or makes the file at `path`. `boot` is the machine's boot id. Each opening leaves a number of its own in the
     /// store and in the file `witness`, which lies where no backup goes: a restored store has another one than the
@@ -79,6 +96,10 @@ impl VolumeStore {
     /// # Errors
     /// The file is another's, damaged, or in use.
     pub fn open(path: &Path, boot: &str, witness: &Path) -> Result<VolumeStore, StoreError> {
+        guarded(path, || VolumeStore::open_file(path, boot, witness))
+    }
+
+    fn open_file(path: &Path, boot: &str, witness: &Path) -> Result<VolumeStore, StoreError> {
         let database = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
             .create(path)
@@ -193,6 +214,13 @@ impl VolumeStore {
         &self,
         run: impl FnOnce(&mut dyn Store) -> Result<R, E>,
     ) -> Result<R, TransactionError<E>> {
+        guarded(&self.path, || self.transact(run))
+    }
+
+    fn transact<R, E>(
+        &self,
+        run: impl FnOnce(&mut dyn Store) -> Result<R, E>,
+    ) -> Result<R, TransactionError<E>> {
         let transaction = self.begin().map_err(TransactionError::Store)?;
         let (result, changes) = {
             let mut tables = WriteTables::new(&transaction, &self.path);
@@ -228,9 +256,10 @@ impl VolumeStore {
     /// # Errors
     /// The database's, or what the closure says.
     pub fn read<R, E>(&self, run: impl FnOnce(&dyn Store) -> Result<R, E>) -> Result<R, TransactionError<E>> {
-        let transaction =
-            self.database.begin_read().map_err(|error| TransactionError::Store(failed(&self.path, error)))?;
-        run(&ReadTables::new(&transaction, &self.path)).map_err(TransactionError::Inner)
+        guarded(&self.path, || {
+            let transaction = self.database.begin_read().map_err(|error| failed(&self.path, error))?;
+            run(&ReadTables::new(&transaction, &self.path)).map_err(TransactionError::Inner)
+        })
     }
 
     /// Makes every commit so far durable. Blocks for the disk.
@@ -242,11 +271,15 @@ impl VolumeStore {
     }
 
     fn shell_row(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        shell_row(&self.database, &self.path, name)
+        guarded(&self.path, || shell_row(&self.database, &self.path, name))
     }
 
     /// The only durable commit: everything before it is durable as well.
     fn put_shell_rows(&self, rows: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        guarded(&self.path, || self.commit_shell_rows(rows))
+    }
+
+    fn commit_shell_rows(&self, rows: &[(&str, &[u8])]) -> Result<(), StoreError> {
         let fail = |error: &dyn std::fmt::Display| failed(&self.path, error);
         let mut transaction = self.database.begin_write().map_err(|error| fail(&error))?;
         transaction.set_durability(Durability::Immediate).map_err(|error| fail(&error))?;

@@ -22,6 +22,7 @@ use intermezzo_channel::v1;
 use intermezzo_channel::v1::VolumeInfo;
 use intermezzo_channel::v1::packet::Body;
 use lento_core::io::Input;
+use lento_core::io::LogLimit;
 use lento_core::io::NodeName;
 use lento_core::message::Message;
 use lento_core::types::Recno;
@@ -173,7 +174,11 @@ impl VolumeTask {
 
     fn wake_at(&self) -> Instant {
         let now = Instant::now();
-        let core = self.life.as_ref().and_then(Life::poll_timeout).map(|then| now + clock::until(then));
+        let core = self
+            .life
+            .as_ref()
+            .and_then(Life::poll_timeout)
+            .map(|then| now + clock::until(then).min(JOURNAL_POLL));
         let times = [core, self.retry_at, self.ask_again_at, Some(now + JOURNAL_POLL)];
         times.into_iter().flatten().min().unwrap_or(now)
     }
@@ -330,6 +335,9 @@ impl VolumeTask {
             if self.life.is_some() && list_changed {
                 inputs.push(self.replication_list());
             }
+            if self.life.is_some() && options_changed {
+                inputs.push(self.log_limit());
+            }
         } else if self.is_paused() && !was_paused {
             info!(target: "volume", volume = &*self.handle.name, "paused: this node's updates wait in its journal");
             for (server, link) in &self.links {
@@ -358,6 +366,13 @@ impl VolumeTask {
 
     fn replication_list(&self) -> Input {
         Input::Replist(self.desired.replication_list.iter().cloned().collect())
+    }
+
+    /// The log is as long as the journal may be.
+    fn log_limit(&self) -> Input {
+        let bytes = self.desired.log_max_bytes.filter(|bytes| *bytes > 0);
+        let bytes = bytes.unwrap_or_else(|| intermezzo_kml::Config::default().max_bytes);
+        Input::LogLimit(LogLimit { bytes, ..LogLimit::default() })
     }
 
     /// Tells the other rooms who may speak to this volume.

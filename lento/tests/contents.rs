@@ -38,6 +38,7 @@ use lento_core::message::Welcome;
 use lento_core::record::After;
 use lento_core::record::KmlOrigin;
 use lento_core::record::KmlRecord;
+use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::Attributes;
 use lento_core::types::Epoch;
@@ -108,7 +109,7 @@ fn make(name: &[u8], file: FileId) -> Update {
 }
 
 fn close(file: FileId, path: &Path) -> Update {
-    Update::Close { file, replaces: None, after: after(path), orphan: false }
+    Update::Close { file, replaces: None, after: after(path), left: Left::Whole }
 }
 
 /// `4913` becomes `f`.

@@ -85,6 +85,8 @@ struct ReplicatorView {
     node: String,
     connected: bool,
     syncing: bool,
+    must_resync: bool,
+    other_history: bool,
     applied: PositionView,
     durable: PositionView,
     lag_records: u64,
@@ -155,6 +157,8 @@ impl From<ReplicatorStatus> for ReplicatorView {
             node: replicator.node,
             connected: replicator.connected,
             syncing: replicator.syncing,
+            must_resync: replicator.must_resync,
+            other_history: replicator.other_history,
             applied: replicator.applied.into(),
             durable: replicator.durable.into(),
             lag_records: replicator.lag_records,
@@ -234,12 +238,20 @@ fn replicator_row(volume: &VolumeView, replicator: &ReplicatorView) -> Vec<Strin
         volume.name.clone(),
         format!("└ {}", replicator.node),
         "Replicator".into(),
-        yes(replicator.connected),
+        standing(replicator),
         replicator.durable.to_string(),
         String::new(),
         lag,
         String::new(),
     ]
+}
+
+fn standing(replicator: &ReplicatorView) -> String {
+    match (replicator.other_history, replicator.must_resync) {
+        (true, _) => "other history".to_owned(),
+        (_, true) => "must resync".to_owned(),
+        _ => yes(replicator.connected),
+    }
 }
 
 /// Records, and what they bring: `20 (1.5 MiB, 2.0 s)`.

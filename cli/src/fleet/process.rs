@@ -35,6 +35,10 @@ pub enum Signal {
     Term,
     /// End now.
     Kill,
+    /// Stand still.
+    Stop,
+    /// Go on.
+    Continue,
 }
 
 impl Recorded {
@@ -70,6 +74,8 @@ impl Recorded {
         let signal = match signal {
             Signal::Term => rustix::process::Signal::TERM,
             Signal::Kill => rustix::process::Signal::KILL,
+            Signal::Stop => rustix::process::Signal::STOP,
+            Signal::Continue => rustix::process::Signal::CONT,
         };
         // It may end before the signal arrives, which is as good.
         let _ = pidfd_send_signal(handle, signal);

@@ -285,6 +285,11 @@ impl Client {
             {
                 Ok(())
             }
+            Message::Welcome(welcome) if welcome.received > ctx.meta.last_read() => {
+                // Records that this node never made are known there under its name: its own get another one.
+                self.greet_as_new(ctx);
+                Ok(())
+            }
             Message::Welcome(welcome) if let Some(why) = estranged(ctx, &welcome) => {
                 let why = format!("{node} {why}: nothing is exchanged with it, and what is here stays");
                 ctx.out.push(Output::Event(Event::Waiting(why.clone())));

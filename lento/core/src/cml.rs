@@ -12,6 +12,7 @@ pub use read::AfterRead;
 use crate::facet::Facet;
 use crate::facet::pending;
 use crate::io::Output;
+use crate::local::TORN;
 use crate::local::UNKNOWN;
 use crate::local::Unread;
 use crate::store::Store;
@@ -89,6 +90,9 @@ pub struct Cml {
     ready: BTreeMap<Recno, Content>,
     /// Reads under way: record, and the record that would have been next in the KML when the read began.
     reads: BTreeMap<Ticket, (Recno, Recno)>,
+    /// Bytes that records sent on this stream hold in the server's memory.
+    under_way: BTreeMap<Recno, u64>,
+    under_way_bytes: u64,
     /// Records whose read goes wrong, with the number of attempts.
     troubled: BTreeMap<Recno, u32>,
     tally: Tally,
@@ -128,6 +132,13 @@ impl Cml {
         self.ready.clear();
         self.reads.clear();
         self.looked = received;
+        self.under_way.clear();
+        self.under_way_bytes = 0;
+    }
+
+    /// Bytes that the server holds of records without a verdict.
+    pub fn under_way(&self) -> u64 {
+        self.under_way_bytes
     }
 
     /// Records up to here have their contents or a read under way.
@@ -199,6 +210,7 @@ impl Cml {
         slot: Option<Slot>,
     ) -> Result<(), StoreError> {
         if let Some((before, object)) = before_of(&mut op)
+            && *before != TORN
             && Cml::predecessor(store, object, recno)?.is_some()
         {
             *before = UNKNOWN;
@@ -215,6 +227,8 @@ impl Cml {
         pending::remove(store, recno, &row.op)?;
         self.ready.remove(&recno);
         self.troubled.remove(&recno);
+        let arrived = self.under_way.remove(&recno).unwrap_or_default();
+        self.under_way_bytes = self.under_way_bytes.saturating_sub(arrived);
         self.tally.records = self.tally.records.saturating_sub(1);
         self.count_bytes(row.bytes(), 0);
         store.delete(Table::Pending, &table::number_key(recno.0))
@@ -258,10 +272,31 @@ impl Cml {
         {
             *before = left_by(&row.op).unwrap_or(UNKNOWN);
         }
+        if let OpKind::Close { before, .. } = &mut op.kind
+            && content.is_some()
+            && Cml::is_torn(store, op.object, recno)?
+        {
+            *before = TORN;
+        }
         if let Some(content) = content {
+            let bytes = content.inline.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            if bytes > 0 && self.under_way.insert(recno, bytes).is_none() {
+                self.under_way_bytes = self.under_way_bytes.saturating_add(bytes);
+            }
             fill_content(&mut op, content);
         }
         Ok(Some(op))
+    }
+
+    /// A later record says that what is in the file now may be torn: it goes in the place of no older record either.
+    fn is_torn(store: &dyn Store, object: ObjectId, after: Recno) -> Result<bool, StoreError> {
+        for recno in pending::own(store, object)?.into_iter().filter(|recno| *recno > after) {
+            let torn = |row: &Row| matches!(row.op.kind, OpKind::Close { before: TORN, .. });
+            if Cml::row(store, recno)?.as_ref().is_some_and(torn) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The pending record whose content this one found on disk. What that content is, is known when it is sent: until

@@ -79,6 +79,20 @@ pub fn touched(op: &Operation) -> BTreeSet<Facet> {
     set
 }
 
+/// The names that an operation carries.
+pub fn names(op: &Operation) -> impl Iterator<Item = &Name> {
+    let (one, two) = match &op.kind {
+        OpKind::Create { name, .. }
+        | OpKind::Link { name, .. }
+        | OpKind::Remove { name, .. }
+        | OpKind::SetXattr { name, .. }
+        | OpKind::DelXattr { name } => (Some(name), None),
+        OpKind::Rename { from_name, to_name, .. } => (Some(from_name), Some(to_name)),
+        OpKind::SetAttr { .. } | OpKind::Close { .. } => (None, None),
+    };
+    one.into_iter().chain(two)
+}
+
 /// Which pending records touch which facets.
 pub mod pending {
     use super::Facet;

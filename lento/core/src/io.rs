@@ -96,6 +96,8 @@ pub enum Input {
     },
     /// Server: the nodes of the replication list, this one not among them.
     Replist(Vec<NodeName>),
+    /// Server: how much of the log is kept for Replicators that are away.
+    LogLimit(LogLimit),
     /// A person waits: answer with [`Output::BarrierReached`] when all records up to `upto` are accepted and durable
     /// at the server, and with `all` at every Replicator.
     Barrier {
@@ -124,6 +126,21 @@ pub enum Input {
     },
     /// The time that [`crate::Volume::poll_timeout`] named has come.
     Timeout,
+}
+
+/// How much of its log a server keeps for Replicators that are away; whoever is connected gets all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogLimit {
+    /// Bytes of the log.
+    pub bytes: u64,
+    /// How long one must be away, in milliseconds.
+    pub patience: u64,
+}
+
+impl Default for LogLimit {
+    fn default() -> LogLimit {
+        LogLimit { bytes: u64::MAX, patience: 60_000 }
+    }
 }
 
 /// What to do.
@@ -251,6 +268,17 @@ pub enum Event {
         fork: Position,
         /// Where ours does.
         position: Position,
+    },
+    /// Server: the log is too long to be kept for a Replicator that is away: it will get the whole tree.
+    MustResync {
+        /// Its node.
+        node: NodeName,
+        /// It has the log up to here.
+        position: Position,
+        /// Bytes of the log behind that.
+        stored: u64,
+        /// Bytes that may be kept.
+        limit: u64,
     },
     /// A scrub has come to its end.
     Scrubbed {

@@ -124,7 +124,8 @@ fn same_thing(asked: &Asked<'_>, object: &Object) -> bool {
 }
 
 fn judge_link(view: &View<'_>, object: ObjectId, dir: ObjectId, name: &Name) -> Result<Decision, StoreError> {
-    if view.object(object)?.is_none() {
+    // A directory has one name.
+    if view.object(object)?.is_none_or(|object| object.attributes.is_dir()) {
         return Ok(Decision::Refuse(ConflictKind::UpdateRemove));
     }
     if !is_live_dir(view, dir)? {
@@ -215,10 +216,9 @@ fn judge_rename(
         let cycle = there.attributes.is_dir() && view.is_within(from.0, replaced.object)?;
         return Ok(if cycle { Decision::Refuse(ConflictKind::RenameCycle) } else { Decision::Accept });
     }
-    Ok(match may_lose_name(view, replaced.object, &there, replaced.last, replaced.before)? {
-        true => Decision::Accept,
-        false => Decision::Refuse(ConflictKind::TargetTaken),
-    })
+    let replaceable = there.attributes.is_dir() == state.attributes.is_dir()
+        && may_lose_name(view, replaced.object, &there, replaced.last, replaced.before)?;
+    Ok(if replaceable { Decision::Accept } else { Decision::Refuse(ConflictKind::TargetTaken) })
 }
 
 fn judge_close(
@@ -229,6 +229,9 @@ fn judge_close(
     mtime: Time,
 ) -> Result<Decision, StoreError> {
     let Some(state) = view.object(object)? else { return Ok(Decision::Refuse(ConflictKind::StoreRemove)) };
+    if !state.attributes.is_file() {
+        return Ok(Decision::Refuse(ConflictKind::StoreStore));
+    }
     let here = state.content.map(|stored| stored.hash);
     Ok(if here == Some(content.hash) && state.attributes.mtime == mtime {
         Decision::Unify(object)

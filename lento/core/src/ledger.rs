@@ -18,6 +18,8 @@ struct Mark {
     last: Position,
     rows: u64,
     bytes: u64,
+    /// Bytes of the rows themselves.
+    stored: u64,
     /// When the oldest of them was made, where one says.
     time: Option<Time>,
 }
@@ -47,17 +49,18 @@ pub struct Behind {
 
 impl Ledger {
     /// A new row. Rows come in order.
-    pub fn note(&mut self, position: Position, time: Option<Time>, bytes: u64) {
+    pub fn note(&mut self, position: Position, time: Option<Time>, bytes: u64, stored: u64) {
         if let Some(mark) = self.marks.back_mut()
             && (mark.rows < self.step || position <= mark.last)
         {
             mark.last = mark.last.max(position);
             mark.rows += 1;
             mark.bytes = mark.bytes.saturating_add(bytes);
+            mark.stored = mark.stored.saturating_add(stored);
             mark.time = mark.time.or(time);
             return;
         }
-        self.marks.push_back(Mark { first: position, last: position, rows: 1, bytes, time });
+        self.marks.push_back(Mark { first: position, last: position, rows: 1, bytes, stored, time });
         if self.marks.len() > MARKS {
             self.join();
         }
@@ -70,6 +73,7 @@ impl Ledger {
                 mark.last = next.last;
                 mark.rows += next.rows;
                 mark.bytes = mark.bytes.saturating_add(next.bytes);
+                mark.stored = mark.stored.saturating_add(next.stored);
                 mark.time = mark.time.or(next.time);
             }
             self.marks.push_back(mark);
@@ -85,6 +89,13 @@ impl Ledger {
         {
             mark.bytes = mark.bytes.saturating_add(bytes);
         }
+    }
+
+    /// Bytes of the rows behind a position, about.
+    #[must_use]
+    pub fn stored_after(&self, position: Position) -> u64 {
+        let marks = self.marks.iter().skip_while(|mark| mark.last <= position);
+        marks.fold(0, |sum, mark| sum.saturating_add(mark.stored))
     }
 
     /// The log up to here is gone.
@@ -146,21 +157,22 @@ mod tests {
     fn a_short_log_is_told_exactly() {
         let mut ledger = Ledger::default();
         for number in 1..=10 {
-            ledger.note(Position(number * 2), at(100 + number as i64), 10);
+            ledger.note(Position(number * 2), at(100 + number as i64), 10, 3);
         }
         assert_eq!(behind(&ledger, 0, 20), Behind { bytes: 100, since: at(101) });
         assert_eq!(behind(&ledger, 5, 20), Behind { bytes: 80, since: at(103) });
         assert_eq!(behind(&ledger, 6, 20), Behind { bytes: 70, since: at(104) });
         assert_eq!(behind(&ledger, 6, 9), Behind { bytes: 10, since: at(104) }, "20 is not durable yet");
         assert_eq!(behind(&ledger, 20, 20), Behind::default());
+        assert_eq!([0, 5, 20].map(|at| ledger.stored_after(Position(at))), [30, 24, 0]);
         assert_eq!(behind(&ledger, 20, 7), Behind::default(), "ahead of what is durable");
     }
 
     #[test]
     fn contents_are_counted_when_they_are_known_and_gone_with_the_log() {
         let mut ledger = Ledger::default();
-        ledger.note(Position(1), at(1), 0);
-        ledger.note(Position(3), None, 5);
+        ledger.note(Position(1), at(1), 0, 0);
+        ledger.note(Position(3), None, 5, 0);
         ledger.fill(Position(1), 7);
         ledger.fill(Position(2), 1000);
         assert_eq!(behind(&ledger, 0, 3), Behind { bytes: 12, since: at(1) });
@@ -177,7 +189,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let rows = 1_000_000;
         for number in 1..=rows {
-            ledger.note(Position(number), at(number as i64), 1);
+            ledger.note(Position(number), at(number as i64), 1, 0);
         }
         assert!(ledger.marks.len() <= MARKS);
         for applied in [0, 1, 999, 500_000, 999_999] {

@@ -8,6 +8,7 @@ use crate::apply;
 use crate::record::After;
 use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
+use crate::record::Left;
 use crate::record::Update;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -184,7 +185,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         Update::SetAttr { file, mask, truncated, after } => {
             let Some(object) = reading.object(*file)? else { return Ok(Absorbed::default()) };
             if *truncated {
-                return reading.content_changed(object, *file, after);
+                return reading.content_changed(object, *file, after, Left::Whole);
             }
             set_attributes(&mut reading.tree(), object, *mask, after)?;
             if mask.0 == 0 {
@@ -192,8 +193,8 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             }
             reading.says(object, OpKind::SetAttr { mask: *mask, attributes: after.attributes })
         }
-        Update::Close { file, replaces, after, orphan } => {
-            if *orphan {
+        Update::Close { file, replaces, after, left } => {
+            if *left == Left::Orphan {
                 let object = reading.object(*file)?.unwrap_or_default();
                 return Ok(Absorbed { orphan: Some((*file, object)), ..Absorbed::default() });
             }
@@ -204,7 +205,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 // The old identity stays known: a writer may still hold the orphan.
                 reading.adopt(*file, object)?;
             }
-            reading.content_changed(object, *file, after)
+            reading.content_changed(object, *file, after, *left)
         }
         Update::SetXattr { file, name, value, after } => {
             let Some(object) = reading.object(*file)? else { return Ok(Absorbed::default()) };
@@ -318,6 +319,7 @@ impl<'a> Reading<'a> {
         object: ObjectId,
         file: FileId,
         after: &After,
+        left: Left,
     ) -> Result<Absorbed, StoreError> {
         let Some(mut row) = self.view().object(object)? else { return Ok(Absorbed::default()) };
         let before = row.content;
@@ -332,7 +334,10 @@ impl<'a> Reading<'a> {
         self.tree().set_object(object, Some(&row))?;
         let unread = content.is_none().then_some(Unread { file, version: after.version });
         // Where the content before was never read, `Cml` and the log fill in what it turned out to be.
-        let before = before.map_or(UNKNOWN, |content| content.hash);
+        let before = match left {
+            Left::Unvouched => TORN,
+            Left::Whole | Left::Orphan => before.map_or(UNKNOWN, |content| content.hash),
+        };
         let content = content.unwrap_or(Content { hash: UNKNOWN, size: after.version.size, inline: None });
         let op = OpKind::Close { before, content, mtime: after.attributes.mtime };
         Ok(Absorbed { unread, ..self.says(object, op)? })
@@ -341,6 +346,10 @@ impl<'a> Reading<'a> {
 
 /// Stands for a hash that is not known yet; never sent.
 pub const UNKNOWN: Hash = Hash([0; 32]);
+
+/// What a content that may be torn was written over: nothing that anybody has, so that it never takes the place of a good
+/// one. The server keeps it as a conflict, and base comes back (rule 10).
+pub const TORN: Hash = Hash([0xff; 32]);
 
 fn set_mtime(tree: &mut Tree<'_>, dir: ObjectId, mtime: Time) -> Result<(), StoreError> {
     let Some(mut row) = tree.view().object(dir)? else { return Ok(()) };

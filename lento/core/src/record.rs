@@ -44,6 +44,17 @@ pub enum KmlOrigin {
     },
 }
 
+/// What a close says of the content that it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Left {
+    /// It is what somebody wrote, all of it.
+    Whole,
+    /// The name was lost to a replay before the writer closed it; the content is in limbo only.
+    Orphan,
+    /// The machine went down while it was written: it may be torn, and is no update of anything (rule 10).
+    Unvouched,
+}
+
 /// State of a lower object after a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct After {
@@ -151,8 +162,8 @@ pub enum Update {
         replaces: Option<FileId>,
         /// Its state.
         after: After,
-        /// Its name was lost to a replay before the writer closed it; the content is in limbo only.
-        orphan: bool,
+        /// What it says of that content.
+        left: Left,
     },
     /// Extended attribute set.
     SetXattr {

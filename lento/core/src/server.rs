@@ -8,9 +8,11 @@ mod forward;
 mod judging;
 mod offers;
 mod orphans;
+mod retention;
 mod session;
 mod snapshot;
 mod verdicts;
+mod vetting;
 
 use crate::cml::content_of;
 use crate::context::Contents;
@@ -18,6 +20,7 @@ use crate::context::Context;
 use crate::context::Syncing;
 use crate::facet;
 use crate::io::Event;
+use crate::io::LogLimit;
 use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::ReadResult;
@@ -48,14 +51,19 @@ use offers::Offers;
 use orphans::Orphans;
 use serde::Deserialize;
 use serde::Serialize;
+use session::Refusal;
 use session::Session;
 use session::SessionState;
+pub use session::resync;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 pub use absorb::ConflictRow;
 pub use session::ReplicatorRow;
+
+/// How long after a refusal a record is tried again, in milliseconds; doubled each time, up to a minute.
+const REFUSED_PAUSE: u64 = 500;
 
 /// State of the server role; what must survive is in the store.
 #[derive(Debug, Default)]
@@ -87,6 +95,9 @@ pub struct Server {
     truncated: Position,
     /// What the log holds.
     ledger: Ledger,
+    /// How much of it is kept for Replicators that are away, and since when they are.
+    log_limit: LogLimit,
+    away: BTreeMap<NodeName, Millis>,
     /// Rows of the table of conflicts.
     conflicts: u64,
     judged: Judged,
@@ -182,6 +193,15 @@ impl LogRow {
         table::put(store, Table::Log, &table::number_key(self.record.position.0), self)
     }
 
+    /// Bytes that it takes in the store, roughly.
+    fn stored(&self) -> u64 {
+        let names: usize = match &self.record.what {
+            LogWhat::Operation(op) => facet::names(op).map(Vec::len).sum::<usize>() + vetting::weight(op),
+            LogWhat::Verdict(_) => 100,
+        };
+        names as u64
+    }
+
     /// Notes a new row: when it was made, and the bytes of its content where they are known.
     fn note(&self, ledger: &mut Ledger) {
         let (time, bytes) = match &self.record.what {
@@ -191,7 +211,7 @@ impl LogRow {
             LogWhat::Operation(op) => (Some(op.time), 0),
             LogWhat::Verdict(_) => (None, 0),
         };
-        ledger.note(self.record.position, time, bytes);
+        ledger.note(self.record.position, time, bytes, self.stored());
     }
 }
 
@@ -239,6 +259,9 @@ impl Server {
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
         times.extend(self.offers.wake().map(|at| (at, "no longer wait for who may have what is lost here")));
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
+        times.extend(self.sessions.values().filter_map(|session| {
+            session.refused.as_ref().map(|refused| (refused.until, "try a refused record again"))
+        }));
         times.extend(self.read_again.values().map(|at| (*at, "read an unstable file again")));
         times
     }
@@ -271,6 +294,9 @@ impl Server {
             BatchEnd::Fine => {}
             BatchEnd::Unknown => self.requeue(),
             BatchEnd::Stopped { object, record, dirs, why } => {
+                if let ReplayOutcome::Refused { message, .. } = &why {
+                    self.hold(ctx.now, record, message);
+                }
                 if why == ReplayOutcome::Busy {
                     self.written.insert(record);
                 }
@@ -287,6 +313,16 @@ impl Server {
         Ok(())
     }
 
+    /// Presto cannot do a client's record: that client waits, so that the others need not.
+    fn hold(&mut self, now: Millis, record: OpId, why: &str) {
+        let flight = self.in_flight.iter().find(|flight| flight.op.id == record);
+        let Some(session) = flight.and_then(|flight| self.sessions.get_mut(&flight.node)) else { return };
+        let times = session.refused.as_ref().map_or(0, |refused| refused.times).saturating_add(1);
+        let pause = REFUSED_PAUSE.saturating_mul(1 << times.min(6));
+        let until = Millis(now.0.saturating_add(pause));
+        session.refused = Some(Refusal { until, times, why: why.to_owned() });
+    }
+
     /// Gives unconfirmed records back to the queues they came from; those that did happen are skipped by their number.
     fn requeue(&mut self) {
         self.flying.clear();
@@ -295,7 +331,7 @@ impl Server {
             if let Some(session) = self.sessions.get_mut(&flight.node)
                 && session.generation == flight.generation
             {
-                session.inbox.push_front(flight.op);
+                session.put_back(flight.op);
             }
         }
     }
@@ -306,39 +342,6 @@ impl Server {
         let Some((durable, _)) = self.syncing.done(ctx.now, ticket, ok, pause) else { return Ok(()) };
         self.durable = self.durable.max(durable);
         self.truncate(ctx)
-    }
-
-    /// The log is needed up to the last Replicator that has begun; the KML only until it is in the durable store.
-    fn truncate(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        let mut needed =
-            self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))));
-        let mut shown = needed;
-        for node in &self.replist {
-            let row = ReplicatorRow::get(ctx.store, node)?;
-            // One that has not begun needs no log: it gets the tree.
-            if row.follows {
-                let snapshot = self.sessions.get(node).and_then(Session::follows_from).unwrap_or_default();
-                needed = needed.min(snapshot.max(row.ack.position));
-                shown = shown.min(row.ack.applied);
-            }
-        }
-        for _ in 0..2048 {
-            let Some((key, _)) = ctx.store.scan(Table::Log, &[], 1)?.into_iter().next() else { break };
-            if table::number_from_key(&key).is_none_or(|at| at > needed.0) {
-                break;
-            }
-            ctx.store.delete(Table::Log, &key)?;
-        }
-        let kept =
-            ctx.store.scan(Table::Log, &[], 1)?.first().and_then(|(key, _)| table::number_from_key(key));
-        let floor = kept.map_or(needed, |first| needed.min(Position(first.saturating_sub(1))));
-        ctx.meta.log_floor = ctx.meta.log_floor.max(floor);
-        self.ledger.truncate(floor.min(shown));
-        if self.durable > self.truncated {
-            self.truncated = self.durable;
-            ctx.out.push(Output::Truncate(Recno(self.durable.0)));
-        }
-        Ok(())
     }
 
     /// Everything replayed is read.
@@ -373,7 +376,9 @@ impl Server {
         })?;
         for key in gone {
             ctx.store.delete(Table::Replicator, &key)?;
+            resync::clear(ctx.store, &String::from_utf8_lossy(&key))?;
         }
+        self.away.retain(|node, _| self.replist.contains(node));
         self.truncate(ctx)
     }
 
@@ -402,15 +407,6 @@ impl Server {
             !reached
         });
         self.settle_peer_barriers(ctx, everywhere)
-    }
-
-    /// Visible and durable at every Replicator up to here.
-    fn durable_everywhere(&self, ctx: &Context<'_>) -> Result<Position, StoreError> {
-        let mut least = self.durable;
-        for node in &self.replist {
-            least = least.min(ReplicatorRow::get(ctx.store, node)?.ack.durable);
-        }
-        Ok(least)
     }
 
     fn read_contents(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
@@ -515,6 +511,14 @@ impl Server {
         for (node, session) in &self.sessions {
             if session.state == SessionState::Offering {
                 list.push(format!("{node} brings back what was lost here"));
+            }
+            if session.is_estranged() {
+                list.push(format!(
+                    "{node}: its copy has another history of this volume: nothing is exchanged with it"
+                ));
+            }
+            if let Some(refused) = &session.refused {
+                list.push(format!("{node}: the file system here refuses its next record: {}", refused.why));
             }
             if !session.inbox.is_empty() {
                 list.push(format!("{node}: {} records without a verdict", session.inbox.len()));

@@ -237,7 +237,7 @@ fn input(dice: &mut Dice) -> Input {
                     file: file(dice),
                     replaces: Some(file(dice)),
                     after: After::default(),
-                    orphan: false,
+                    left: Left::Whole,
                 },
             };
             let origin = if dice.roll(2) == 0 {

@@ -5,6 +5,8 @@
 
 mod sim;
 
+use lento_core::io::Input;
+use lento_core::io::LogLimit;
 use lento_core::types::mode;
 use sim::disk::ROOT;
 use sim::world::World;
@@ -16,6 +18,10 @@ struct Mix {
     cuts: bool,
     kills: bool,
     power: bool,
+    /// It leaves files torn that were being written.
+    tears: bool,
+    /// Clocks of nodes are years apart, and jump.
+    clocks: bool,
     /// The server's current fails as well. What it had not told anybody's disk is gone then (rule 11 will bring it
     /// back); here all nodes must still agree in the end.
     server_power: bool,
@@ -23,6 +29,8 @@ struct Mix {
     backups: bool,
     /// Positions that clients keep for that.
     tail: u64,
+    /// Bytes of the log that the server keeps for who is away.
+    log: u64,
 }
 
 const CALM: Mix = Mix {
@@ -31,9 +39,12 @@ const CALM: Mix = Mix {
     cuts: false,
     kills: false,
     power: false,
+    tears: false,
+    clocks: false,
     server_power: false,
     backups: false,
     tail: 1_000_000,
+    log: u64::MAX,
 };
 
 fn user_action(world: &mut World, index: usize) {
@@ -161,6 +172,12 @@ fn user_action(world: &mut World, index: usize) {
 
 fn run(seed: u64, mix: Mix) -> Result<(), String> {
     let mut world = World::with_tail(seed, mix.clients, mix.tail);
+    world.tears = mix.tears;
+    if mix.clocks {
+        (0..=mix.clients).for_each(|index| world.set_clock(index));
+    }
+    world.log_limit = LogLimit { bytes: mix.log, patience: 20 };
+    world.give(0, Input::LogLimit(world.log_limit));
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(200) {
@@ -172,6 +189,7 @@ fn run(seed: u64, mix: Mix) -> Result<(), String> {
             69 if mix.kills => world.kill_presto(index),
             70 if mix.power && index > 0 => world.power(index),
             70 if mix.server_power && index == 0 => world.power(index),
+            79..=82 if mix.clocks => world.set_clock(index),
             72..=75 if mix.backups && index == 0 => world.back_up(),
             76..=78 if mix.backups && index == 0 => world.restore(),
             _ => {
@@ -242,6 +260,12 @@ fn three_nodes_with_power_cuts_of_clients() {
 }
 
 #[test]
+fn three_nodes_with_power_cuts_that_tear_files() {
+    let mix = Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true, tears: true, ..CALM };
+    many(mix, 1000);
+}
+
+#[test]
 fn three_nodes_with_power_cuts_of_all() {
     let mix =
         Mix { clients: 2, steps: 200, cuts: true, kills: true, power: true, server_power: true, ..CALM };
@@ -257,6 +281,18 @@ fn three_nodes_and_a_backup_of_the_server() {
 fn three_nodes_and_an_old_backup_of_the_server() {
     let mix =
         Mix { clients: 2, steps: 250, cuts: true, kills: true, power: true, backups: true, tail: 5, ..CALM };
+    many(mix, 1000);
+}
+
+#[test]
+fn three_nodes_and_a_log_that_is_kept_for_nobody_who_is_away() {
+    let mix = Mix { clients: 2, steps: 300, cuts: true, kills: true, power: true, log: 3000, ..CALM };
+    many(mix, 1000);
+}
+
+#[test]
+fn three_nodes_whose_clocks_are_wrong_by_years_and_jump() {
+    let mix = Mix { clients: 2, steps: 250, cuts: true, kills: true, power: true, clocks: true, ..CALM };
     many(mix, 1000);
 }
 

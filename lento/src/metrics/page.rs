@@ -237,6 +237,16 @@ impl Page {
             each(|one| u64::from(one.syncing)),
         );
         self.gauge(
+            "replicator_must_resync",
+            "1 while the log is gone that the Replicator needs: it will get the whole tree when it is back",
+            each(|one| u64::from(one.must_resync)),
+        );
+        self.gauge(
+            "replicator_other_history",
+            "1 while the Replicator is here with another history of the volume: nothing is exchanged",
+            each(|one| u64::from(one.other_history)),
+        );
+        self.gauge(
             "replicator_applied_position",
             "Position that is visible in the Replicator's tree",
             each(|one| one.applied.0),

@@ -19,8 +19,6 @@ const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const CLEAR: u8 = 3;
 const HEADER: usize = 16;
-/// Longest frame that is believed.
-const FRAME_MAX: usize = 1 << 30;
 
 /// The changes of one transaction, in their order.
 #[derive(Debug, Default)]
@@ -102,12 +100,13 @@ impl Redo {
 
     /// Brings `store` from where it is durable to the newest commit; what a kill left half written was none.
     pub(super) fn replay(&mut self, store: &mut dyn Store) -> Result<(), ReplayError> {
+        let mut left = self.file.metadata()?.len();
         let mut reader = BufReader::new(&self.file);
-        while let Some((sequence, changes)) = frame(&mut reader)? {
+        while let Some((sequence, changes)) = frame(&mut reader, &mut left)? {
             if sequence <= self.last {
                 continue;
             }
-            if sequence != self.last + 1 {
+            if self.last.checked_add(1) != Some(sequence) {
                 break;
             }
             match changes.apply(store) {
@@ -126,7 +125,7 @@ impl Redo {
                 "it could not be cut back after a failed write; waiting for a sync",
             ));
         }
-        let sequence = self.last + 1;
+        let sequence = self.last.checked_add(1).ok_or_else(|| io::Error::other("its numbers are used up"))?;
         let mut frame = Vec::with_capacity(HEADER + changes.0.len());
         let length = u32::try_from(changes.0.len()).map_err(io::Error::other)?;
         frame.extend(length.to_le_bytes());
@@ -179,17 +178,19 @@ pub(super) enum ReplayError {
     Store(#[from] StoreError),
 }
 
-/// The next whole frame.
-fn frame(reader: &mut impl Read) -> io::Result<Option<(u64, Changes)>> {
+/// The next whole frame. `left` bytes are there: no more is taken memory for.
+fn frame(reader: &mut impl Read, left: &mut u64) -> io::Result<Option<(u64, Changes)>> {
     let mut header = [0; HEADER];
     if !read_whole(reader, &mut header)? {
         return Ok(None);
     }
     let [a, b, c, d, e, f, g, h, sequence @ ..] = header;
     let (length, checked) = (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]));
-    if length > FRAME_MAX {
+    *left = left.saturating_sub(HEADER as u64);
+    if length as u64 > *left {
         return Ok(None);
     }
+    *left -= length as u64;
     let mut changes = vec![0; length];
     if !read_whole(reader, &mut changes)? {
         return Ok(None);

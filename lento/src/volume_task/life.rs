@@ -262,6 +262,10 @@ fn tell(volume: &str, event: Event) {
             warn!(target: "volume", volume, server, %fork, %position,
                 "the server has lost the end of its log and gets it from here");
         }
+        Event::MustResync { node, position, stored, limit } => {
+            warn!(target: "volume", volume, node, %position, stored, limit,
+                "the log is too long to be kept for a Replicator that is away: it will get the whole tree when it is back");
+        }
         Event::Scrubbed { looked, found, taken } => {
             info!(target: "volume", volume, looked, found, taken, "the tree was looked through");
         }

@@ -15,9 +15,11 @@ use super::operation::operation_back;
 use super::words::attributes;
 use super::words::attributes_back;
 use super::words::entry_name;
+use super::words::is_possible;
 use super::words::maybe_hash;
 use super::words::maybe_hash_bytes;
 use super::words::object_id;
+use super::words::size;
 use super::words::symlink;
 use super::words::tag;
 use super::words::xattrs;
@@ -35,6 +37,7 @@ use lento_core::message::SnapshotObject;
 use lento_core::message::Welcome;
 use lento_core::types::Epoch;
 use lento_core::types::LogRecord;
+use lento_core::types::ObjectId;
 use lento_core::types::Position;
 use lento_core::types::Recno;
 
@@ -143,6 +146,9 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
             }
             if hello.has_from > hello.has_to {
                 return Err(WireError::Wrong { field: "hello.has", reason: "ends before it begins" });
+            }
+            if hello.replica == 0 {
+                return Err(WireError::Missing("hello.replica"));
             }
             let position = need("hello.position", hello.position)?;
             Message::Hello(Hello {
@@ -316,13 +322,19 @@ fn snapshot_object_back(object: v1::SnapshotObject) -> Result<SnapshotObject, Wi
     let entry = |entry: v1::SnapshotEntry| {
         Ok((object_id("snapshot.dir", entry.dir)?, entry_name("snapshot.name", &entry.name)?))
     };
-    Ok(SnapshotObject {
+    let back = SnapshotObject {
         object: object_id("snapshot.object", object.object)?,
         attributes: attributes_back("snapshot.attributes", object.attributes)?,
         symlink: symlink("snapshot.symlink", &object.symlink)?,
         hash: maybe_hash("snapshot.hash", &object.hash)?,
-        size: object.size,
+        size: size("snapshot.size", object.size)?,
         xattrs: xattrs_back(&object.xattrs)?,
         entries: object.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
-    })
+    };
+    is_possible("snapshot", &back.attributes, &back.symlink, back.hash.is_some())?;
+    let root = back.object == ObjectId::ROOT;
+    if root && !(back.attributes.is_dir() && back.entries.is_empty()) {
+        return Err(WireError::Wrong { field: "snapshot.object", reason: "a root that is none" });
+    }
+    Ok(back)
 }

@@ -11,6 +11,7 @@ use super::words::content_back;
 use super::words::entry_name;
 use super::words::hash;
 use super::words::hash_bytes;
+use super::words::is_possible;
 use super::words::maybe_hash;
 use super::words::maybe_hash_bytes;
 use super::words::object_id;
@@ -28,6 +29,7 @@ use lento_core::types::ConflictKind;
 use lento_core::types::LogRecord;
 use lento_core::types::LogWhat;
 use lento_core::types::Mask;
+use lento_core::types::ObjectId;
 use lento_core::types::OpId;
 use lento_core::types::OpKind;
 use lento_core::types::Operation;
@@ -45,12 +47,41 @@ pub(super) fn operation(operation: &Operation) -> v1::Operation {
 }
 
 pub(super) fn operation_back(operation: v1::Operation) -> Result<Operation, WireError> {
-    Ok(Operation {
+    let operation = Operation {
         id: OpId(tag_back("operation.id", operation.id)?),
         time: time_back("operation.time", operation.time)?,
         object: object_id("operation.object", operation.object)?,
         kind: kind_back(need("operation.kind", operation.kind)?)?,
-    })
+    };
+    match impossible(&operation) {
+        None => Ok(operation),
+        Some(reason) => Err(WireError::Wrong { field: "operation", reason }),
+    }
+}
+
+/// What no kernel would have let a program do, so that no replay could ever do it either.
+fn impossible(operation: &Operation) -> Option<&'static str> {
+    let object = operation.object;
+    match &operation.kind {
+        OpKind::SetAttr { .. } | OpKind::SetXattr { .. } | OpKind::DelXattr { .. } => None,
+        _ if object == ObjectId::ROOT => Some("the root has no name and no content"),
+        OpKind::Create { dir, .. } | OpKind::Link { dir, .. } | OpKind::Remove { dir, .. }
+            if *dir == object =>
+        {
+            Some("an object in itself")
+        }
+        OpKind::Rename { from, to, .. } if *from == object || *to == object => Some("an object in itself"),
+        OpKind::Rename { from, from_name, to, to_name, .. } if (from, from_name) == (to, to_name) => {
+            Some("a name moved to itself")
+        }
+        OpKind::Rename { replaced: None, exchange: true, .. } => Some("an exchange with nothing"),
+        OpKind::Rename { replaced: Some(replaced), .. }
+            if [object, ObjectId::ROOT].contains(&replaced.object) =>
+        {
+            Some("something that cannot be replaced by it")
+        }
+        _ => None,
+    }
 }
 
 fn kind(kind: &OpKind) -> Kind {
@@ -110,16 +141,21 @@ fn kind(kind: &OpKind) -> Kind {
 
 fn kind_back(kind: Kind) -> Result<OpKind, WireError> {
     Ok(match kind {
-        Kind::Create(create) => OpKind::Create {
-            dir: object_id("create.dir", create.dir)?,
-            name: entry_name("create.name", &create.name)?,
-            attributes: attributes_back("create.attributes", create.attributes)?,
-            symlink: symlink("create.symlink", &create.symlink)?,
-            content: create.content.as_ref().map(content_back).transpose()?,
-            xattrs: xattrs_back(&create.xattrs)?,
-            dir_mtime: time_back("create.dir_mtime", create.dir_mtime)?,
-            seen: Position(create.seen),
-        },
+        Kind::Create(create) => {
+            let attributes = attributes_back("create.attributes", create.attributes)?;
+            let symlink = symlink("create.symlink", &create.symlink)?;
+            is_possible("create", &attributes, &symlink, create.content.is_some())?;
+            OpKind::Create {
+                dir: object_id("create.dir", create.dir)?,
+                name: entry_name("create.name", &create.name)?,
+                attributes,
+                symlink,
+                content: create.content.as_ref().map(content_back).transpose()?,
+                xattrs: xattrs_back(&create.xattrs)?,
+                dir_mtime: time_back("create.dir_mtime", create.dir_mtime)?,
+                seen: Position(create.seen),
+            }
+        }
         Kind::Link(link) => OpKind::Link {
             dir: object_id("link.dir", link.dir)?,
             name: entry_name("link.name", &link.name)?,
@@ -221,7 +257,10 @@ fn verdict_back(verdict: &v1::Verdict) -> Result<Verdict, WireError> {
     match Kind::try_from(verdict.kind).map_err(|_| unknown())? {
         Kind::Unspecified => Err(WireError::Missing("verdict.kind")),
         Kind::Accepted => Ok(Verdict::Accepted(maybe_hash("verdict.hash", &verdict.hash)?)),
-        Kind::Unified => Ok(Verdict::Unified(object_id("verdict.object", verdict.object)?)),
+        Kind::Unified => match object_id("verdict.object", verdict.object)? {
+            ObjectId::ROOT => Err(WireError::Wrong { field: "verdict.object", reason: "the root" }),
+            object => Ok(Verdict::Unified(object)),
+        },
         Kind::Conflict => Ok(Verdict::Conflict(
             conflict_back(verdict.conflict)?,
             maybe_hash("verdict.hash", &verdict.hash)?,

@@ -162,7 +162,7 @@ fn eras_that_cannot_be_are_refused() {
     let hello = |epoch, eras: &[(u64, u64)]| {
         let eras = eras.iter().map(|(epoch, from)| v1::Era { epoch: *epoch, from: *from }).collect();
         let position = Some(v1::Position { epoch, number: 9 });
-        let hello = v1::Hello { protocol: PROTOCOL, position, eras, ..Default::default() };
+        let hello = v1::Hello { protocol: PROTOCOL, replica: 1, position, eras, ..Default::default() };
         from_client(Some(v1::client_frame::Body::Hello(hello)))
     };
     assert!(hello(0, &[]).is_ok(), "followed none yet");
@@ -204,7 +204,7 @@ fn what_a_server_says_comes_back() {
     let snapshot = SnapshotObject {
         object: object(3),
         attributes: attributes(),
-        symlink: b"target".to_vec(),
+        symlink: Vec::new(),
         hash: Some(Hash::of(b"z")),
         size: 77,
         xattrs: vec![(b"user.a".to_vec(), b"1".to_vec())],

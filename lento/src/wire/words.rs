@@ -7,6 +7,7 @@ use super::XATTR_MAX;
 use super::XATTRS_MAX;
 use super::limit;
 use super::need;
+use crate::content::block::SIZE_MAX;
 use bytes::Bytes;
 use intermezzo_proto::v1;
 use lento_core::types::Attributes;
@@ -17,6 +18,14 @@ use lento_core::types::Name;
 use lento_core::types::ObjectId;
 use lento_core::types::Tag;
 use lento_core::types::Time;
+use lento_core::types::mode;
+
+/// Extended attributes with this prefix are a replica's own, and never travel.
+const HIDDEN: &[u8] = b"trusted.intermezzo.";
+/// Largest device number: 12 bits of major and 20 of minor, as the kernel keeps them.
+const RDEV_MAX: u64 = u32::MAX as u64;
+/// The times that every lower file system keeps (ext4's): one that was stored as another would never be equal.
+const TIMES: std::ops::RangeInclusive<i64> = -0x8000_0000..=0x3_7fff_ffff;
 
 /// A tag for the wire.
 #[must_use]
@@ -32,9 +41,14 @@ pub(super) fn tag_back(field: &'static str, tag: Option<v1::Tag>) -> Result<Tag,
 /// An object from the wire.
 ///
 /// # Errors
-/// It is missing.
+/// It is missing, or the hidden one that every node has for itself.
 pub fn object_id(field: &'static str, tag: Option<v1::Tag>) -> Result<ObjectId, WireError> {
-    tag_back(field, tag).map(ObjectId)
+    match tag_back(field, tag).map(ObjectId)? {
+        ObjectId::STAGING => {
+            Err(WireError::Wrong { field, reason: "the staging directory, which is nobody else's" })
+        }
+        object => Ok(object),
+    }
 }
 
 pub(super) fn time(time: Time) -> Option<v1::Time> {
@@ -46,7 +60,7 @@ pub(super) fn time_back(field: &'static str, time: Option<v1::Time>) -> Result<T
     if time.nsec >= 1_000_000_000 {
         return Err(WireError::Wrong { field, reason: "nanoseconds of a second or more" });
     }
-    Ok(Time { sec: time.sec, nsec: time.nsec })
+    Ok(Time { sec: time.sec.clamp(*TIMES.start(), *TIMES.end()), nsec: time.nsec })
 }
 
 /// Name of an entry.
@@ -68,6 +82,9 @@ pub(super) fn attribute_name(field: &'static str, name: &Bytes) -> Result<Name, 
     }
     if name.contains(&0) {
         return Err(WireError::Wrong { field, reason: "a NUL in a name" });
+    }
+    if name.starts_with(HIDDEN) {
+        return Err(WireError::Wrong { field, reason: "an extended attribute of the replica itself" });
     }
     Ok(name.to_vec())
 }
@@ -124,6 +141,9 @@ pub(super) fn attributes_back(
     if attributes.mode > 0o177_777 {
         return Err(WireError::Wrong { field, reason: "a mode that no file has" });
     }
+    if attributes.rdev > RDEV_MAX {
+        return Err(WireError::Wrong { field, reason: "a device that cannot be" });
+    }
     Ok(Attributes {
         mode: attributes.mode,
         uid: attributes.uid,
@@ -131,6 +151,34 @@ pub(super) fn attributes_back(
         mtime: time_back("attributes.mtime", attributes.mtime)?,
         rdev: attributes.rdev,
     })
+}
+
+/// What an object is born as: its type exists, and what belongs to other types is not there.
+pub(super) fn is_possible(
+    field: &'static str,
+    attributes: &Attributes,
+    symlink: &[u8],
+    has_content: bool,
+) -> Result<(), WireError> {
+    const OTHERS: [u32; 4] = [0o010_000, 0o020_000, 0o060_000, 0o140_000];
+    let kind = attributes.mode & mode::TYPE;
+    let reason = if !OTHERS.contains(&kind) && ![mode::FILE, mode::DIR, mode::SYMLINK].contains(&kind) {
+        "a type that no file has"
+    } else if symlink.is_empty() == (kind == mode::SYMLINK) {
+        "a target that does not go with the type"
+    } else if has_content && kind != mode::FILE {
+        "a content that does not go with the type"
+    } else {
+        return Ok(());
+    };
+    Err(WireError::Wrong { field, reason })
+}
+
+pub(super) fn size(field: &'static str, size: u64) -> Result<u64, WireError> {
+    if size > SIZE_MAX {
+        return Err(WireError::Wrong { field, reason: "a size that no file has" });
+    }
+    Ok(size)
 }
 
 pub(super) fn content(content: &Content) -> v1::Content {
@@ -155,7 +203,7 @@ pub(super) fn content_back(content: &v1::Content) -> Result<Content, WireError> 
         }
         Some(content.inline.to_vec())
     };
-    Ok(Content { hash, size: content.size, inline })
+    Ok(Content { hash, size: size("content.size", content.size)?, inline })
 }
 
 pub(super) fn xattrs(list: &[(Name, Vec<u8>)]) -> Vec<v1::Xattr> {

@@ -17,6 +17,8 @@ use lento::replication::listen;
 use lento::req_dispatcher::Downcalls;
 use lento::req_dispatcher::ReqDispatcher;
 use lento::req_handler::ReqHandler;
+use lento::rooms::Limits;
+use lento::rooms::Rooms;
 use lento::stage_names::StageNames;
 use lento::store::VolumeStore;
 use lento::volume::Mail;
@@ -42,6 +44,7 @@ pub struct Node {
     pub presto: HandPresto,
     pub downcalls: Downcalls,
     pub contents: Arc<Semaphore>,
+    pub limits: Limits,
     pub dir: tempfile::TempDir,
     pub stop: CancellationToken,
     _end: DropGuard,
@@ -58,8 +61,8 @@ pub fn node() -> Node {
     let (dispatcher, downcalls) = ReqDispatcher::new(socket, ReqHandler::new(volumes.clone()), stop.clone());
     tokio::spawn(dispatcher.run());
     let _end = stop.clone().drop_guard();
-    let contents = Arc::new(Semaphore::new(4));
-    Node { volume, mailbox, volumes, presto, downcalls, contents, dir, stop, _end }
+    let contents = Arc::new(Semaphore::new(lento::jobs::CONCURRENCY));
+    Node { volume, mailbox, volumes, presto, downcalls, contents, limits: Limits::default(), dir, stop, _end }
 }
 
 impl Node {
@@ -78,6 +81,8 @@ impl Node {
             downcalls: self.downcalls.clone(),
             contents: self.contents.clone(),
             names: StageNames::default(),
+            rooms: Rooms::default(),
+            limits: self.limits,
         };
         let any = "127.0.0.1:0".parse().unwrap();
         listen(service, any, credentials, self.stop.clone()).unwrap()

@@ -25,6 +25,8 @@ const LOOKS: usize = 1024;
 const READS: usize = 64;
 /// How far what is sent may lie before the oldest record without a verdict.
 const WINDOW: u64 = 20_000;
+/// How much inline content the server may have to hold of what is sent and has no verdict.
+const WINDOW_BYTES: u64 = 32 << 20;
 /// Records in one message.
 const RECORDS: usize = 256;
 /// Inline bytes in one message.
@@ -56,7 +58,9 @@ impl Client {
         }
         loop {
             let sent = self.cml.sent().max(self.received());
-            if Cml::first(ctx.store)?.is_some_and(|first| sent.0.saturating_sub(first.0) >= WINDOW) {
+            if Cml::first(ctx.store)?.is_some_and(|first| sent.0.saturating_sub(first.0) >= WINDOW)
+                || self.cml.under_way() >= WINDOW_BYTES
+            {
                 return Ok(());
             }
             self.read_ahead(ctx, sent)?;

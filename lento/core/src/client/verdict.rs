@@ -42,17 +42,30 @@ impl Client {
             if record.position <= ctx.meta.position {
                 continue;
             }
+            let own = self.own_row(ctx, &record)?;
+            if own.is_none()
+                && record.origin.0.replica == ctx.meta.replica
+                && matches!(record.what, LogWhat::Verdict(Verdict::Accepted(_)))
+            {
+                let why = format!("accepts record {}, which is not pending here", record.origin);
+                ctx.out.push(Output::Hangup(self.server.clone(), why));
+                return Ok(());
+            }
             ctx.meta.position = record.position;
-            self.record(ctx, record)?;
+            self.record(ctx, record, own)?;
         }
         ctx.meta.position = ctx.meta.position.max(upto);
         self.fetch_again.news();
         Ok(())
     }
 
-    fn record(&mut self, ctx: &mut Context<'_>, record: LogRecord) -> Result<(), StoreError> {
+    fn record(
+        &mut self,
+        ctx: &mut Context<'_>,
+        record: LogRecord,
+        own: Option<(Recno, Row)>,
+    ) -> Result<(), StoreError> {
         let origin = record.origin;
-        let own = self.own_row(ctx, &record)?;
         let last_name = if ctx.meta.snapshot.is_some() { LastName::BySender } else { LastName::ByTree };
         match (record.what, own) {
             (LogWhat::Operation(mut op), own) => {
@@ -96,11 +109,6 @@ impl Client {
             }
             (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => {
                 self.settle(ctx, recno, row, hash)?;
-            }
-            (LogWhat::Verdict(Verdict::Accepted(_)), None) if origin.0.replica == ctx.meta.replica => {
-                return Err(StoreError(format!(
-                    "the server accepted record {origin}, which is not pending here any more"
-                )));
             }
             // Somebody else's, or a position without effect.
             (LogWhat::Verdict(_), None) => {}

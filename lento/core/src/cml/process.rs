@@ -9,6 +9,7 @@ use crate::apply;
 use crate::facet::pending;
 use crate::io::Output;
 use crate::local::Absorbed;
+use crate::local::TORN;
 use crate::local::Unread;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -200,8 +201,10 @@ impl Cml {
         let before = row.bytes();
         row.slot = slot;
         self.count_bytes(before, row.bytes());
-        if let OpKind::Create { attributes, xattrs, .. } = &mut row.op.kind {
-            drop_privileges(attributes, xattrs);
+        match (&mut row.op.kind, &op.kind) {
+            (OpKind::Create { attributes, xattrs, .. }, _) => drop_privileges(attributes, xattrs),
+            (OpKind::Close { before, .. }, OpKind::Close { before: TORN, .. }) => *before = TORN,
+            _ => {}
         }
         Cml::write(store, at, &row)?;
         self.ready.remove(&at);

@@ -40,7 +40,7 @@ impl Server {
         if behind.is_empty() {
             return Ok(());
         }
-        let stable = self.durable_everywhere(ctx)?;
+        let stable = self.stable(ctx)?;
         for node in behind {
             while self.forward_one(ctx, &node, limit, stable)? {}
         }

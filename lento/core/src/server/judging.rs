@@ -3,6 +3,7 @@
 use super::InFlight;
 use super::Keeping;
 use super::Server;
+use super::session::Session;
 use super::session::SessionState;
 use super::session::judged;
 use super::verdict_code;
@@ -49,7 +50,10 @@ impl Server {
         if !self.replaying.may_plan(ctx) {
             return Ok(());
         }
-        let mut turn: Vec<NodeName> = self.sessions.keys().cloned().collect();
+        let held =
+            |session: &Session| session.refused.as_ref().is_some_and(|refused| refused.until > ctx.now);
+        let free = self.sessions.iter().filter(|(_, session)| !held(session));
+        let mut turn: Vec<NodeName> = free.map(|(node, _)| node.clone()).collect();
         while !turn.is_empty() && self.replaying.has_room() {
             let mut next = Vec::new();
             for node in turn {
@@ -78,7 +82,7 @@ impl Server {
         let judged = judged::last(ctx.store, id.0.replica, id.0.incarnation)?;
         let known = if offers { self.offers.knows(&id) } else { Recno(id.0.number) <= judged };
         if known || self.flying.contains(&id) {
-            session.inbox.pop_front();
+            session.take();
             return Ok(Step::Taken);
         }
         let sent = op.clone();
@@ -131,7 +135,7 @@ impl Server {
             }
         }
         let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
-        session.inbox.pop_front();
+        session.take();
         session.kept = None;
         self.written.remove(&id);
         let generation = session.generation;

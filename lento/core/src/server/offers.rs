@@ -8,6 +8,7 @@
 use super::LogRow;
 use super::Server;
 use super::session::SessionState;
+use super::vetting;
 use crate::context::Context;
 use crate::io::NodeName;
 use crate::io::Output;
@@ -16,7 +17,6 @@ use crate::message::Message;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
-use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
 use crate::types::OpId;
@@ -177,19 +177,19 @@ impl Server {
         let mut operations = Vec::new();
         for LogRecord { origin, what, .. } in records {
             let LogWhat::Operation(op) = what else { return hang_up("a verdict is offered") };
-            let content = crate::cml::content_of(&op);
-            let lies = content.is_some_and(|content| {
-                content.inline.as_ref().is_some_and(|bytes| Hash::of(bytes) != content.hash)
-            });
-            if op.id != origin || lies {
+            if op.id != origin || vetting::lies(&op) {
                 return hang_up("an offer of another origin, or with a wrong hash");
             }
             operations.push(op);
         }
+        if let Some(why) = session.too_much(&operations) {
+            return hang_up(why);
+        }
         session.offer.upto = upto;
         session.offer.target = None;
-        let known = &self.offers;
-        session.inbox.extend(operations.into_iter().filter(|op| !known.knows(&op.id)));
+        for op in operations.into_iter().filter(|op| !self.offers.knows(&op.id)) {
+            session.put(op);
+        }
     }
 
     /// Answers offers whose records have their places, durably.

@@ -3,6 +3,7 @@
 use super::Server;
 use super::offers::Offer;
 use super::snapshot::Sending;
+use super::vetting;
 use crate::context::Context;
 use crate::io::NodeName;
 use crate::io::Output;
@@ -18,6 +19,7 @@ use crate::types::OpId;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
+use crate::volume::Millis;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -31,6 +33,12 @@ pub struct Session {
     pub(super) state: SessionState,
     /// Records not judged yet, in their order.
     pub(super) inbox: VecDeque<Operation>,
+    /// Bytes of these.
+    pub(super) weight: usize,
+    /// The newest record that came on this stream.
+    pub(super) submitted: Recno,
+    /// The lower file system refuses its first record.
+    pub(super) refused: Option<Refusal>,
     /// The losing content of the first record is being kept.
     pub(super) keeping: Option<crate::types::Ticket>,
     /// It is kept.
@@ -45,6 +53,17 @@ pub struct Session {
     pub(super) offer: Offer,
 }
 
+/// What the lower file system does not do for a client's record. Others go on meanwhile.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// Not tried again before.
+    pub until: Millis,
+    /// How often it was.
+    pub times: u32,
+    /// For people.
+    pub why: String,
+}
+
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SessionState {
@@ -57,9 +76,35 @@ pub enum SessionState {
     Offering,
     /// Has its welcome.
     Welcomed,
+    /// Has its welcome, and another history: nothing is exchanged.
+    Estranged,
 }
 
 impl Session {
+    /// One more record without a verdict.
+    pub(super) fn put(&mut self, op: Operation) {
+        self.weight = self.weight.saturating_add(vetting::weight(&op));
+        self.inbox.push_back(op);
+    }
+
+    /// One that was on its way comes back.
+    pub(super) fn put_back(&mut self, op: Operation) {
+        self.weight = self.weight.saturating_add(vetting::weight(&op));
+        self.inbox.push_front(op);
+    }
+
+    /// The first one is on its way.
+    pub(super) fn take(&mut self) {
+        if let Some(op) = self.inbox.pop_front() {
+            self.weight = self.weight.saturating_sub(vetting::weight(&op));
+        }
+    }
+
+    /// Its node knows another history of the volume.
+    pub fn is_estranged(&self) -> bool {
+        self.state == SessionState::Estranged
+    }
+
     /// It follows the log.
     pub fn is_welcomed(&self) -> bool {
         self.state == SessionState::Welcomed
@@ -70,7 +115,7 @@ impl Session {
         match self.state {
             SessionState::Welcomed => Some(self.began),
             SessionState::Fencing => self.hello.as_ref().map(|hello| hello.position),
-            SessionState::Connected | SessionState::Offering => None,
+            SessionState::Connected | SessionState::Offering | SessionState::Estranged => None,
         }
     }
 
@@ -116,8 +161,36 @@ impl ReplicatorRow {
         Ok(table::get(store, Table::Replicator, node.as_bytes())?.unwrap_or_default())
     }
 
-    fn put(&self, store: &mut dyn Store, node: &NodeName) -> Result<(), StoreError> {
+    pub(super) fn put(&self, store: &mut dyn Store, node: &NodeName) -> Result<(), StoreError> {
         table::put(store, Table::Replicator, node.as_bytes(), self)
+    }
+}
+
+/// Replicators that were away when the log became too long: they get the whole tree.
+pub mod resync {
+    use super::Position;
+    use super::Store;
+    use super::StoreError;
+    use super::Table;
+    use super::table;
+
+    fn key(node: &str) -> Vec<u8> {
+        [b"resync/", node.as_bytes()].concat()
+    }
+
+    /// The position up to which it has the log that is gone; `None`: it need not.
+    pub fn since(store: &dyn Store, node: &str) -> Result<Option<Position>, StoreError> {
+        table::get(store, Table::Meta, &key(node))
+    }
+
+    /// From now on it must.
+    pub fn mark(store: &mut dyn Store, node: &str, has: Position) -> Result<(), StoreError> {
+        table::put(store, Table::Meta, &key(node), &has)
+    }
+
+    /// It gets what it needs, or is gone.
+    pub fn clear(store: &mut dyn Store, node: &str) -> Result<(), StoreError> {
+        store.delete(Table::Meta, &key(node))
     }
 }
 
@@ -157,11 +230,6 @@ impl Server {
         self.sessions.insert(node, Session { generation, ..Session::default() });
     }
 
-    /// A stream is gone.
-    pub fn disconnected(&mut self, node: &NodeName) {
-        self.sessions.remove(node);
-    }
-
     /// A message from a client.
     pub fn message(
         &mut self,
@@ -174,6 +242,16 @@ impl Server {
             ctx.out.push(Output::Send(node.clone(), Message::Refused { reason, retry: true }));
             return Ok(());
         }
+        if let Message::Hello(hello) = &message
+            && let Some(owner) = vetting::owner(ctx, node, hello.replica)?
+        {
+            let reason = format!(
+                "the replica id of {node} is that of {owner}: was its state copied? \
+                 Move its cache and state directories of this volume aside"
+            );
+            ctx.out.push(Output::Send(node.clone(), Message::Refused { reason, retry: true }));
+            return Ok(());
+        }
         let Some(session) = self.sessions.get_mut(node) else { return Ok(()) };
         match message {
             Message::Hello(hello) => {
@@ -183,6 +261,7 @@ impl Server {
                     row.put(ctx.store, node)?;
                 }
                 session.inbox.clear();
+                (session.weight, session.submitted, session.refused) = (0, Recno(0), None);
                 // What comes again may come with another content.
                 (session.keeping, session.kept) = (None, None);
                 self.written.retain(|id| id.0.replica != hello.replica);
@@ -196,25 +275,15 @@ impl Server {
                     ctx.out.push(Output::Hangup(node.clone(), "records before the welcome".into()));
                     return Ok(());
                 };
-                let foreign = operations
-                    .iter()
-                    .any(|op| op.id.0.replica != hello.replica || op.id.0.incarnation != hello.incarnation);
-                let inline_lies = operations.iter().any(|op| {
-                    crate::cml::content_of(op).is_some_and(|content| {
-                        content
-                            .inline
-                            .as_ref()
-                            .is_some_and(|bytes| crate::types::Hash::of(bytes) != content.hash)
-                    })
-                });
-                if foreign || inline_lies {
-                    ctx.out.push(Output::Hangup(
-                        node.clone(),
-                        "records of another replica or with a wrong hash".into(),
-                    ));
+                if let Some(why) = session.objection(hello, &operations) {
+                    ctx.out.push(Output::Hangup(node.clone(), why.into()));
+                    self.sessions.remove(node);
                     return Ok(());
                 }
-                session.inbox.extend(operations);
+                for op in operations {
+                    session.submitted = Recno(op.id.0.number);
+                    session.put(op);
+                }
             }
             Message::Offer { records, upto } => self.offered(ctx, node, records, upto),
             Message::SnapshotStored(upto) => {
@@ -223,6 +292,9 @@ impl Server {
                 }
             }
             Message::Ack(ack) => self.acknowledged(ctx, node, ack)?,
+            Message::Barrier { .. } if session.barriers.len() >= vetting::BARRIERS => {
+                ctx.out.push(Output::Hangup(node.clone(), "too many barriers".into()));
+            }
             Message::Barrier { id, after } => session.barriers.push(PeerBarrier { id, after, target: None }),
             Message::Welcome(_)
             | Message::Refused { .. }
@@ -239,6 +311,9 @@ impl Server {
     }
 
     fn acknowledged(&mut self, ctx: &mut Context<'_>, node: &NodeName, ack: Ack) -> Result<(), StoreError> {
+        if !self.sessions.get(node).is_some_and(Session::is_welcomed) {
+            return Ok(());
+        }
         let read = Position(ctx.meta.last_read().0);
         if ack.position > read || ack.applied > read || ack.durable > read {
             ctx.out.push(Output::Hangup(node.clone(), format!("acknowledges {} of {read}", ack.position)));
@@ -267,9 +342,6 @@ impl Server {
             .map(|(node, _)| node.clone())
             .collect();
         for node in self.admitted(ctx, fencing) {
-            let mut row = ReplicatorRow::get(ctx.store, &node)?;
-            row.follows = true;
-            row.put(ctx.store, &node)?;
             let Some(session) = self.sessions.get_mut(&node) else { continue };
             let Some(hello) = &mut session.hello else { continue };
             let position = Position(ctx.meta.last_read().0);
@@ -280,6 +352,14 @@ impl Server {
             ctx.out.push(Output::Send(node.clone(), Message::Welcome(welcome)));
             session.state = SessionState::Welcomed;
             let fork = hello.lineage.fork(hello.position, &ctx.meta.lineage, position);
+            if fork.is_none() && !hello.lineage.is_empty() {
+                session.state = SessionState::Estranged;
+                continue;
+            }
+            let mut row = ReplicatorRow::get(ctx.store, &node)?;
+            row.follows = true;
+            row.put(ctx.store, &node)?;
+            resync::clear(ctx.store, &node)?;
             if let Some(fork) = Server::fork(ctx, hello) {
                 self.expect_offer(ctx, &node, fork)?;
                 continue;

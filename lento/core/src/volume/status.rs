@@ -9,6 +9,7 @@ use crate::scrub::ScrubStatus;
 use crate::server::ConflictRow;
 use crate::server::Judged;
 use crate::server::ReplicatorRow;
+use crate::server::resync;
 use crate::store::Store;
 use crate::store::Table;
 use crate::table;
@@ -82,6 +83,10 @@ pub struct ReplicatorStatus {
     pub syncing: bool,
     /// Positions between what is visible in its tree and the server's newest durable one.
     pub lag_records: u64,
+    /// It was away when the log became too long, and will get the whole tree.
+    pub must_resync: bool,
+    /// Its stream is up, and its copy has another history: nothing is exchanged.
+    pub other_history: bool,
     /// What these brought; `None`: it has never followed the log, so it gets the whole tree.
     pub lag: Option<Behind>,
 }
@@ -205,6 +210,8 @@ impl Volume {
                         connected: session.is_some_and(|session| session.is_welcomed()),
                         applied: row.ack.applied,
                         durable: row.ack.durable,
+                        must_resync: resync::since(store, node)?.is_some(),
+                        other_history: session.is_some_and(|session| session.is_estranged()),
                         syncing: session.is_some_and(|session| session.is_syncing()),
                         lag_records: server.position().0.saturating_sub(row.ack.applied.0),
                         lag,

@@ -10,6 +10,13 @@ impl World {
         format!("content {}", self.counter).into_bytes()
     }
 
+    /// Somebody sets a node's clock, to any time within decades.
+    pub fn set_clock(&mut self, index: usize) {
+        let to = self.dice.roll(80 * 365 * 86_400);
+        self.note(format!("clock of n{index} is {to}"));
+        self.nodes[index].disk.clock = to;
+    }
+
     /// A user stores and closes; what was there is knowingly superseded.
     pub fn store(&mut self, index: usize, file: FileId, bytes: &[u8]) {
         self.look_away(index, file);

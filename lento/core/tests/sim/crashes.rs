@@ -57,7 +57,15 @@ impl World {
         let node = &mut self.nodes[index];
         node.volume = None;
         node.store.crash();
-        node.disk.power_cut();
+        // A server has its good contents back from nobody yet.
+        let torn = (index != SERVER && self.tears).then_some(&mut self.dice);
+        let became = node.disk.power_cut(torn);
+        for (good, torn) in became {
+            let there = self.nodes[SERVER].disk.inodes.values().any(|i| Hash::of(&i.bytes) == good);
+            if there && good != Hash::empty() {
+                self.torn.insert(torn);
+            }
+        }
         self.forget_what_is_on_no_disk(index);
         self.start(index, true);
     }
@@ -77,7 +85,7 @@ impl World {
         self.note("backup".into());
         let node = &self.nodes[SERVER];
         let (mut disk, mut store) = (node.disk.clone(), node.store.clone());
-        disk.power_cut();
+        disk.power_cut(None);
         store.crash();
         self.backup = Some(Backup { disk, store, kept: node.kept.clone() });
     }

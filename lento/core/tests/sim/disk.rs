@@ -1,11 +1,14 @@
 //! A model of presto: a lower tree in memory, its KML and users' operations.
 
+use super::world::Dice;
 use lento_core::record::After;
 use lento_core::record::KmlOrigin;
 use lento_core::record::KmlRecord;
+use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::Attributes;
 use lento_core::types::FileId;
+use lento_core::types::Hash;
 use lento_core::types::Mask;
 use lento_core::types::ObjectId;
 use lento_core::types::Recno;
@@ -43,6 +46,8 @@ pub struct Disk {
     pub writers: BTreeSet<FileId>,
     pub(super) made: BTreeMap<ObjectId, FileId>,
     pub stage: BTreeMap<String, Vec<u8>>,
+    /// A name that the file system does not take from a replay.
+    pub refuses: Option<Vec<u8>>,
     durable: Option<Box<Disk>>,
 }
 
@@ -68,16 +73,38 @@ impl Disk {
         self.durable = Some(Box::new(copy));
     }
 
-    /// Power cut: everything since the last sync is gone, the log as well.
-    pub fn power_cut(&mut self) {
+    /// Power cut: everything since the last sync is gone, the log as well. Of files that were written since, their size and
+    /// time may be on the disk, and of the content something else. The answer: what became of which content.
+    pub fn power_cut(&mut self, mut torn: Option<&mut Dice>) -> Vec<(Hash, Hash)> {
+        let last = std::mem::take(&mut self.inodes);
         let mut back = self.durable.take().map_or_else(Disk::new, |disk| *disk);
         back.writers.clear();
         back.orphans.clear();
         back.clock = self.clock + 1000;
         back.next_ino = self.next_ino + 1000;
+        let mut became = Vec::new();
+        for (file, inode) in &mut back.inodes {
+            let Some(dice) = &mut torn else { break };
+            let written = |last: &&Inode| last.attributes.is_file() && last.bytes != inode.bytes;
+            let Some(last) = last.get(file).filter(written) else { continue };
+            inode.attributes.mtime = last.attributes.mtime;
+            let good = Hash::of(&inode.bytes);
+            // A number tells them apart.
+            let mut bytes = format!("torn {}.{} ", file.ino, back.clock).into_bytes();
+            match dice.roll(4) {
+                // The old content with the new time.
+                0 => continue,
+                1 => bytes.extend(vec![0; last.bytes.len()]),
+                2 => bytes.extend(&last.bytes[..last.bytes.len() / 2]),
+                _ => bytes.extend(&inode.bytes),
+            }
+            became.push((good, Hash::of(&bytes)));
+            inode.bytes = bytes;
+        }
         *self = back;
         self.journal_torn_files();
         self.make_durable();
+        became
     }
 
     /// Inode numbers and times go on from those of another disk, so that a trace tells them apart.
@@ -187,8 +214,8 @@ impl Disk {
     pub fn user_close(&mut self, file: FileId) {
         if self.orphans.contains(&file) {
             let after = self.after(file);
-            let recno =
-                self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: true });
+            let recno = self
+                .record(KmlOrigin::User, Update::Close { file, replaces: None, after, left: Left::Orphan });
             if let Some((newest, _)) = self.limbo.get_mut(&file) {
                 *newest = recno.0;
             }
@@ -200,7 +227,7 @@ impl Disk {
             return;
         }
         let after = self.after(file);
-        self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: false });
+        self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, left: Left::Whole });
     }
 
     pub fn user_setattr(&mut self, file: FileId, mode_bits: u32) {

@@ -6,6 +6,8 @@ use super::world::Node;
 use super::world::SERVER;
 use super::world::World;
 use lento_core::Volume;
+use lento_core::record::KmlOrigin;
+use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
@@ -26,6 +28,13 @@ impl World {
                 || self.nodes.iter().any(|node| node.kept.contains(hash));
             if !safe {
                 return Err(format!("lost: {what}"));
+            }
+        }
+        for node in &self.nodes {
+            let torn = node.disk.inodes.values().find(|i| self.torn.contains(&Hash::of(&i.bytes)));
+            if let Some(torn) = torn {
+                let text = String::from_utf8_lossy(&torn.bytes);
+                return Err(format!("{}: a torn file took the place of a good one: {text}", node.name));
             }
         }
         Ok(())
@@ -101,7 +110,7 @@ impl Node {
 
 impl Disk {
     /// Presto's recovery (`recovery::closes`): a file that holds something no record vouches for (a writer had stored and
-    /// not closed when the current went) gets its close now.
+    /// not closed when the current went) gets a close now that says so.
     pub fn journal_torn_files(&mut self) {
         let mut known: BTreeMap<FileId, (Time, u64)> = BTreeMap::new();
         for record in &self.kml {
@@ -130,7 +139,9 @@ impl Disk {
             })
             .collect();
         for file in files {
-            self.user_close(file);
+            let after = self.after(file);
+            let left = Left::Unvouched;
+            self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, left });
         }
     }
 

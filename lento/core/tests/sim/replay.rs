@@ -9,6 +9,7 @@ use lento_core::io::ReplayItem;
 use lento_core::io::ReplayOp;
 use lento_core::io::ReplayOutcome;
 use lento_core::record::KmlOrigin;
+use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::FileId;
 use lento_core::types::Mask;
@@ -65,8 +66,8 @@ impl Disk {
             && self.version(file) != expect
         {
             let after = self.after(file);
-            let recno =
-                self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, orphan: false });
+            let recno = self
+                .record(KmlOrigin::User, Update::Close { file, replaces: None, after, left: Left::Whole });
             return Err(ReplayOutcome::Stale { recno: Some(recno) });
         }
         Ok(())
@@ -86,6 +87,9 @@ impl Disk {
                 self.untouched((dir, name), since)?;
                 if self.entry(dir, name).is_some() {
                     return Err(stale());
+                }
+                if self.refuses.as_ref() == Some(name) {
+                    return Err(ReplayOutcome::Refused { errno: 22, message: "EINVAL".into() });
                 }
                 let bytes = content.as_ref().map_or(Vec::new(), |c| self.content(c));
                 let ctime = self.tick().sec as u64;
@@ -258,7 +262,7 @@ impl Disk {
                 self.made.insert(item.object, file);
                 let after = self.after(file);
                 let replaces = (!in_place).then_some(old);
-                (file, Update::Close { file, replaces, after, orphan: false })
+                (file, Update::Close { file, replaces, after, left: Left::Whole })
             }
             ReplayOp::SetXattr { file, name, value } => {
                 let file = self.file(*file)?;

@@ -6,6 +6,7 @@ use lento_core::io::Listing;
 use lento_core::io::ScrubItem;
 use lento_core::io::ScrubOutcome;
 use lento_core::record::KmlOrigin;
+use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::FileId;
 use lento_core::types::Mask;
@@ -108,7 +109,7 @@ impl Disk {
                         file: *file,
                         replaces: None,
                         after: after.clone(),
-                        orphan: false,
+                        left: Left::Whole,
                     });
                 }
                 if mask != Mask::default() {
@@ -151,7 +152,7 @@ impl Disk {
                 let made = Update::Make { dir, name, file, after: after.clone(), symlink, xattrs, dir_mtime };
                 self.found(made);
                 if inode.attributes.is_file() && !inode.bytes.is_empty() {
-                    self.found(Update::Close { file, replaces: None, after, orphan: false });
+                    self.found(Update::Close { file, replaces: None, after, left: Left::Whole });
                 }
             }
         }

@@ -8,6 +8,7 @@ use lento_core::Volume;
 use lento_core::io::FetchResult;
 use lento_core::io::Input;
 use lento_core::io::KeepContent;
+use lento_core::io::LogLimit;
 use lento_core::io::Output;
 use lento_core::io::ReadResult;
 use lento_core::io::ReplayItem;
@@ -43,7 +44,7 @@ pub struct Node {
     pub store: Memory,
     pub volume: Option<Volume>,
     /// What the shell has not run yet.
-    pub(super) jobs: VecDeque<Output>,
+    pub jobs: VecDeque<Output>,
     told: Recno,
     pub kept: BTreeSet<Hash>,
     pub(super) lives: u64,
@@ -86,7 +87,18 @@ pub struct World {
     pub(super) backup: Option<Backup>,
     /// Whole trees that the server began to send.
     pub trees_sent: u64,
+    /// What the server keeps of its log.
+    pub log_limit: LogLimit,
+    /// A power cut tears files of clients that were being written.
+    pub tears: bool,
+    /// What it left of those of which the server had a good content.
+    pub torn: BTreeSet<Hash>,
+    /// What becomes of messages on their way; `None`: the receiver hangs up.
+    pub mangle: Option<Mangle>,
 }
+
+/// Told who speaks, to whom, and what.
+pub type Mangle = Box<dyn FnMut(usize, usize, Message) -> Option<Vec<Message>>>;
 
 pub const SERVER: usize = 0;
 
@@ -129,6 +141,10 @@ impl World {
             tail,
             backup: None,
             trees_sent: 0,
+            log_limit: LogLimit::default(),
+            tears: false,
+            torn: BTreeSet::new(),
+            mangle: None,
         };
         for index in 0..=clients {
             world.start(index, false);
@@ -171,6 +187,7 @@ impl World {
         self.give(index, Input::PrestoUp { first: Recno(1), last });
         if index == SERVER {
             self.give(index, Input::Replist(replist));
+            self.give(index, Input::LogLimit(self.log_limit));
         }
     }
 
@@ -450,7 +467,18 @@ impl World {
             self.note(format!("n{from} -> n{to}: {message:?}"));
         }
         let name = self.nodes[from].name.clone();
-        self.give(to, Input::Message(name, message));
+        let Some(mangle) = &mut self.mangle else {
+            self.give(to, Input::Message(name, message));
+            return true;
+        };
+        let Some(messages) = mangle(from, to, message) else {
+            self.cut(from.max(to));
+            return true;
+        };
+        self.give_all(
+            to,
+            messages.into_iter().map(|message| Input::Message(name.clone(), message)).collect(),
+        );
         true
     }
 

@@ -1,0 +1,149 @@
+//! What one peer may take of this agent at a time, so that the others find room whatever it does.
+//!
+//! Owns, for each node that ever came: its one stream, and how many contents it may have open and in work.
+
+use crate::jobs::CONCURRENCY;
+use crate::link::Link;
+use lento_core::io::NodeName;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+/// Most contents of one peer that are open, most of them waiting.
+const OPEN: usize = 256;
+/// Most of them in work: half of what there is.
+const IN_WORK: usize = CONCURRENCY / 2;
+/// The least throughput of a peer that is waited for, in bytes per second.
+const SLOWEST: u64 = 8 << 10;
+
+/// How long peers are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A message that the peer has not taken by then ends its stream, and so does a content of which nothing comes.
+    pub taken_within: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { taken_within: Duration::from_secs(60) }
+    }
+}
+
+impl Limits {
+    /// How long all in all a peer may let us wait for a content, when so many bytes have come.
+    #[must_use]
+    pub fn budget(&self, patience: Duration, received: u64) -> Duration {
+        let patience = patience.saturating_sub(Limits::default().taken_within);
+        patience + self.taken_within + Duration::from_secs(received / SLOWEST)
+    }
+}
+
+#[derive(Debug)]
+struct Room {
+    open: Arc<Semaphore>,
+    in_work: Arc<Semaphore>,
+    stream: Option<Link>,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room {
+            open: Arc::new(Semaphore::new(OPEN)),
+            in_work: Arc::new(Semaphore::new(IN_WORK)),
+            stream: None,
+        }
+    }
+}
+
+/// All rooms of one agent.
+#[derive(Clone, Debug, Default)]
+pub struct Rooms(Arc<Mutex<BTreeMap<NodeName, Room>>>);
+
+/// A content that is open; dropped, it makes room.
+#[derive(Debug)]
+pub struct Open {
+    in_work: Arc<Semaphore>,
+    _open: OwnedSemaphorePermit,
+}
+
+impl Rooms {
+    /// The node's stream from now on; an earlier one ends.
+    pub fn stream(&self, node: &str, link: Link) {
+        let earlier = self.0.lock().entry(node.to_owned()).or_default().stream.replace(link);
+        if let Some(earlier) = earlier {
+            earlier.hang_up("the node has opened another stream");
+        }
+    }
+
+    /// One more content of this node.
+    ///
+    /// # Errors
+    /// It has too many open.
+    pub fn enter(&self, node: &str) -> Result<Open, Status> {
+        let mut rooms = self.0.lock();
+        let room = rooms.entry(node.to_owned()).or_default();
+        let full = |_| Status::resource_exhausted(format!("node {node} has {OPEN} contents open"));
+        let _open = room.open.clone().try_acquire_owned().map_err(full)?;
+        Ok(Open { in_work: room.in_work.clone(), _open })
+    }
+}
+
+impl Open {
+    /// Waits for its turn among those of the same node, then among all.
+    ///
+    /// # Errors
+    /// The agent stops.
+    pub async fn turn(&self, all: &Arc<Semaphore>) -> Result<[OwnedSemaphorePermit; 2], Status> {
+        let stopping = |_| Status::unavailable("stopping");
+        let own = self.in_work.clone().acquire_owned().await.map_err(stopping)?;
+        Ok([own, all.clone().acquire_owned().await.map_err(stopping)?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::link;
+
+    #[tokio::test]
+    async fn one_peer_never_has_all_the_room_and_an_end_gives_it_back() {
+        let (rooms, all) = (Rooms::default(), Arc::new(Semaphore::new(CONCURRENCY)));
+        let open: Vec<Open> = (0..OPEN).map(|_| rooms.enter("greedy").unwrap()).collect();
+        assert!(rooms.enter("greedy").unwrap_err().message().contains("greedy"));
+        let mut taken = Vec::new();
+        for content in &open {
+            let turn = tokio::time::timeout(Duration::from_millis(1), content.turn(&all));
+            taken.extend(turn.await.ok().map(Result::unwrap));
+        }
+        assert_eq!(taken.len(), IN_WORK);
+        let modest = rooms.enter("modest").unwrap();
+        tokio::time::timeout(Duration::from_secs(5), modest.turn(&all)).await.unwrap().unwrap();
+        drop(open);
+        assert!(rooms.enter("greedy").is_ok());
+    }
+
+    #[test]
+    fn a_node_has_one_stream() {
+        let rooms = Rooms::default();
+        let (first, _queue) = link();
+        let (second, _queue) = link();
+        rooms.stream("b", first.clone());
+        rooms.stream("c", link().0);
+        assert!(first.reason().is_empty());
+        rooms.stream("b", second.clone());
+        assert!(first.reason().contains("another stream"));
+        assert!(second.reason().is_empty());
+    }
+
+    #[test]
+    fn who_sends_little_is_not_waited_for_for_ever() {
+        let limits = Limits { taken_within: Duration::from_secs(2) };
+        let patience = crate::jobs::patience(0);
+        assert_eq!(limits.budget(patience, 0), Duration::from_secs(2));
+        assert_eq!(limits.budget(patience, 80 << 10), Duration::from_secs(12));
+    }
+}
