@@ -16,13 +16,14 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill workload adopt bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test test-fast test-kill workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
 	@echo "make test            everything, from format to kills and demo (root)"
 	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
+	@echo "make stuck           one node's lento stands still (SIGSTOP) while the others write (root)"
 	@echo "make bench           figures beside the targets (root; release build)"
 	@echo "make chart           what helm renders (HELM=program)"
 	@echo "make images          the container images, as archives in target/images (buildah)"
@@ -38,6 +39,7 @@ demo: bins
 test: format clippy architecture deny unit
 	$(MAKE) workload
 	$(MAKE) adopt
+	$(MAKE) stuck
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) demo
 
@@ -51,6 +53,10 @@ test-kill: bins
 # A directory adopted through kills, changes behind presto's back, a wiped node.
 adopt: bins
 	$(BIN_DIR)/adopt
+
+# One node's lento stands still while the others write.
+stuck: bins
+	$(BIN_DIR)/stuck
 
 # The same workload without kills.
 workload: bins
