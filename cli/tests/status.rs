@@ -12,6 +12,11 @@ fn position(number: u64) -> Option<Position> {
 }
 
 fn server() -> Script {
+    server_with(|_| ())
+}
+
+/// The same, and something about the Replicator on c.
+fn server_with(about: impl Fn(&mut ReplicatorStatus)) -> Script {
     let replicator = |node: &str, connected, number, lag_records| ReplicatorStatus {
         node: node.into(),
         connected,
@@ -21,9 +26,11 @@ fn server() -> Script {
         lag_seconds: Some(lag_records as f64 / 10.0),
         lag_bytes: Some(lag_records * 100_000),
         syncing: false,
-        must_resync: node == "c",
+        must_resync: false,
         other_history: false,
     };
+    let mut late = replicator("c", false, 100, 20);
+    about(&mut late);
     let volume = VolumeStatus {
         name: "team/home".into(),
         role: "Server".into(),
@@ -31,7 +38,7 @@ fn server() -> Script {
         position: position(120),
         applied: position(120),
         connected: true,
-        replicators: vec![replicator("b", true, 120, 0), replicator("c", false, 100, 20)],
+        replicators: vec![replicator("b", true, 120, 0), late],
         conflicts: 1,
         mountpoint: "/mnt/team/home".into(),
         cache: "/cache/team/home".into(),
@@ -96,6 +103,17 @@ fn tables_show_volumes_and_replicators() {
     team/home  └ c   Replicator  no         1.100     -        20 (1.91 MiB, 2.0 s)  -
     team/home on a waits: c is not connected
     "#);
+}
+
+#[test]
+fn a_replicator_that_must_resync_or_has_another_history_says_so() {
+    let line = |about: fn(&mut ReplicatorStatus)| {
+        let agent = Agent::start(server_with(about));
+        let out = ask(&agent.socket(), &["status"]).out;
+        out.lines().find(|line| line.contains("└ c")).unwrap_or_default().to_owned()
+    };
+    assert!(line(|late| late.must_resync = true).contains("  must resync  1.100"));
+    assert!(line(|late| late.other_history = true).contains("  other history  1.100"));
 }
 
 #[test]
