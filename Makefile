@@ -39,7 +39,6 @@ demo: bins
 test: format clippy architecture deny unit
 	$(MAKE) workload
 	$(MAKE) adopt
-	$(MAKE) stuck
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) demo
 
