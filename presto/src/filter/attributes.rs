@@ -11,7 +11,6 @@ use intermezzo_kml::record::Outcome;
 use intermezzo_kml::record::Time;
 use rustix::fs::AtFlags;
 use rustix::fs::Gid;
-use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
@@ -27,6 +26,7 @@ use super::update::Stop;
 use super::update::Told;
 use super::writers::PRIVILEGES;
 use crate::lower::Stat;
+use crate::lower::change_mode;
 use crate::lower::dropping_privileges;
 use crate::lower::reopen;
 use crate::lower::xattr;
@@ -135,7 +135,7 @@ impl Volume {
             rustix::fs::chownat(&file, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         }
         if let Some(mode) = changes.mode {
-            rustix::fs::chmod(xattr::magic(&file), Mode::from_raw_mode(mode & 0o7777))?;
+            change_mode(&file, mode)?;
         }
         if changes.atime.is_some() || changes.mtime.is_some() {
             let times = Timestamps {

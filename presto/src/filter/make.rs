@@ -79,6 +79,9 @@ impl Volume {
                 Ok(((entry, fd), outcome(&dir, &entry, intent.flags)))
             })?;
             self.surprises(told, caller, &entry, &fd, &known);
+            if access.writes() {
+                told.more_follows();
+            }
             // Nobody else knows the new file yet, so its own lock is not needed.
             let read_at = now();
             let file = Arc::new(OpenFile::new(entry.id, fd));

@@ -34,8 +34,8 @@ struct Sets {
 thread_local! {
     /// This thread's capability sets while it runs with full rights.
     static FULL: Cell<Option<[Sets; 2]>> = const { Cell::new(None) };
-    /// Whether this thread has a umask of its own.
-    static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+    /// This thread's umask, once it has one of its own.
+    static OWN_UMASK: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 /// The user for whom something is made.
@@ -160,13 +160,18 @@ fn set_fs_ids(uid: u32, gid: u32) {
 }
 
 fn set_umask(mask: u32) {
-    if !OWN_UMASK.get() {
+    let mask = mask & 0o777;
+    let own = OWN_UMASK.get();
+    if own == Some(mask) {
+        return;
+    }
+    if own.is_none() {
         // SAFETY: takes a flag only; afterwards umask and working directory are this thread's own.
         let result = unsafe { libc::unshare(libc::CLONE_FS) };
         if result != 0 {
             tracing::error!(target: "lower", error = %std::io::Error::last_os_error(), "unshare(CLONE_FS) refused");
         }
-        OWN_UMASK.set(true);
     }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask & 0o777));
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    OWN_UMASK.set(Some(mask));
 }

@@ -10,6 +10,7 @@ mod layout;
 mod signals;
 mod stat;
 mod sync;
+mod words;
 pub mod xattr;
 
 use std::collections::BTreeMap;
@@ -39,9 +40,11 @@ pub use layout::ADOPTED;
 pub use signals::Termination;
 pub use stat::Stat;
 pub use stat::kind;
+pub use sync::change_mode;
 pub use sync::is_written;
 pub use sync::reopen;
 pub use sync::start_writeback;
+pub use words::Words;
 
 /// Why a cache directory cannot be used.
 #[derive(Debug, thiserror::Error)]
