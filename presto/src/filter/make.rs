@@ -247,7 +247,7 @@ impl Volume {
 }
 
 fn owner(caller: Caller, new: NewMode) -> Owner {
-    Owner { uid: caller.uid, gid: caller.gid, umask: new.umask }
+    Owner { uid: caller.uid, gid: caller.gid, umask: new.umask, mode: new.mode }
 }
 
 fn outcome(dir: &Dir, entry: &Entry, flags: Flags) -> Outcome {

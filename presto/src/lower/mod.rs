@@ -35,6 +35,8 @@ pub use born::inherited;
 pub use creds::Owner;
 pub use creds::as_owner;
 pub use creds::dropping_privileges;
+pub use creds::serve;
+pub use creds::with_fsetid;
 pub use handle::Shape;
 pub use layout::ADOPTED;
 pub use signals::Termination;
