@@ -102,7 +102,8 @@ async fn read_small(
     batch: Vec<(Request, Arc<File>)>,
 ) -> impl Iterator<Item = (Request, Arc<File>)> {
     let files: Vec<_> = batch.iter().map(|(_, file)| file.clone()).collect();
-    let reading = tokio::task::spawn_blocking(move || files.iter().map(|file| small(file)).collect::<Vec<_>>());
+    let reading =
+        tokio::task::spawn_blocking(move || files.iter().map(|file| small(file)).collect::<Vec<_>>());
     // Without an answer each is tried alone, and says why.
     let mut read = reading.await.unwrap_or_default().into_iter();
     let mut others = Vec::new();
