@@ -230,3 +230,51 @@ fn set_umask(mask: u32) {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     OWN_UMASK.set(Some(mask));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::Gid;
+    use rustix::fs::Mode;
+    use rustix::fs::OFlags;
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    fn mode(fd: &OwnedFd) -> u32 {
+        rustix::fs::fstat(fd).unwrap().st_mode & 0o7777
+    }
+
+    fn chmod(fd: &OwnedFd, mode: u32) {
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).unwrap();
+    }
+
+    fn served(dir: &Path) {
+        serve();
+        let owner = Owner { mode: 0o2755, ..Owner::default() };
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        let make = || rustix::fs::open(dir.join("f"), flags, Mode::from_raw_mode(0o2755));
+        let fd = as_owner(owner, make).unwrap();
+        assert_eq!(mode(&fd), 0o2755);
+        // A group that nobody here is in.
+        rustix::fs::fchown(&fd, None, Some(Gid::from_raw(12_345))).unwrap();
+        with_fsetid(|| chmod(&fd, 0o6775));
+        assert_eq!(mode(&fd), 0o6775);
+        rustix::io::pwrite(&fd, b"x", 0).unwrap();
+        assert_eq!(mode(&fd), 0o775, "written without CAP_FSETID");
+        let user = Owner { uid: 12_345, gid: 12_345, umask: 0o027, mode: 0o666 };
+        let make = || rustix::fs::open(dir.join("g"), flags, Mode::from_raw_mode(0o666));
+        assert_eq!(mode(&as_owner(user, make).unwrap()), 0o640);
+        chmod(&fd, 0o2775);
+        assert_eq!(mode(&fd), 0o775, "no CAP_FSETID after a user's file either");
+    }
+
+    #[test]
+    fn a_serving_thread_has_fsetid_only_for_what_needs_it() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        std::thread::spawn(move || served(&path)).join().unwrap();
+    }
+}

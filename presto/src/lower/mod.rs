@@ -187,6 +187,12 @@ impl Lower {
         self.one_flush
     }
 
+    /// Whether the same holds for syncfs: ext4 flushes the device in any case, XFS only where its own log has something new.
+    #[must_use]
+    pub fn syncs_journal(&self) -> bool {
+        self.one_flush && self.shape == Shape::Ext
+    }
+
     /// Identity of the tree's root.
     #[must_use]
     pub fn root(&self) -> FileId {
