@@ -161,17 +161,12 @@ impl Contents {
     }
 }
 
-/// Group commit: one sync at a time. A sync makes everybody who changes something wait for the disk, so under load they
-/// may not follow each other at once: one that took long is followed by a rest of twice that, up to [`REST_MAX`].
+/// Group commit: one sync at a time.
 #[derive(Debug, Default)]
 pub struct Syncing {
     in_flight: Option<(Ticket, Position, Position)>,
-    began: Millis,
     not_before: Millis,
 }
-
-/// Longest rest after a sync, in milliseconds: what it adds to the time until others see a change made under load.
-const REST_MAX: u64 = 100;
 
 impl Syncing {
     /// Asks for a sync that covers `first` and `second` (what the caller wants to know durable), unless one runs.
@@ -182,7 +177,6 @@ impl Syncing {
         }
         let ticket = ctx.ticket();
         self.in_flight = Some((ticket, first, second));
-        self.began = ctx.now;
         ctx.out.push(Output::Sync { ticket });
     }
 
@@ -191,7 +185,7 @@ impl Syncing {
         self.in_flight.is_none().then_some(self.not_before)
     }
 
-    /// The answer: what is durable now. The next one may begin after `pause` at the earliest.
+    /// The answer: what is durable now. `pause` until the next one may begin.
     pub fn done(
         &mut self,
         now: Millis,
@@ -200,9 +194,7 @@ impl Syncing {
         pause: u64,
     ) -> Option<(Position, Position)> {
         let (_, first, second) = self.in_flight.take_if(|(t, _, _)| *t == ticket)?;
-        let took = now.0.saturating_sub(self.began.0);
-        let rest = took.saturating_mul(2).min(REST_MAX);
-        let pause = pause.max(if ok { rest } else { 500 });
+        let pause = if ok { pause } else { pause.max(500) };
         self.not_before = Millis(now.0.saturating_add(pause));
         ok.then_some((first, second))
     }
