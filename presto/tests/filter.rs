@@ -521,7 +521,8 @@ fn a_file_that_is_kept_and_has_lost_its_name_is_looked_up_anew() {
     assert!(Arc::ptr_eq(&handle.file, &again.file));
     again.set_passthrough();
     subject.volume.release(ME, again.number).unwrap();
-    fs::remove_file(dir.path().join("tree/f")).unwrap(); // As a replay in between would.
+    drop((handle, again));
+    subject.volume.unlink(ME, root, b"f").unwrap();
     assert_eq!(subject.volume.open_file(ME, entry.id, Access::Read, false).unwrap_err(), Errno::STALE);
     subject.volume.create(ME, root, b"f", new, Access::Write).unwrap();
 }

@@ -14,6 +14,7 @@ use crate::content::packing::Packer;
 use crate::content::source::SourceError;
 use crate::content::source::Whole;
 use crate::content::source::read_whole;
+use crate::content::source::version;
 use crate::fetch_service::pace;
 use crate::wire;
 use bytes::Bytes;
@@ -50,6 +51,8 @@ use tonic::transport::Channel;
 
 /// Most files in one `Resolve`.
 const BATCH: usize = 64;
+/// Most small files that one thread reads.
+const TOGETHER: usize = 16;
 /// How often a file that keeps changing is tried.
 const TRIES: u32 = 3;
 /// The least throughput of a stage that is not given up, in bytes per second.
@@ -67,27 +70,73 @@ pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Reque
     while queue.recv_many(&mut waiting, BATCH).await > 0 {
         let ids = waiting.iter().map(|request| request.file).collect::<Vec<_>>();
         let opened = resolve(&shared, &ids).await;
+        let mut batch = Vec::with_capacity(waiting.len());
         for (index, request) in waiting.drain(..).enumerate() {
-            let file = match &opened {
-                Ok(files) => files.get(index).cloned().flatten(),
-                Err(error) => {
-                    answer(&shared, &request, ReadResult::Failed(error.clone())).await;
-                    continue;
-                }
-            };
-            let Some(file) = file else {
-                answer(&shared, &request, ReadResult::Gone).await;
-                continue;
-            };
+            match &opened {
+                Err(error) => answer(&shared, &request, ReadResult::Failed(error.clone())).await,
+                Ok(files) => match files.get(index).cloned().flatten() {
+                    None => answer(&shared, &request, ReadResult::Gone).await,
+                    Some(file) => batch.push((request, file)),
+                },
+            }
+        }
+        while !batch.is_empty() {
+            let some = batch.drain(..batch.len().min(TOGETHER)).collect();
             let Ok(permit) = shared.contents.clone().acquire_owned().await else { return };
             let job = shared.clone();
             shared.spawn(async move {
-                let result = read(&job, file, request.file, request.stage_at.as_deref()).await;
-                answer(&job, &request, result).await;
+                let others = read_small(&job, some).await;
                 drop(permit);
+                for (request, file) in others {
+                    read_alone(&job, request, file).await;
+                }
             });
         }
     }
+}
+
+/// Reads and answers those that are small and quiet; the others come back. Most files are, and a thread for each would
+/// cost more than the reading.
+async fn read_small(
+    shared: &Shared,
+    batch: Vec<(Request, Arc<File>)>,
+) -> impl Iterator<Item = (Request, Arc<File>)> {
+    let files: Vec<_> = batch.iter().map(|(_, file)| file.clone()).collect();
+    let reading =
+        tokio::task::spawn_blocking(move || files.iter().map(|file| small(file)).collect::<Vec<_>>());
+    // Without an answer each is tried alone, and says why.
+    let mut read = reading.await.unwrap_or_default().into_iter();
+    let mut others = Vec::new();
+    for (request, file) in batch {
+        match read.next().flatten() {
+            Some(whole) => answer(shared, &request, told(shared, whole)).await,
+            None => others.push((request, file)),
+        }
+    }
+    others.into_iter()
+}
+
+fn small(file: &File) -> Option<Whole> {
+    if version(file).ok()?.size > INLINE_MAX {
+        return None;
+    }
+    read_whole(file, &mut |_, _| Err("it is large now".to_owned())).ok()
+}
+
+async fn read_alone(shared: &Shared, request: Request, file: Arc<File>) {
+    let Ok(permit) = shared.contents.clone().acquire_owned().await else { return };
+    let job = shared.clone();
+    shared.spawn(async move {
+        let result = read(&job, file, request.file, request.stage_at.as_deref()).await;
+        answer(&job, &request, result).await;
+        drop(permit);
+    });
+}
+
+fn told(shared: &Shared, whole: Whole) -> ReadResult {
+    let Whole { hash, size, version, racy, inline } = whole;
+    shared.volume.meters().read_bytes.inc_by(size);
+    ReadResult::Whole { hash, size, version, racy, inline }
 }
 
 async fn answer(shared: &Shared, request: &Request, result: ReadResult) {
@@ -109,11 +158,7 @@ async fn read(shared: &Shared, file: Arc<File>, id: FileId, stage_at: Option<&st
             None => read_only(file.clone(), shared.volume.known().clone()).await,
         };
         match result {
-            Ok(whole) => {
-                let Whole { hash, size, version, racy, inline } = whole;
-                shared.volume.meters().read_bytes.inc_by(size);
-                return ReadResult::Whole { hash, size, version, racy, inline };
-            }
+            Ok(whole) => return told(shared, whole),
             Err(SourceError::Changed) => {
                 tokio::time::sleep(Duration::from_millis(10) * attempt).await;
             }
@@ -231,7 +276,7 @@ async fn stage(
     let mut client = ReplicationClient::new(channel).max_decoding_message_size(wire::MESSAGE_MAX);
     let refused = |status: Status| Stopped::Peer(status.message().to_owned());
     let mut replies = client.stage(ReceiverStream::new(queue)).await.map_err(refused)?.into_inner();
-    let mut have = told(&mut replies).await?;
+    let mut have = have_told(&mut replies).await?;
     let outgoing = ahead.end(&have).await.map_err(Stopped::Source)?;
 
     let (weighed, told_before) = (file.clone(), have.clone());
@@ -242,7 +287,7 @@ async fn stage(
     let (advice, mut outgoing) = weigh.await.map_err(Stopped::Source)?;
     if advice == Advice::AskForChunks {
         chunks.send(chunk(What::Chunks(true))).await.map_err(|_| gone())?;
-        have.chunks = told(&mut replies).await?.chunks;
+        have.chunks = have_told(&mut replies).await?.chunks;
     }
     let reading = blocking(move || {
         let whole = send(&file, &mut outgoing, &have, &chunks)?;
@@ -267,7 +312,7 @@ async fn stage(
 }
 
 /// What the server says it has.
-async fn told(replies: &mut Streaming<StageReply>) -> Result<Have, Stopped> {
+async fn have_told(replies: &mut Streaming<StageReply>) -> Result<Have, Stopped> {
     let reply = replies.message().await.map_err(|status| Stopped::Peer(status.message().to_owned()))?;
     match reply.and_then(|reply| reply.what) {
         Some(stage_reply::What::Have(have)) => {

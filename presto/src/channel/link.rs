@@ -20,9 +20,10 @@ use super::transport::Connection;
 /// Answers that may wait for the socket; a Lento that asks and never reads is cut off.
 const MAX_QUEUE: usize = 4096;
 
-/// Time between two notices. The first after a rest goes out at once; under load a notice for each record would cost a
-/// thread switch each.
-const NOTICE_PAUSE: Duration = Duration::from_micros(200);
+/// Time between two notices. The first after a rest goes out at once; under load a notice for each record would cost
+/// some thread switches each, here and in Lento. So each pause that was not enough for a rest makes the next one longer.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a synchronous upcall does when Lento is away or late; set by volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -67,7 +68,9 @@ struct State {
     announced: BTreeMap<String, u64>,
     /// When the last notice was sent.
     noticed: Option<Instant>,
-    /// The writer waits for `NOTICE_PAUSE` to pass: it need not be woken for another notice.
+    /// How long until the next one.
+    pause: Duration,
+    /// The writer waits for `pause` to pass: it need not be woken for another notice.
     pausing: bool,
     last_id: u64,
     waiting: BTreeMap<u64, SyncSender<Body>>,
@@ -247,17 +250,29 @@ impl Link {
                 let packet = Packet { id, volume: volume.unwrap_or_default(), body: Some(reply.body) };
                 return Some((packet, reply.fds));
             }
-            let pause = state.noticed.map_or(Duration::ZERO, |at| NOTICE_PAUSE.saturating_sub(at.elapsed()));
             if state.notices.is_empty() {
                 self.wake.wait(&mut state);
-            } else if pause.is_zero() {
-                state.notice_all();
-            } else {
+                continue;
+            }
+            let rested = state.noticed.map_or(Duration::MAX, |at| at.elapsed());
+            if let Some(left) = state.pause.checked_sub(rested).filter(|left| !left.is_zero()) {
                 state.pausing = true;
-                self.wake.wait_for(&mut state, pause);
+                self.wake.wait_for(&mut state, left);
                 state.pausing = false;
+            } else {
+                state.pause = next_pause(state.pause, rested);
+                state.notice_all();
             }
         }
+    }
+}
+
+/// Who comes a whole pause late was at rest.
+fn next_pause(pause: Duration, rested: Duration) -> Duration {
+    if rested >= pause.saturating_mul(2) {
+        SHORTEST_PAUSE
+    } else {
+        pause.saturating_mul(2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
     }
 }
 
@@ -277,7 +292,7 @@ impl State {
         self.queue.clear();
         self.notices.clear();
         self.announced.clear();
-        (self.noticed, self.pausing) = (None, false);
+        (self.noticed, self.pause, self.pausing) = (None, Duration::ZERO, false);
         // Dropping the senders wakes whoever waits for an answer.
         self.waiting.clear();
         if let Some(connection) = self.connection.take() {

@@ -11,7 +11,6 @@ use intermezzo_kml::record::Outcome;
 use intermezzo_kml::record::Time;
 use rustix::fs::AtFlags;
 use rustix::fs::Gid;
-use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
@@ -27,8 +26,10 @@ use super::update::Stop;
 use super::update::Told;
 use super::writers::PRIVILEGES;
 use crate::lower::Stat;
+use crate::lower::change_mode;
 use crate::lower::dropping_privileges;
 use crate::lower::reopen;
+use crate::lower::with_fsetid;
 use crate::lower::xattr;
 
 /// A time to set.
@@ -89,13 +90,13 @@ impl Volume {
             }
             if self.is_removed(id, &before) {
                 // Only who has it open can see the change; there is nothing to replicate.
-                self.change(&file, changes)?;
+                self.change(&file, &before, changes)?;
                 return Ok(self.as_seen(id, Stat::of(&file)?));
             }
             let capable =
                 intent.mask.intersects(Mask::UID | Mask::GID | Mask::SIZE) && has_capability(&file, &before);
             let ((after, refused), _) = self.journaled(told, &intent, || {
-                let result = self.change(&file, changes);
+                let result = self.change(&file, &before, changes);
                 let after = Stat::of(&file)?;
                 match result {
                     // Half done is done: the record says what is so now, the user gets the error.
@@ -122,7 +123,7 @@ impl Volume {
         })
     }
 
-    fn change(&self, file: impl AsFd, changes: &Changes) -> Result<(), Errno> {
+    fn change(&self, file: impl AsFd, before: &Stat, changes: &Changes) -> Result<(), Errno> {
         if let Some(size) = changes.size {
             dropping_privileges(|| {
                 let open = reopen(&file, OFlags::WRONLY)?;
@@ -132,10 +133,15 @@ impl Volume {
         if changes.uid.is_some() || changes.gid.is_some() {
             let uid = changes.uid.map(Uid::from_raw);
             let gid = changes.gid.map(Gid::from_raw);
-            rustix::fs::chownat(&file, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+            let change = || rustix::fs::chownat(&file, c"", uid, gid, AtFlags::EMPTY_PATH);
+            if before.attributes.mode & PRIVILEGES == 0 { change()? } else { with_fsetid(change)? }
         }
         if let Some(mode) = changes.mode {
-            rustix::fs::chmod(xattr::magic(&file), Mode::from_raw_mode(mode & 0o7777))?;
+            if mode & PRIVILEGES == 0 {
+                change_mode(&file, mode)?;
+            } else {
+                with_fsetid(|| change_mode(&file, mode))?;
+            }
         }
         if changes.atime.is_some() || changes.mtime.is_some() {
             let times = Timestamps {
@@ -157,7 +163,8 @@ impl Volume {
         flags: XattrFlags,
     ) -> Result<(), Errno> {
         self.change_xattr(caller, id, name, Opcode::Setxattr, value, |file| {
-            xattr::set(file, name, value, flags)
+            // An ACL sets the mode as well.
+            with_fsetid(|| xattr::set(file, name, value, flags))
         })
     }
 

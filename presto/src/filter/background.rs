@@ -1,4 +1,4 @@
-//! What must happen without anybody's call: looks at files held open for writing or mapped.
+//! What must happen without anybody's call: looks at files held open for writing or mapped, and what was put off.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,6 +14,8 @@ use super::Volume;
 const ROUND: Duration = Duration::from_millis(50);
 /// How often files that stay open for writing are looked at.
 const LONG_OPEN: Duration = Duration::from_secs(2);
+/// How often what is kept of closed files, and was kept a round ago, is let go.
+const KEPT: Duration = Duration::from_secs(15);
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
@@ -28,7 +30,8 @@ impl Background {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let shared = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("look-around".to_owned()).spawn(move || {
-            let mut round = Round { looked: Instant::now() };
+            let now = Instant::now();
+            let mut round = Round { looked: now, let_go: now };
             let (stopped, wake) = &*shared;
             let mut stopped = stopped.lock();
             while !*stopped {
@@ -61,18 +64,23 @@ impl Drop for Background {
 
 struct Round {
     looked: Instant,
+    let_go: Instant,
 }
 
 impl Round {
     fn run(&mut self, volume: &Volume) {
         let now = Instant::now();
+        volume.tell_rest();
         let (open, probe) = volume.writers.due(now);
         for id in probe {
             volume.probe(id);
         }
+        if now.duration_since(self.let_go) >= KEPT {
+            self.let_go = now;
+            volume.files.let_go_old();
+        }
         if now.duration_since(self.looked) >= LONG_OPEN {
             self.looked = now;
-            volume.files.let_go_old();
             for id in open {
                 if let Err(errno) = volume.look_at(id) {
                     tracing::debug!(target: "filter", volume = volume.name, object = %id, %errno, "long-open file");

@@ -87,7 +87,7 @@ impl Volume {
         if !stat.is_file() || self.is_removed(id, &stat) {
             return Ok(false);
         }
-        start_writeback(reopen(&file, OFlags::RDONLY)?)?;
+        start_writeback(&file)?;
         let torn = self.journal.unclean_boot();
         let flags = if torn { Flags::UNVOUCHED } else { Flags::empty() };
         let recno = self.close_at_start(id, stat.attributes, flags)?;
@@ -173,7 +173,7 @@ impl Volume {
             return Ok(false);
         }
         if writer.mappable {
-            start_writeback(reopen(&file, OFlags::RDONLY)?)?;
+            start_writeback(&file)?;
         }
         let mut intent = Volume::intent(Opcode::Close, caller);
         intent.object = id;

@@ -15,6 +15,7 @@ use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
+use rustix::fs::FileType;
 use rustix::fs::OFlags;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -27,7 +28,6 @@ use super::attributes::has_capability;
 use super::now;
 use super::open_files::AfterLast;
 use super::open_files::OpenFile;
-use super::open_files::Use;
 use super::update::Stop;
 use crate::lower::Dir;
 use crate::lower::Stat;
@@ -112,6 +112,14 @@ impl Handle {
     }
 }
 
+fn is_regular(stat: &Stat) -> Result<(), Errno> {
+    match stat.kind() {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Errno::ISDIR),
+        _ => Err(Errno::NXIO),
+    }
+}
+
 impl Volume {
     /// Opens a regular file.
     pub fn open_file(
@@ -128,35 +136,47 @@ impl Volume {
             self.setattr(caller, id, &Changes { size: Some(0), ..Changes::default() })?;
         }
         if !access.writes() {
-            return self.open_here(id, access).map_err(|stop| match stop {
-                Stop::Errno(errno) => errno,
-                Stop::Full | Stop::Again => Errno::BUSY,
-            });
+            return self.open_reading(id);
         }
         self.update(|_| {
             let _held = self.locks.lock(&[id]);
-            self.open_here(id, access)
+            self.open_writing(id, access)
         })
     }
 
-    fn open_here(&self, id: FileId, access: Access) -> Result<Arc<Handle>, Stop> {
-        let known = self.files.known(id);
-        let is_kept = matches!(known, Some((_, Use::Kept)));
-        let file = match known {
-            Some((file, _)) => file,
+    fn open_reading(&self, id: FileId) -> Result<Arc<Handle>, Errno> {
+        // Who takes a name away lets go, so what is in the table is as it was at the first open.
+        if let Some(handle) = self.files.open_known(id) {
+            return Ok(handle);
+        }
+        let file = Arc::new(OpenFile::new(id, self.lower.path_fd(id)?));
+        let handle = self.files.register(file, Access::Read);
+        // Looked at afterwards: from now on whoever takes the last name away finds it in the table.
+        let looked = Stat::of(&*handle.file).and_then(|stat| is_regular(&stat).map(|()| stat));
+        match looked {
+            Ok(stat) => {
+                if stat.attributes.nlink == 0 {
+                    self.files.let_go(id);
+                }
+                Ok(handle)
+            }
+            Err(errno) => {
+                self.files.remove(handle.number)?;
+                self.files.closed(id, AfterLast::LetGo);
+                Err(errno)
+            }
+        }
+    }
+
+    fn open_writing(&self, id: FileId, access: Access) -> Result<Arc<Handle>, Stop> {
+        let file = match self.files.find(id) {
+            Some(file) => file,
             None => Arc::new(OpenFile::new(id, self.lower.path_fd(id)?)),
         };
         let read_at = now();
         let stat = Stat::of(&*file)?;
-        if is_kept && stat.attributes.nlink == 0 {
-            // By its identity it would not be found any more; who has an old name for it must look it up anew.
-            self.files.let_go(id);
-            return Err(Stop::Errno(Errno::STALE));
-        }
-        if !stat.is_file() {
-            return Err(Stop::Errno(if stat.is_dir() { Errno::ISDIR } else { Errno::NXIO }));
-        }
-        let capability = access.writes() && has_capability(&*file, &stat);
+        is_regular(&stat)?;
+        let capability = has_capability(&*file, &stat);
         Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
     }
 
@@ -218,7 +238,9 @@ impl Volume {
         if !handle.access.writes() {
             return Ok(false);
         }
-        self.close_if_changed(caller, handle.file.id)
+        let lost = self.close_if_changed(caller, handle.file.id);
+        self.tell_rest();
+        lost
     }
 
     /// The last descriptor of an open is gone.
@@ -232,10 +254,6 @@ impl Volume {
         // Where presto serves the data itself there is nothing worth keeping.
         let after = if handle.is_passthrough() { AfterLast::Keep } else { AfterLast::LetGo };
         self.files.closed(handle.file.id, after);
-        // Looked at afterwards: whoever takes the last name away lets go afterwards as well, so one of both does it.
-        if Stat::of(&*handle.file).is_ok_and(|stat| stat.attributes.nlink == 0) {
-            self.files.let_go(handle.file.id);
-        }
         Ok(())
     }
 

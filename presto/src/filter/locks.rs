@@ -18,7 +18,22 @@ pub struct Locks {
 /// Locks held until it is dropped.
 #[derive(Debug)]
 pub struct Held<'a> {
-    _stripes: Vec<MutexGuard<'a, ()>>,
+    locks: &'a Locks,
+    stripes: Vec<(usize, MutexGuard<'a, ()>)>,
+}
+
+impl Held<'_> {
+    /// Takes one more lock if it is free, in whatever order: nobody waits for it here. Says whether it is held now.
+    #[must_use]
+    pub fn take_free(&mut self, object: FileId) -> bool {
+        let wanted = stripe(object);
+        if self.stripes.iter().any(|(at, _)| *at == wanted) {
+            return true;
+        }
+        let Some(free) = self.locks.stripes.get(wanted).and_then(Mutex::try_lock) else { return false };
+        self.stripes.push((wanted, free));
+        true
+    }
 }
 
 impl Default for Locks {
@@ -35,7 +50,8 @@ impl Locks {
             objects.iter().filter(|id| !id.is_none()).map(|id| stripe(*id)).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        Held { _stripes: wanted.iter().filter_map(|at| self.stripes.get(*at)).map(Mutex::lock).collect() }
+        let take = |at: usize| self.stripes.get(at).map(|stripe| (at, stripe.lock()));
+        Held { locks: self, stripes: wanted.into_iter().filter_map(take).collect() }
     }
 }
 

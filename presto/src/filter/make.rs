@@ -79,6 +79,9 @@ impl Volume {
                 Ok(((entry, fd), outcome(&dir, &entry, intent.flags)))
             })?;
             self.surprises(told, caller, &entry, &fd, &known);
+            if access.writes() {
+                told.more_follows();
+            }
             // Nobody else knows the new file yet, so its own lock is not needed.
             let read_at = now();
             let file = Arc::new(OpenFile::new(entry.id, fd));
@@ -244,7 +247,7 @@ impl Volume {
 }
 
 fn owner(caller: Caller, new: NewMode) -> Owner {
-    Owner { uid: caller.uid, gid: caller.gid, umask: new.umask }
+    Owner { uid: caller.uid, gid: caller.gid, umask: new.umask, mode: new.mode }
 }
 
 fn outcome(dir: &Dir, entry: &Entry, flags: Flags) -> Outcome {

@@ -26,6 +26,7 @@ mod writers;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -157,6 +158,8 @@ pub struct Volume {
     /// Each user's update holds it shared; who takes it exclusively has drained them (revoking a permit).
     pub gate: RwLock<()>,
     when_full: RwLock<WhenFull>,
+    /// Newest record of which Lento is to be told when the next one comes, or before long; 0: none.
+    untold: AtomicU64,
     interrupted: Mutex<Vec<FileId>>,
 }
 
@@ -204,6 +207,7 @@ impl Volume {
             upcalls,
             gate: RwLock::new(()),
             when_full: RwLock::new(options.when_full),
+            untold: AtomicU64::new(0),
         };
         Ok((opened, unresolved))
     }

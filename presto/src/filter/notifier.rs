@@ -10,7 +10,7 @@ use parking_lot::Condvar;
 use parking_lot::Mutex;
 
 /// One thing to forget.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
     /// What a name means.
     Entry {

@@ -2,7 +2,8 @@
 //!
 //! What an inode needs to be open (a descriptor, the kernel's backing id) is kept for a while after the last close: most
 //! files are opened again soon, and making these anew costs more than the rest of an open. What is kept is nobody's: it
-//! does not count as open, and it goes at once when a name of it goes, so that it holds no space.
+//! does not count as open, and it goes when a name of it goes (at the last close where somebody has it open then), so
+//! that it holds no space.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -62,17 +63,8 @@ impl OpenFile {
     }
 }
 
-/// Whether an inode in the table is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// Somebody has it open.
-    Open,
-    /// Nobody has.
-    Kept,
-}
-
 /// What becomes of an inode that nobody has open any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AfterLast {
     /// It stays for a while.
     Keep,
@@ -104,8 +96,19 @@ struct Table {
 struct Slot {
     file: Arc<OpenFile>,
     opens: u32,
+    /// What becomes of it when nobody has it open any more.
+    after: AfterLast,
     /// Turn of its last close, while nobody has it open.
     turn: u64,
+}
+
+impl Slot {
+    fn open(&mut self, kept: &mut BTreeMap<u64, FileId>) {
+        if self.opens == 0 {
+            kept.remove(&self.turn);
+        }
+        self.opens = self.opens.saturating_add(1);
+    }
 }
 
 impl Table {
@@ -122,7 +125,7 @@ impl Table {
 }
 
 impl Files {
-    /// Registers an open of a regular file. `file` is used if it is not in the table.
+    /// Registers an open of a regular file for writing. `file` is used if it is not in the table.
     pub(super) fn open(
         &self,
         writers: &Writers,
@@ -133,34 +136,45 @@ impl Files {
         capability: bool,
     ) -> Arc<Handle> {
         writers.opened(file.id, access, stat.attributes, read_at, capability);
+        self.register(file, access)
+    }
+
+    /// Registers an open that changes nothing. `file` is used if it is not in the table.
+    pub(super) fn register(&self, file: Arc<OpenFile>, access: Access) -> Arc<Handle> {
         let file = {
             let mut table = self.table.lock();
             let Table { files, kept, .. } = &mut *table;
-            let slot = files.entry(file.id).or_insert(Slot { file, opens: 0, turn: 0 });
-            if slot.opens == 0 {
-                kept.remove(&slot.turn);
-            }
-            slot.opens = slot.opens.saturating_add(1);
+            let id = file.id;
+            let slot = files.entry(id).or_insert(Slot { file, opens: 0, after: AfterLast::Keep, turn: 0 });
+            slot.open(kept);
             Arc::clone(&slot.file)
         };
+        self.handle_of(file, access)
+    }
+
+    /// Registers another open, for reading, of an inode that is in the table. `None`: it is not there.
+    pub(super) fn open_known(&self, id: FileId) -> Option<Arc<Handle>> {
+        let file = {
+            let mut table = self.table.lock();
+            let Table { files, kept, .. } = &mut *table;
+            let slot = files.get_mut(&id)?;
+            slot.open(kept);
+            Arc::clone(&slot.file)
+        };
+        Some(self.handle_of(file, Access::Read))
+    }
+
+    fn handle_of(&self, file: Arc<OpenFile>, access: Access) -> Arc<Handle> {
         let number = self.next.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let handle = Arc::new(Handle::new(number, file, access));
         self.handles.lock().insert(number, Arc::clone(&handle));
         handle
     }
 
-    /// The inode, if somebody has it open.
+    /// The inode, open or kept.
     #[must_use]
     pub fn find(&self, id: FileId) -> Option<Arc<OpenFile>> {
-        let table = self.table.lock();
-        table.files.get(&id).filter(|slot| slot.opens > 0).map(|slot| Arc::clone(&slot.file))
-    }
-
-    /// The inode, if it is in the table at all.
-    pub(super) fn known(&self, id: FileId) -> Option<(Arc<OpenFile>, Use)> {
-        let table = self.table.lock();
-        let slot = table.files.get(&id)?;
-        Some((Arc::clone(&slot.file), if slot.opens > 0 { Use::Open } else { Use::Kept }))
+        self.table.lock().files.get(&id).map(|slot| Arc::clone(&slot.file))
     }
 
     /// The handle with this number.
@@ -199,7 +213,7 @@ impl Files {
             *turn = turn.saturating_add(1);
             slot.turn = *turn;
             kept.insert(*turn, id);
-            match after {
+            match after.max(slot.after) {
                 AfterLast::LetGo => table.remove_kept(id),
                 AfterLast::Keep if table.kept.len() > most => table.remove_oldest(),
                 AfterLast::Keep => None,
@@ -207,9 +221,15 @@ impl Files {
         };
     }
 
-    /// A name of this inode has gone: unless somebody has it open, nothing of it is kept.
+    /// A name of this inode has gone: nothing of it is kept, or will be when it is closed.
     pub(crate) fn let_go(&self, id: FileId) {
-        let _gone = self.table.lock().remove_kept(id);
+        let _gone = {
+            let mut table = self.table.lock();
+            if let Some(slot) = table.files.get_mut(&id) {
+                slot.after = AfterLast::LetGo;
+            }
+            table.remove_kept(id)
+        };
     }
 
     /// Lets go what has been kept since before the last call.
@@ -264,19 +284,23 @@ mod tests {
         let first = open(&files, &writers, id(1));
         assert_eq!(first.file.serving(|| 7), Some(&7));
         close(&files, &first, AfterLast::Keep);
-        assert!(files.find(id(1)).is_none(), "what is kept is not open");
-        assert_eq!(files.known(id(1)).unwrap().1, Use::Kept);
+        assert!(files.is_empty(), "what is kept is not open");
         let second = open(&files, &writers, id(1));
         assert!(Arc::ptr_eq(&first.file, &second.file));
         assert_eq!(second.file.serving(|| 8), Some(&7));
         files.let_go(id(1));
         assert!(files.find(id(1)).is_some(), "what is open stays");
+        let third = files.open_known(id(1)).unwrap();
+        close(&files, &second, AfterLast::Keep);
+        assert!(files.find(id(1)).is_some(), "somebody has it open");
+        close(&files, &third, AfterLast::Keep);
+        assert!(files.find(id(1)).is_none(), "a name of it went while it was open");
     }
 
     #[test]
     fn what_is_kept_goes() {
         let (_dir, files, writers) = world();
-        let gone = |n| files.known(id(n)).is_none();
+        let gone = |n| files.find(id(n)).is_none();
         close(&files, &open(&files, &writers, id(1)), AfterLast::LetGo);
         assert!(gone(1), "it was not to be kept");
         close(&files, &open(&files, &writers, id(2)), AfterLast::Keep);

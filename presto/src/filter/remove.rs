@@ -75,11 +75,16 @@ impl Volume {
                 return Err(Stop::Errno(Errno::NOENT));
             }
             let dir = self.lower.dir(parent)?;
+            let mut held = self.locks.lock(&[parent]);
             let object = self.lower.child(&dir, name)?;
-            let _held = self.locks.lock(&[parent, object]);
-            if self.lower.find(&dir, name)? != Some(object) {
-                return Err(Stop::Again);
+            if !held.take_free(object) {
+                drop(held);
+                held = self.locks.lock(&[parent, object]);
+                if self.lower.find(&dir, name)? != Some(object) {
+                    return Err(Stop::Again);
+                }
             }
+            let _held = held;
             remove(told, &dir, object, Stat::at(&dir, name)?)
         })
     }

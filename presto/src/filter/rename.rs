@@ -39,14 +39,19 @@ impl Volume {
             self.may_make(to.dir, to.name)?;
             let source = self.lower.dir(from.dir)?;
             let target = self.lower.dir(to.dir)?;
+            let mut held = self.locks.lock(&[from.dir, to.dir]);
             let object = self.lower.child(&source, from.name)?;
             let replaced = self.lower.find(&target, to.name)?;
-            let _held = self.locks.lock(&[from.dir, to.dir, object, replaced.unwrap_or_default()]);
-            if self.lower.find(&source, from.name)? != Some(object)
-                || self.lower.find(&target, to.name)? != replaced
-            {
-                return Err(Stop::Again);
+            if !held.take_free(object) || !replaced.is_none_or(|replaced| held.take_free(replaced)) {
+                drop(held);
+                held = self.locks.lock(&[from.dir, to.dir, object, replaced.unwrap_or_default()]);
+                if self.lower.find(&source, from.name)? != Some(object)
+                    || self.lower.find(&target, to.name)? != replaced
+                {
+                    return Err(Stop::Again);
+                }
             }
+            let _held = held;
             let exchange = flags.contains(RenameFlags::EXCHANGE);
             match replaced {
                 Some(_) if flags.contains(RenameFlags::NOREPLACE) => return Err(Stop::Errno(Errno::EXIST)),
@@ -99,13 +104,10 @@ impl Volume {
                 }
                 moved?;
                 let after = Stat::at(&target, to.name).map(|stat| stat.attributes).unwrap_or_default();
-                let outcome = Outcome {
-                    object,
-                    after,
-                    parent_mtime: mtime(&source),
-                    target_parent_mtime: mtime(&target),
-                    flags: intent.flags,
-                };
+                let parent_mtime = mtime(&source);
+                let target_parent_mtime = if from.dir == to.dir { parent_mtime } else { mtime(&target) };
+                let outcome =
+                    Outcome { object, after, parent_mtime, target_parent_mtime, flags: intent.flags };
                 Ok(((), outcome))
             })?;
             if let Some(kept) = keep {

@@ -1,5 +1,6 @@
 //! The frame around every user's update: may it happen, room in the journal, intent, outcome, and the word to Lento.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -42,7 +43,17 @@ impl From<Errno> for Stop {
 
 /// Records made by one update, to be told to Lento when the locks are gone.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Recno);
+pub(crate) struct Told {
+    newest: Recno,
+    soon: bool,
+}
+
+impl Told {
+    /// Another call about the same file is on its way, and its record will be told as well: one word is enough for both.
+    pub(crate) fn more_follows(&mut self) {
+        self.soon = true;
+    }
+}
 
 impl Volume {
     /// Runs one user's update. The closure takes the locks it needs and gives them back before it returns; it is run
@@ -107,8 +118,25 @@ impl Volume {
     }
 
     pub(crate) fn tell(&self, told: &Told) {
-        if told.0 > Recno::NONE {
-            self.upcalls.journal(&self.name, told.0);
+        if told.newest == Recno::NONE {
+            return;
+        }
+        if told.soon {
+            self.untold.fetch_max(told.newest.0, Ordering::AcqRel);
+        } else {
+            self.upcalls.journal(&self.name, told.newest);
+        }
+    }
+
+    /// Tells Lento what was put off. A later record that was told meanwhile told of these as well, and hearing of them
+    /// twice does no harm.
+    pub(crate) fn tell_rest(&self) {
+        if self.untold.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let newest = self.untold.swap(0, Ordering::AcqRel);
+        if newest > 0 {
+            self.upcalls.journal(&self.name, Recno(newest));
         }
     }
 
@@ -134,7 +162,7 @@ impl Volume {
             Ok((value, outcome)) => {
                 let recno = self.journal.done(ticket, &outcome);
                 self.touched.record(intent, &outcome, recno);
-                told.0 = told.0.max(recno);
+                told.newest = told.newest.max(recno);
                 Ok((value, recno))
             }
             Err(errno) => {

@@ -95,6 +95,7 @@ impl Adapter {
 
 /// A panic must not take a serving thread along: its callers would wait for ever. The reply, dropped, answers EIO.
 fn guarded(volume: &Volume, serve: impl FnOnce()) {
+    crate::lower::serve();
     if catch_unwind(AssertUnwindSafe(serve)).is_err() {
         tracing::error!(target: "fuse", volume = volume.name, "a request panicked; this is a bug in presto");
     }

@@ -1,6 +1,7 @@
 //! The thread that corrects the kernel's caches after replays. It holds no locks and nobody waits for it: the kernel
 //! may make it wait for a request that is being served right now.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -85,8 +86,13 @@ impl Device {
 /// Runs until the volume's notifier is detached.
 pub(crate) fn run(volume: &Volume, nodes: &Nodes, device: &Arc<Device>) {
     while let Some(notices) = volume.notifier.take(Duration::from_secs(1)) {
-        for notice in notices {
-            match device.send(nodes, &notice) {
+        // All of these changes were made before: once is enough.
+        let mut said = BTreeSet::new();
+        for notice in &notices {
+            if !said.insert(notice) {
+                continue;
+            }
+            match device.send(nodes, notice) {
                 Ok(()) => {}
                 Err(Errno::NODEV | Errno::PERM | Errno::NOTCONN) => return, // Unmounted.
                 Err(errno) => {

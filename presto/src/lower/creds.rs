@@ -2,7 +2,8 @@
 //!
 //! New files must belong to the caller (set-group-id directories, ACL inheritance and quotas look at the file system
 //! ids at creation), and a written file must lose its set-user-id bit although presto writes as root. Both are done by
-//! changing this thread's credentials for the length of one closure.
+//! changing this thread's credentials for the length of one closure. A change of capabilities takes longer than most
+//! lower operations, so a thread that serves users has no CAP_FSETID to begin with, and gets it for what needs it.
 
 use std::cell::Cell;
 
@@ -31,11 +32,22 @@ struct Sets {
     inheritable: u32,
 }
 
+/// Capabilities of a thread at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// All that the process has.
+    Full,
+    /// All but CAP_FSETID.
+    Serving,
+}
+
 thread_local! {
-    /// This thread's capability sets while it runs with full rights.
+    /// This process's capability sets, as this thread had them at first.
     static FULL: Cell<Option<[Sets; 2]>> = const { Cell::new(None) };
-    /// Whether this thread has a umask of its own.
-    static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+    /// This thread's umask, once it has one of its own.
+    static OWN_UMASK: Cell<Option<u32>> = const { Cell::new(None) };
+    /// What this thread has outside of the closures below.
+    static REST: Cell<Rest> = const { Cell::new(Rest::Full) };
 }
 
 /// The user for whom something is made.
@@ -47,12 +59,34 @@ pub struct Owner {
     pub gid: u32,
     /// Bits that the new file does not get (unless the directory has a default ACL).
     pub umask: u32,
+    /// Permission bits asked for: without CAP_FSETID even root's new file may not get set-group-id.
+    pub mode: u32,
+}
+
+/// Set-group-id.
+const SGID: u32 = 0o2000;
+
+/// This thread serves users from now on: see above. Cheap when it did before.
+pub fn serve() {
+    if REST.get() == Rest::Full
+        && let Some(full) = full()
+    {
+        set_capabilities(without_fsetid(full));
+        REST.set(Rest::Serving);
+    }
+}
+
+/// Runs something that may leave a file set-group-id, on any thread.
+pub fn with_fsetid<T>(change: impl FnOnce() -> T) -> T {
+    let _back = Back::with_fsetid();
+    change()
 }
 
 /// Runs a creation so that what it makes belongs to `owner`. Presto's power to search and write any directory stays:
 /// the kernel has checked the caller's rights before.
 pub fn as_owner<T>(owner: Owner, make: impl FnOnce() -> T) -> T {
     set_umask(owner.umask);
+    let _full = if owner.uid == 0 && owner.mode & SGID != 0 { Back::with_fsetid() } else { Back::Nothing };
     if owner.uid == 0 && owner.gid == 0 {
         return make();
     }
@@ -88,13 +122,23 @@ impl Back {
     }
 
     fn without_fsetid() -> Back {
-        let Some(full) = full() else { return Back::Nothing };
-        let mut less = full;
-        if let Some(low) = less.first_mut() {
-            low.effective &= !(1 << FSETID);
+        match (REST.get(), full()) {
+            (Rest::Full, Some(full)) => {
+                set_capabilities(without_fsetid(full));
+                Back::Capabilities(full)
+            }
+            _ => Back::Nothing,
         }
-        set_capabilities(less);
-        Back::Capabilities(full)
+    }
+
+    fn with_fsetid() -> Back {
+        match (REST.get(), full()) {
+            (Rest::Serving, Some(full)) => {
+                set_capabilities(full);
+                Back::Capabilities(without_fsetid(full))
+            }
+            _ => Back::Nothing,
+        }
     }
 }
 
@@ -105,12 +149,23 @@ impl Drop for Back {
             Back::Ids => {
                 set_fs_ids(0, 0);
                 if let Some(full) = FULL.get() {
-                    set_capabilities(full);
+                    set_capabilities(match REST.get() {
+                        Rest::Full => full,
+                        Rest::Serving => without_fsetid(full),
+                    });
                 }
             }
-            Back::Capabilities(full) => set_capabilities(*full),
+            Back::Capabilities(before) => set_capabilities(*before),
         }
     }
+}
+
+fn without_fsetid(full: [Sets; 2]) -> [Sets; 2] {
+    let mut less = full;
+    if let Some(low) = less.first_mut() {
+        low.effective &= !(1 << FSETID);
+    }
+    less
 }
 
 /// `full` without the file capabilities other than these.
@@ -160,13 +215,18 @@ fn set_fs_ids(uid: u32, gid: u32) {
 }
 
 fn set_umask(mask: u32) {
-    if !OWN_UMASK.get() {
+    let mask = mask & 0o777;
+    let own = OWN_UMASK.get();
+    if own == Some(mask) {
+        return;
+    }
+    if own.is_none() {
         // SAFETY: takes a flag only; afterwards umask and working directory are this thread's own.
         let result = unsafe { libc::unshare(libc::CLONE_FS) };
         if result != 0 {
             tracing::error!(target: "lower", error = %std::io::Error::last_os_error(), "unshare(CLONE_FS) refused");
         }
-        OWN_UMASK.set(true);
     }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask & 0o777));
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    OWN_UMASK.set(Some(mask));
 }

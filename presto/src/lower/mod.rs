@@ -10,6 +10,7 @@ mod layout;
 mod signals;
 mod stat;
 mod sync;
+mod words;
 pub mod xattr;
 
 use std::collections::BTreeMap;
@@ -34,14 +35,18 @@ pub use born::inherited;
 pub use creds::Owner;
 pub use creds::as_owner;
 pub use creds::dropping_privileges;
+pub use creds::serve;
+pub use creds::with_fsetid;
 pub use handle::Shape;
 pub use layout::ADOPTED;
 pub use signals::Termination;
 pub use stat::Stat;
 pub use stat::kind;
+pub use sync::change_mode;
 pub use sync::is_written;
 pub use sync::reopen;
 pub use sync::start_writeback;
+pub use words::Words;
 
 /// Why a cache directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +185,12 @@ impl Lower {
     #[must_use]
     pub fn flushes_journal(&self) -> bool {
         self.one_flush
+    }
+
+    /// Whether the same holds for syncfs: ext4 flushes the device in any case, XFS only where its own log has something new.
+    #[must_use]
+    pub fn syncs_journal(&self) -> bool {
+        self.one_flush && self.shape == Shape::Ext
     }
 
     /// Identity of the tree's root.

@@ -1,4 +1,5 @@
-//! Writeback, and whether anybody can still write.
+//! Mode, writeback, and whether anybody can still write: by any descriptor. An O_PATH one is good for none of it and takes
+//! the way round by /proc, several times as long.
 
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -18,10 +19,26 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::open(magic(&fd), flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
 }
 
+/// Sets permission bits.
+pub fn change_mode(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    match rustix::fs::fchmod(&fd, mode) {
+        Err(Errno::BADF) => rustix::fs::chmod(magic(&fd), mode),
+        result => result,
+    }
+}
+
 /// Starts writing the file's dirty pages. After that the next store into a mapping faults and stamps the file anew.
 ///
 /// Waits for writeback under way before: pages dirtied during it would be passed over, and stores to them stay unseen.
 pub fn start_writeback(fd: impl AsFd) -> Result<(), Errno> {
+    match write_back(&fd) {
+        Err(Errno::BADF) => write_back(reopen(fd, OFlags::RDONLY)?),
+        result => result,
+    }
+}
+
+fn write_back(fd: impl AsFd) -> Result<(), Errno> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
     // SAFETY: plain numbers and a descriptor that is borrowed for the call.
     let result = unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) };

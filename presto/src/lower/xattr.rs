@@ -25,8 +25,14 @@ pub(crate) fn magic(fd: &impl AsFd) -> String {
 
 /// Value of an attribute. ENODATA: there is none.
 pub fn get(fd: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
-    let path = magic(&fd);
-    grow(|buffer| rustix::fs::getxattr(&path, name, buffer))
+    match grow(|buffer| rustix::fs::fgetxattr(&fd, name, buffer)) {
+        // An O_PATH one: the way round by /proc takes several times as long.
+        Err(Errno::BADF) => {
+            let path = magic(&fd);
+            grow(|buffer| rustix::fs::getxattr(&path, name, buffer))
+        }
+        result => result,
+    }
 }
 
 /// Names of all attributes.

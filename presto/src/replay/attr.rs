@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 
 use intermezzo_kml::record::{Intent, Mask, Opcode, Recno};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::apply::{Left, times};
 use super::plan::{By, Give, Item};
 use super::{Applied, Replayer, Stop};
-use crate::lower::{Stat, xattr};
+use crate::lower::{Stat, change_mode, xattr};
 
 impl Replayer {
     pub(super) fn set_attr(
@@ -99,14 +99,14 @@ pub(super) fn set_attributes(fd: &OwnedFd, mask: Mask, give: &Give) -> Result<()
         rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
         let special = FileType::from_raw_mode(mode) == FileType::RegularFile && mode & 0o6000 != 0;
         if special && !mask.contains(Mask::MODE) {
-            rustix::fs::chmod(xattr::magic(fd), Mode::from_raw_mode(mode & 0o7777))?;
+            change_mode(fd, mode)?;
         }
     }
     if mask.contains(Mask::MODE) {
-        rustix::fs::chmod(xattr::magic(fd), Mode::from_raw_mode(give.mode & 0o7777))?;
+        change_mode(fd, give.mode)?;
     }
     if let Some(mtime) = give.mtime.filter(|_| mask.contains(Mask::MTIME)) {
-        rustix::fs::utimensat(rustix::fs::CWD, xattr::magic(fd), &times(mtime), AtFlags::empty())?;
+        rustix::fs::utimensat(fd, c"", &times(mtime), AtFlags::EMPTY_PATH)?;
     }
     Ok(())
 }

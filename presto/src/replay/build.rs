@@ -87,16 +87,16 @@ impl Replayer {
             return Ok(built);
         }
         let name = format!("{PREFIX}{:x}", NEXT.fetch_add(1, Ordering::Relaxed));
+        if kind == FileType::RegularFile {
+            let bytes = match content {
+                Some(Content::Inline(bytes)) => bytes.clone(),
+                _ => Bytes::new(),
+            };
+            return build_file(lower, name, &bytes, give, xattrs);
+        }
         clear(lower, &name)?;
         let stage = lower.stage();
         match kind {
-            FileType::RegularFile => {
-                let bytes = match content {
-                    Some(Content::Inline(bytes)) => bytes.clone(),
-                    _ => Bytes::new(),
-                };
-                create(lower, &name, &bytes).map_err(refused)?;
-            }
             FileType::Directory => {
                 rustix::fs::mkdirat(stage, &name, Mode::from_raw_mode(0o700)).map_err(refused)?
             }
@@ -134,10 +134,53 @@ pub(super) fn open_staged(lower: &Lower, name: &str, size: u64) -> Result<OwnedF
     Ok(file)
 }
 
-fn create(lower: &Lower, name: &str, bytes: &[u8]) -> Result<(), Errno> {
+/// Most of what a replica gets are small files, so all is done by one descriptor, and only what needs to be.
+fn build_file(
+    lower: &Lower,
+    name: String,
+    bytes: &[u8],
+    give: &Give,
+    xattrs: &[Xattr],
+) -> Result<Built, Stop> {
+    let file = create(lower, &name, give.mode)?;
+    let id = lower.identify(&file).map_err(refused)?;
+    let built = Built { file: id, name, kind: FileType::RegularFile, staged: false };
+    if let Err(errno) = fill(file, bytes, give, xattrs) {
+        built.discard(lower);
+        return Err(refused(errno));
+    }
+    Ok(built)
+}
+
+fn create(lower: &Lower, name: &str, mode: u32) -> Result<File, Stop> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::openat(lower.stage(), name, flags, Mode::from_raw_mode(0o600))?);
-    file.write_all(bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    let open = || rustix::fs::openat(lower.stage(), name, flags, Mode::from_raw_mode(mode & 0o777));
+    match open() {
+        Err(Errno::EXIST) => {
+            clear(lower, name)?;
+            open().map(File::from).map_err(refused)
+        }
+        made => made.map(File::from).map_err(refused),
+    }
+}
+
+/// In the order of `finish`.
+fn fill(mut file: File, bytes: &[u8], give: &Give, xattrs: &[Xattr]) -> Result<(), Errno> {
+    file.write_all(bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let born = Stat::of(&file)?.attributes;
+    if (born.uid, born.gid) != (give.uid, give.gid) {
+        rustix::fs::fchown(&file, Some(Uid::from_raw(give.uid)), Some(Gid::from_raw(give.gid)))?;
+    }
+    if born.mode & 0o7777 != give.mode & 0o7777 {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(give.mode & 0o7777))?;
+    }
+    for (key, value) in xattrs {
+        rustix::fs::fsetxattr(&file, key.as_slice(), value, XattrFlags::empty())?;
+    }
+    match give.mtime {
+        Some(mtime) => rustix::fs::futimens(&file, &times(mtime)),
+        None => Ok(()),
+    }
 }
 
 /// A leftover of presto's own under this name goes first.

@@ -77,6 +77,7 @@ impl Drop for Syncer {
 impl Shared {
     fn run(&self) {
         let mut waited = Duration::ZERO;
+        let mut noted = Recno::NONE;
         while !self.stop.load(Ordering::Relaxed) {
             std::thread::sleep(BREATH);
             waited += BREATH;
@@ -84,10 +85,12 @@ impl Shared {
                 continue;
             }
             waited = Duration::ZERO;
-            if self.volume.journal.published() > *self.durable.lock()
-                && let Err(error) = self.sync()
-            {
-                tracing::error!(target: "volumes", %error, "background sync failed");
+            if self.volume.journal.published() <= noted {
+                continue;
+            }
+            match self.sync().and_then(|_| self.note()) {
+                Ok(recno) => noted = recno,
+                Err(error) => tracing::error!(target: "volumes", %error, "background sync failed"),
             }
         }
     }
@@ -102,11 +105,24 @@ impl Shared {
         }
         // A record must not be durable before what it tells of: a later one may come in between and is not promised.
         let upto = self.volume.journal.published();
+        let one_flush = self.volume.lower.syncs_journal() && self.is_written_out();
         rustix::fs::syncfs(self.volume.lower.stage())
             .map_err(|errno| SyncError::Lower { volume: volume(), errno })?;
-        let synced =
-            self.volume.journal.sync().map_err(|source| SyncError::Journal { volume: volume(), source })?;
-        *durable = upto.min(synced);
+        *durable = if one_flush { upto } else { upto.min(self.note()?) };
         Ok(*durable)
+    }
+
+    /// Whether the device has the journal, so that the next flush of it is all that is missing.
+    fn is_written_out(&self) -> bool {
+        match self.volume.journal.start_write_out() {
+            Ok(Some(records)) => records.wait().is_ok(),
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    /// Syncs the journal by itself, which also notes in it how far it is whole: a start then looks at less.
+    fn note(&self) -> Result<Recno, SyncError> {
+        let volume = || self.volume.name.clone();
+        self.volume.journal.sync().map_err(|source| SyncError::Journal { volume: volume(), source })
     }
 }

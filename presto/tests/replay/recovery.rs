@@ -168,8 +168,16 @@ fn a_replay_that_was_cut_short_leaves_its_directory_the_time_that_was_asked_for(
     let (dir, last) = (w.root(), w.last());
     let w = w.restart(|cache| {
         let config = Config { volume: 7, ..Config::default() };
-        let fs = Arc::new(intermezzo_kml::fs::Os);
-        let (journal, unresolved) = Journal::open(fs, &cache.join("kml"), config).unwrap();
+        let open = || Journal::open(Arc::new(intermezzo_kml::fs::Os), &cache.join("kml"), config.clone());
+        // The last holder of the volume may still be closing it.
+        let since = std::time::Instant::now();
+        let (journal, unresolved) = loop {
+            match open() {
+                Ok(opened) => break opened,
+                Err(error) => assert!(since.elapsed() < std::time::Duration::from_secs(10), "{error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        };
         assert!(unresolved.is_empty());
         let intent = Intent {
             opcode: Some(Opcode::Unlink),

@@ -1,0 +1,70 @@
+//! A small file as words in memory: a store is no system call, and what was stored survives this process.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use memmap2::MmapOptions;
+use memmap2::MmapRaw;
+use rustix::io::Errno;
+
+/// The first bytes of a file, mapped for writing.
+#[derive(Debug)]
+pub struct Words {
+    map: MmapRaw,
+}
+
+impl Words {
+    /// Maps so many words. What the file lacks is written as zeros before, so that no store needs room on the disk:
+    /// that only holds where blocks are written in place.
+    ///
+    /// # Errors
+    /// There is no room, or the file cannot be mapped.
+    pub fn map(file: &OwnedFd, words: usize) -> Result<Words, Errno> {
+        let bytes = words.saturating_mul(8);
+        let mut at = usize::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+        while at < bytes {
+            let zeros = [0; 4096];
+            let part = zeros.get(..bytes.saturating_sub(at).min(zeros.len())).unwrap_or_default();
+            at = at.saturating_add(rustix::io::pwrite(file, part, at as u64)?);
+        }
+        let map = MmapOptions::new().len(bytes).map_raw(file);
+        Ok(Words { map: map.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))? })
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.map.len() / 8
+    }
+
+    /// Stores one, little-endian, after all that were stored before. Nothing happens past the end.
+    pub fn store(&self, at: usize, word: u64) {
+        if at >= self.count() {
+            return;
+        }
+        // SAFETY: inside the map, which is writable and begins at a page; all stores to it are atomic.
+        unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().cast::<u64>().add(at)) }
+            .store(word.to_le(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_are_in_the_file_and_what_was_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("words");
+        std::fs::write(&path, 7u64.to_le_bytes()).unwrap();
+        let open = || OwnedFd::from(std::fs::File::options().read(true).write(true).open(&path).unwrap());
+        let words = Words::map(&open(), 1024).unwrap();
+        words.store(1, 8);
+        words.store(1023, 9);
+        words.store(1024, 10);
+        let bytes = std::fs::read(&path).unwrap();
+        let found: Vec<_> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        assert_eq!((found.len(), found[0], found[1], found[1023]), (1024, 7, 8, 9));
+    }
+}
