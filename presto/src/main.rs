@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use presto::channel::{Link, Server, Service};
-use presto::lower::Termination;
+use presto::holding::Holding;
+use presto::lower::{SIGTERM, Termination};
 use presto::volumes::{Fuse, Volumes};
 use rustix::process::{Resource, Rlimit};
 use tracing_subscriber::EnvFilter;
@@ -33,6 +34,10 @@ struct Arguments {
     /// separated by `:`). None is allowed unless it is named here.
     #[arg(long, env = "PRESTO_ALLOW_SOURCE", value_name = "PATH", value_delimiter = ':')]
     allow_source: Vec<PathBuf>,
+    /// Socket of the holder, which keeps the mounts while presto is killed, replaced or upgraded. Without one, mounts end
+    /// with presto.
+    #[arg(long, env = "PRESTO_HOLDER", value_name = "PATH")]
+    holder: Option<PathBuf>,
     /// What to log, for example `info` or `replay=debug,info`.
     #[arg(long, env = "PRESTO_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -72,7 +77,11 @@ fn run() -> anyhow::Result<()> {
     raise_descriptors();
 
     let link = Link::new();
-    let fuse = Arc::new(Fuse::default());
+    let holding = arguments.holder.as_deref().map(Holding::start).transpose().context("no thread")?;
+    if holding.is_none() {
+        tracing::info!(target: "main", "no holder: mounts do not outlive presto (--holder)");
+    }
+    let fuse = Arc::new(Fuse { holding: holding.clone(), ..Fuse::default() });
     let volumes = Volumes::open(&arguments.state, Arc::clone(&link), fuse, arguments.allow_source)?;
     let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
     let mut server = Server::start(&arguments.socket, link, service)?;
@@ -83,6 +92,12 @@ fn run() -> anyhow::Result<()> {
     let deadline = Instant::now() + SHUTDOWN;
     end_by(deadline + Duration::from_secs(5));
     server.stop();
+    if signal == SIGTERM && holding.is_some_and(|holding| holding.is_connected()) {
+        volumes.leave(deadline);
+        tracing::info!(target: "main", "the holder keeps the mounts for the next presto");
+        // As after a kill, which is exact: unwinding would unmount.
+        std::process::exit(0);
+    }
     volumes.close(deadline);
     Ok(())
 }

@@ -18,6 +18,7 @@ mod open_files;
 mod read;
 mod remove;
 mod rename;
+mod resume;
 mod touched;
 mod upcalls;
 mod update;
@@ -26,6 +27,7 @@ mod writers;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -59,6 +61,7 @@ pub use open_files::Files;
 pub use open_files::OpenFile;
 pub use read::Entry;
 pub use rename::Place;
+pub use resume::Resumed;
 pub use touched::Touched;
 pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
@@ -71,6 +74,8 @@ pub use writers::Writers;
 
 use crate::lower::Lower;
 use crate::lower::LowerError;
+use crate::session::Memory;
+use resume::Interrupted;
 
 /// Why a volume cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +163,10 @@ pub struct Volume {
     pub gate: RwLock<()>,
     when_full: RwLock<WhenFull>,
     interrupted: Mutex<Vec<FileId>>,
+    /// What recovery found of files that were open for writing.
+    left_open: Mutex<Vec<Interrupted>>,
+    /// Where it is noted what must outlive presto, if it is.
+    session: OnceLock<Arc<Memory>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -196,6 +205,8 @@ impl Volume {
             replayed: Touched::default(),
             writers,
             interrupted: Mutex::new(interrupted),
+            left_open: Mutex::default(),
+            session: OnceLock::new(),
             files: Files::default(),
             streams: Streams::default(),
             limbo,
@@ -206,6 +217,11 @@ impl Volume {
             when_full: RwLock::new(options.when_full),
         };
         Ok((opened, unresolved))
+    }
+
+    /// Where it is noted what must outlive presto, if it is.
+    pub(crate) fn session(&self) -> Option<&Arc<Memory>> {
+        self.session.get()
     }
 
     /// Changes what happens when the journal is full.
