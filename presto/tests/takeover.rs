@@ -160,10 +160,10 @@ fn an_open_file_goes_on_and_what_is_written_later_is_journaled() {
     file.sync_all().unwrap();
     world.wait_for_close(15);
     world.takeover(Signal::KILL);
-    file.set_len(4).unwrap();
+    file.write_all_at(b"more", 15).unwrap();
     drop(file);
-    world.wait_for_close(4);
-    assert_eq!(fs::read(world.at("file")).unwrap(), b"befo");
+    world.wait_for_close(19);
+    assert_eq!(fs::read(world.at("file")).unwrap(), b"beforeand aftermore");
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_directory_is_read_to_its_end() {
 fn a_mapping_goes_on_and_its_stores_are_journaled() {
     let Some(world) = World::start() else { return };
     let file = world.open("file");
-    file.set_len(4096).unwrap();
+    file.write_all_at(&[0; 4096], 0).unwrap();
     let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
     let flags = rustix::mm::MapFlags::SHARED;
     // SAFETY: a new mapping at a place of the kernel's choice, as long as the file, which nobody shortens.
