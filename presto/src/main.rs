@@ -17,6 +17,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// From the signal to the end.
 const SHUTDOWN: Duration = Duration::from_secs(15);
+/// Between the ends of two programs that somebody ends together.
+const TOGETHER: Duration = Duration::from_secs(3);
 
 /// The file system filter of InterMezzo: mounts volumes, journals every update, applies others' updates for Lento.
 ///
@@ -92,7 +94,7 @@ fn run() -> anyhow::Result<()> {
     let deadline = Instant::now() + SHUTDOWN;
     end_by(deadline + Duration::from_secs(5));
     server.stop();
-    if signal == SIGTERM && holding.is_some_and(|holding| holding.is_connected()) {
+    if signal == SIGTERM && holding.is_some_and(|holding| stays(&holding)) {
         volumes.leave(deadline);
         tracing::info!(target: "main", "the holder keeps the mounts for the next presto");
         // As after a kill, which is exact: unwinding would unmount.
@@ -100,6 +102,19 @@ fn run() -> anyhow::Result<()> {
     }
     volumes.close(deadline);
     Ok(())
+}
+
+/// Whether the holder stays. Where all of InterMezzo is being taken away, it goes at the same time, and mounts must not be left
+/// to nobody. Users are served meanwhile.
+fn stays(holding: &Holding) -> bool {
+    let end = Instant::now() + TOGETHER;
+    while holding.is_connected() {
+        if Instant::now() >= end {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 /// Every file that is open through a mount costs a descriptor here.

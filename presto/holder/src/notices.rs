@@ -36,10 +36,9 @@ pub(crate) fn spawn(link: Link, device: OwnedFd) -> std::io::Result<()> {
 /// Whether the device takes any more.
 fn write_all(device: &OwnedFd, mut messages: &[u8]) -> bool {
     while let Some((message, rest)) = split(messages) {
-        match rustix::io::write(device, message) {
-            Err(Errno::NODEV | Errno::PERM | Errno::NOTCONN) => return false, // Unmounted.
-            // Not cached, or nothing that another try would change.
-            Ok(_) | Err(_) => {}
+        // Any other error means not cached, or what another try would not change.
+        if let Err(Errno::NODEV | Errno::PERM | Errno::NOTCONN) = rustix::io::write(device, message) {
+            return false; // Unmounted.
         }
         messages = rest;
     }
