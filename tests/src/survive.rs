@@ -72,7 +72,7 @@ pub fn workers(mount: &Path) -> Result<Vec<Worker>> {
     let lock = mount.join("lock");
     let held = open(&lock)?;
     rustix::fs::flock(&held, FlockOperation::LockExclusive)?;
-    all.push(("lock".into(), Box::new(move |_| locked(&held, &lock))));
+    all.push(("lock".into(), Box::new(move |_| still_locked(&held, &lock))));
     let path = mount.join("whole");
     all.push(("replace".into(), Box::new(move |round| replace(&path, round))));
     Ok(all)
@@ -202,12 +202,12 @@ fn scan(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn locked(held: &File, path: &Path) -> Result<()> {
+/// Nobody else gets the lock that `held` has.
+fn still_locked(held: &File, path: &Path) -> Result<()> {
+    ensure!(held.metadata()?.ino() == fs::metadata(path)?.ino(), "the locked file has its name");
     let other = OwnedFd::from(open(path)?);
     let taken = rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
-    refused(taken, Errno::WOULDBLOCK, "a second lock")?;
-    let _ = held;
-    Ok(())
+    refused(taken, Errno::WOULDBLOCK, "a second lock")
 }
 
 /// As editors save: whoever looks sees the old content or the new one, whole.

@@ -227,8 +227,8 @@ mod tests {
     fn a_request_is_known_by_how_far_it_came() {
         let memory = Memory::create(&IDENTITY, Agreed::default()).unwrap();
         killed_in(&memory, 10, |memory| memory.begun(Recno(1)).unwrap().done(file(5)));
-        killed_in(&memory, 12, |memory| std::mem::forget(memory.begun(Recno(2))));
-        killed_in(&memory, 14, |memory| std::mem::forget(memory.begun(Recno(3))));
+        killed_in(&memory, 12, |memory| assert!(memory.begun(Recno(2)).is_some()));
+        killed_in(&memory, 14, |memory| assert!(memory.begun(Recno(3)).is_some()));
         killed_in(&memory, 16, |memory| memory.begun(Recno(4)).unwrap().failed());
         killed_in(&memory, 18, |_| {});
         drop(memory.serve(20));
