@@ -7,22 +7,25 @@ ROUNDS  ?= 30
 KEEP    ?= 0
 # Nodes of `make cluster`.
 NODES   ?= 2
-export ROUNDS KEEP NODES
+# Of `make test-survive`.
+KILLS   ?= 1000
+export ROUNDS KEEP NODES KILLS
 
 NEXTEST_VERSION := 0.9.143
 DENY_VERSION    := 0.20.2
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
-PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
+PROGRAMS   := -p presto -p presto-holder -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test test-fast test-kill test-survive workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
 	@echo "make test            everything, from format to kills and demo (root)"
 	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
+	@echo "make test-survive    kill -9 of presto under programs that may notice nothing (root; KILLS=1000 SEED=n)"
 	@echo "make stuck           one node's lento stands still (SIGSTOP) while the others write (root)"
 	@echo "make bench           figures beside the targets (root; release build)"
 	@echo "make chart           what helm renders (HELM=program)"
@@ -40,6 +43,7 @@ test: format clippy architecture deny unit
 	$(MAKE) workload
 	$(MAKE) adopt
 	$(MAKE) test-kill ROUNDS=12
+	$(MAKE) test-survive KILLS=100
 	$(MAKE) demo
 
 # Mount tests skip themselves by name here; `make unit` runs them.
@@ -48,6 +52,10 @@ test-fast: format clippy architecture
 
 test-kill: bins
 	$(BIN_DIR)/kill --rounds $(ROUNDS)
+
+# Presto killed under programs that may notice nothing but a pause.
+test-survive: bins
+	$(BIN_DIR)/survive --kills $(KILLS)
 
 # A directory adopted through kills, changes behind presto's back, a wiped node.
 adopt: bins

@@ -18,7 +18,7 @@ use intermezzo_proto::v1::{ConflictRecord, StatusReply};
 
 use crate::admin::{self, Admin, AdminError, Scope};
 use crate::pki::{self, PkiError};
-pub use layout::{Config, Daemon, Layout, Node};
+pub use layout::{Config, Daemon, Layout, Mounts, Node};
 use process::Recorded;
 
 /// How long a daemon may take to end on SIGTERM.
@@ -116,6 +116,8 @@ pub struct Request {
     pub lower: Vec<PathBuf>,
     /// An existing directory that is the volume's tree on the first node.
     pub adopt: Option<PathBuf>,
+    /// Whether mounts outlive presto.
+    pub mounts: Mounts,
 }
 
 impl Fleet {
@@ -190,7 +192,8 @@ impl Fleet {
 
     /// Every daemon of every node, in the order of starting.
     pub fn each(&self) -> impl DoubleEndedIterator<Item = (&Node, Daemon)> {
-        self.config.nodes.iter().flat_map(|node| [(node, Daemon::Presto), (node, Daemon::Lento)])
+        let daemons = self.config.daemons();
+        self.config.nodes.iter().flat_map(move |node| daemons.iter().map(move |daemon| (node, *daemon)))
     }
 
     /// Another program may have taken a port while the fleet was down.
@@ -411,8 +414,9 @@ impl Fleet {
     /// A process that does not end even by SIGKILL, or a mount that stays.
     pub fn down(&self, told: &mut dyn FnMut(&str)) -> Result<(), FleetError> {
         let mut left = Vec::new();
-        // Lento first: presto then has nobody to tell, and nothing arrives any more.
-        for daemon in [Daemon::Lento, Daemon::Presto] {
+        // Lento first: presto then has nobody to tell, and nothing arrives any more. Then the holder: a presto whose mounts
+        // are kept would leave them.
+        for daemon in [Daemon::Lento, Daemon::Holder, Daemon::Presto] {
             let all: Vec<_> =
                 self.config.nodes.iter().filter_map(|n| Some((n, self.running(n, daemon)?))).collect();
             for (node, process) in &all {

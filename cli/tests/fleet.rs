@@ -4,14 +4,21 @@
 
 use std::path::PathBuf;
 
-use intermezzo::fleet::{Daemon, Fleet, FleetError, Request};
+use intermezzo::fleet::{Daemon, Fleet, FleetError, Mounts, Request};
 use intermezzo_api::manifest::{Manifests, Role};
 
 fn request(nodes: usize) -> Request {
-    Request { nodes: Some(nodes), volume: Some("team/home".into()), lower: Vec::new(), adopt: None }
+    Request {
+        nodes: Some(nodes),
+        volume: Some("team/home".into()),
+        lower: Vec::new(),
+        adopt: None,
+        mounts: Mounts::EndWithPresto,
+    }
 }
 
-const AS_IS: Request = Request { nodes: None, volume: None, lower: Vec::new(), adopt: None };
+const AS_IS: Request =
+    Request { nodes: None, volume: None, lower: Vec::new(), adopt: None, mounts: Mounts::EndWithPresto };
 
 #[test]
 fn a_new_fleet_has_certificates_and_manifests_that_agents_accept() {

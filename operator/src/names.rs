@@ -10,6 +10,8 @@ pub const OPERATOR: &str = "intermezzo-operator";
 pub const NODE_ACCOUNT: &str = "intermezzo-node";
 /// DaemonSet of the file system filter.
 pub const PRESTO: &str = "intermezzo-presto";
+/// DaemonSet of the holder of presto's mounts.
+pub const HOLDER: &str = "intermezzo-holder";
 /// DaemonSet of the cache manager.
 pub const LENTO: &str = "intermezzo-lento";
 /// Secret with the authority's key, and ConfigMap with what agents trust.

@@ -4,8 +4,10 @@
 pub mod channel;
 pub mod filter;
 pub mod fuse;
+pub mod holding;
 pub mod lower;
 pub mod recovery;
 pub mod replay;
 pub mod scrub;
+pub mod session;
 pub mod volumes;

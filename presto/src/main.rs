@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use presto::channel::{Link, Server, Service};
-use presto::lower::Termination;
+use presto::holding::Holding;
+use presto::lower::{SIGTERM, Termination};
 use presto::volumes::{Fuse, Volumes};
 use rustix::process::{Resource, Rlimit};
 use tracing_subscriber::EnvFilter;
@@ -16,6 +17,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// From the signal to the end.
 const SHUTDOWN: Duration = Duration::from_secs(15);
+/// Between the ends of two programs that somebody ends together.
+const TOGETHER: Duration = Duration::from_secs(3);
 
 /// The file system filter of InterMezzo: mounts volumes, journals every update, applies others' updates for Lento.
 ///
@@ -33,6 +36,10 @@ struct Arguments {
     /// separated by `:`). None is allowed unless it is named here.
     #[arg(long, env = "PRESTO_ALLOW_SOURCE", value_name = "PATH", value_delimiter = ':')]
     allow_source: Vec<PathBuf>,
+    /// Socket of the holder, which keeps the mounts while presto is killed, replaced or upgraded. Without one, mounts end
+    /// with presto.
+    #[arg(long, env = "PRESTO_HOLDER", value_name = "PATH")]
+    holder: Option<PathBuf>,
     /// What to log, for example `info` or `replay=debug,info`.
     #[arg(long, env = "PRESTO_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -72,7 +79,11 @@ fn run() -> anyhow::Result<()> {
     raise_descriptors();
 
     let link = Link::new();
-    let fuse = Arc::new(Fuse::default());
+    let holding = arguments.holder.as_deref().map(Holding::start).transpose().context("no thread")?;
+    if holding.is_none() {
+        tracing::info!(target: "main", "no holder: mounts do not outlive presto (--holder)");
+    }
+    let fuse = Arc::new(Fuse { holding: holding.clone(), ..Fuse::default() });
     let volumes = Volumes::open(&arguments.state, Arc::clone(&link), fuse, arguments.allow_source)?;
     let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
     let mut server = Server::start(&arguments.socket, link, service)?;
@@ -83,8 +94,27 @@ fn run() -> anyhow::Result<()> {
     let deadline = Instant::now() + SHUTDOWN;
     end_by(deadline + Duration::from_secs(5));
     server.stop();
+    if signal == SIGTERM && holding.is_some_and(|holding| stays(&holding)) {
+        volumes.leave(deadline);
+        tracing::info!(target: "main", "the holder keeps the mounts for the next presto");
+        // As after a kill, which is exact: unwinding would unmount.
+        std::process::exit(0);
+    }
     volumes.close(deadline);
     Ok(())
+}
+
+/// Whether the holder stays. Where all of InterMezzo is being taken away, it goes at the same time, and mounts must not be left
+/// to nobody. Users are served meanwhile.
+fn stays(holding: &Holding) -> bool {
+    let end = Instant::now() + TOGETHER;
+    while holding.is_connected() {
+        if Instant::now() >= end {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 /// Every file that is open through a mount costs a descriptor here.

@@ -52,7 +52,11 @@ impl Volumes {
         mounter: Arc<dyn Mounter>,
         sources: Vec<PathBuf>,
     ) -> Result<Arc<Volumes>, TableError> {
-        let (table, specs) = Table::open(state)?;
+        // At once: should the holder go as well, it is this presto that keeps the mounts.
+        for volume in Table::peek(state) {
+            let _ = mounter.holds(&volume);
+        }
+        let (table, specs) = Table::open(state, &|volume| mounter.holds(volume))?;
         let volumes = Arc::new(Volumes { table, link, mounter, sources, served: RwLock::default() });
         std::thread::scope(|scope| {
             for spec in specs {
@@ -76,6 +80,14 @@ impl Volumes {
                 continue;
             }
             served.close(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+        }
+    }
+
+    /// Leaves the mounts to the next presto, as far as the holder keeps them. The caller ends the process at once.
+    pub fn leave(&self, deadline: Instant) {
+        let all: Vec<_> = self.served.read().values().cloned().collect();
+        for served in all {
+            served.leave(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
         }
     }
 

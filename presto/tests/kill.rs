@@ -39,7 +39,7 @@ fn serve() {
     let (volume, _) =
         Volume::open("test/killed-filter", &dir.join("cache"), common::options(), Arc::new(Alone)).unwrap();
     volume.limbo.set_settled(intermezzo_kml::record::Recno(u64::MAX));
-    let _mount = Mount::start(Arc::new(volume), &dir.join("mnt"), &MountOptions::default()).unwrap();
+    let _mount = Mount::start(Arc::new(volume), &dir.join("mnt"), &MountOptions::default(), None).unwrap();
     std::thread::sleep(Duration::from_secs(60));
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use intermezzo::fleet::process::Signal;
-use intermezzo::fleet::{Daemon, Fleet, Node, Request, mounts};
+use intermezzo::fleet::{Daemon, Fleet, Mounts, Node, Request, mounts};
 use intermezzo::output::say;
 
 /// Whether to leave everything in place.
@@ -46,7 +46,10 @@ impl Temporary {
     fn start(base: &Path, name: &str, nodes: usize, keep: Keep, adopt: Option<PathBuf>) -> Result<Temporary> {
         fs::create_dir_all(base)?;
         let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(base)?.keep();
-        let request = Request { nodes: Some(nodes), volume: None, lower: Vec::new(), adopt };
+        // A proof has files open on the mounts and starts processes: with a presto away and its mounts kept, the new
+        // process would wait for it when it closes them, between fork and exec.
+        let mounts = Mounts::EndWithPresto;
+        let request = Request { nodes: Some(nodes), volume: None, lower: Vec::new(), adopt, mounts };
         let fleet = Fleet::make(&dir, &request)?;
         end_with_signal(&fleet, keep);
         let mut this = Temporary { fleet, keep };

@@ -9,5 +9,6 @@ pub mod image;
 pub mod run;
 pub mod sbom;
 pub mod sources;
+pub mod survive;
 pub mod walk;
 pub mod workload;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::Exit;
 use crate::admin::Looking;
 use crate::args::{Dev, DevNodeArgs, DevStatusArgs, UpArgs};
-use crate::fleet::{Daemon, Fleet, Node, Request, mounts};
+use crate::fleet::{Daemon, Fleet, Mounts, Node, Request, mounts};
 use crate::output::{Format, Table, print_text, print_value, say};
 use crate::progress::Progress;
 
@@ -36,7 +36,13 @@ fn set_paused(args: &DevNodeArgs, paused: bool) -> Result<Exit> {
 }
 
 fn up(args: UpArgs) -> Result<Exit> {
-    let request = Request { nodes: args.nodes, volume: args.volume, lower: args.lower, adopt: args.adopt };
+    let request = Request {
+        nodes: args.nodes,
+        volume: args.volume,
+        lower: args.lower,
+        adopt: args.adopt,
+        mounts: Mounts::OutlivePresto,
+    };
     let mut fleet = Fleet::make(&args.at.dir, &request)?;
     let progress = Progress::spinner("Starting the fleet");
     let ready = fleet.up(args.timeout, &mut |text| progress.note(text));
@@ -71,6 +77,7 @@ struct NodeView {
     role: &'static str,
     presto: Option<i32>,
     lento: Option<i32>,
+    holder: Option<i32>,
     mountpoint: String,
     mounted: bool,
     address: String,
@@ -85,16 +92,16 @@ fn status(args: &DevStatusArgs) -> Result<Exit> {
         let wide = args.print.output == Format::Wide;
         let mut header = vec!["NODE", "ROLE", "PRESTO", "LENTO", "MOUNTED", "AT"];
         if wide {
-            header.extend(["ADDRESS", "METRICS"]);
+            header.extend(["HOLDER", "ADDRESS", "METRICS"]);
         }
         let mut table = Table::new(&header);
         let process = |pid: Option<i32>| pid.map_or("down".to_owned(), |pid| pid.to_string());
         for view in &views {
             let mounted = if view.mounted { "yes" } else { "no" };
-            let (presto, lento) = (process(view.presto), process(view.lento));
+            let (presto, lento, holder) = (process(view.presto), process(view.lento), process(view.holder));
             let mut cells = vec![&view.node, view.role, &presto, &lento, mounted, &view.mountpoint];
             if wide {
-                cells.extend([view.address.as_str(), &view.metrics]);
+                cells.extend([holder.as_str(), &view.address, &view.metrics]);
             }
             table.row(cells.into_iter().map(str::to_owned));
         }
@@ -114,6 +121,7 @@ fn view(fleet: &Fleet, node: &Node) -> NodeView {
         role: role(fleet, node),
         presto: pid(Daemon::Presto),
         lento: pid(Daemon::Lento),
+        holder: pid(Daemon::Holder),
         mounted: mounts::is_mounted(&mountpoint),
         mountpoint: mountpoint.display().to_string(),
         address: format!("127.0.0.1:{}", node.port),

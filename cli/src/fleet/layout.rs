@@ -21,13 +21,26 @@ pub const DEFAULT_VOLUME: &str = "default/demo";
 /// Longest path of a Unix socket, its final zero included (unix(7)).
 const MAX_SOCKET: usize = 108;
 
-/// One of a node's two programs.
+/// One of a node's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Daemon {
     /// The filter.
     Presto,
     /// The agent.
     Lento,
+    /// Keeps presto's mounts.
+    Holder,
+}
+
+/// Whether mounts outlive presto.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Mounts {
+    /// They end with it.
+    #[default]
+    EndWithPresto,
+    /// Each node has a holder.
+    OutlivePresto,
 }
 
 impl Daemon {
@@ -37,6 +50,7 @@ impl Daemon {
         match self {
             Daemon::Presto => "presto",
             Daemon::Lento => "lento",
+            Daemon::Holder => "presto-holder",
         }
     }
 }
@@ -80,6 +94,9 @@ pub struct Config {
     /// A directory that is the volume's tree on the first node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<PathBuf>,
+    /// Whether mounts outlive presto.
+    #[serde(default)]
+    pub mounts: Mounts,
 }
 
 impl Config {
@@ -97,7 +114,7 @@ impl Config {
             Node { name, port: 0, metrics_port: 0, cache }
         });
         let adopt = request.adopt.as_ref().map(|dir| dir.canonicalize().map_err(file(dir))).transpose()?;
-        Ok(Config { volume, nodes: nodes.collect(), adopt })
+        Ok(Config { volume, nodes: nodes.collect(), adopt, mounts: request.mounts })
     }
 
     /// The fleet that is there, unless the request wants another.
@@ -125,7 +142,16 @@ impl Config {
                 return conflict("the fleet there has its caches elsewhere".into());
             }
         }
-        Ok(self)
+        Ok(Config { mounts: request.mounts, ..self })
+    }
+
+    /// The programs of each node, in the order of starting.
+    #[must_use]
+    pub fn daemons(&self) -> &'static [Daemon] {
+        match self.mounts {
+            Mounts::EndWithPresto => &[Daemon::Presto, Daemon::Lento],
+            Mounts::OutlivePresto => &[Daemon::Holder, Daemon::Presto, Daemon::Lento],
+        }
     }
 
     pub(super) fn read(layout: &Layout) -> Result<Option<Config>, FleetError> {
@@ -195,7 +221,7 @@ impl Layout {
     pub(super) fn new(dir: &Path) -> Result<Layout, FleetError> {
         let dir = if dir.exists() { dir.canonicalize().map_err(file(dir))? } else { absolute(dir)? };
         let layout = Layout { dir };
-        let longest = layout.node_dir("x").join("presto.sock");
+        let longest = layout.node_dir("x").join("holder.sock");
         if longest.as_os_str().len() >= MAX_SOCKET {
             let text = format!("{} is too long a path: sockets below it would not fit", layout.dir.display());
             return Err(FleetError::Request(text));
@@ -243,6 +269,12 @@ impl Layout {
         self.node_dir(&node.name).join("admin.sock")
     }
 
+    /// Socket of a node's holder.
+    #[must_use]
+    pub fn holder_socket(&self, node: &Node) -> PathBuf {
+        self.node_dir(&node.name).join("holder.sock")
+    }
+
     /// A daemon's log.
     #[must_use]
     pub fn log(&self, node: &Node, daemon: Daemon) -> PathBuf {
@@ -267,14 +299,19 @@ impl Layout {
         let mut out: Vec<OsString> = Vec::new();
         let mut option = |name: &str, value: OsString| out.extend([OsString::from(name), value]);
         let socket = own.join("presto.sock");
+        let holder = self.holder_socket(node);
         match daemon {
             Daemon::Presto => {
                 option("--state", own.join("presto").into());
                 option("--socket", socket.into());
+                if config.mounts == Mounts::OutlivePresto {
+                    option("--holder", holder.into());
+                }
                 if let Some(source) = config.adopt.as_ref().filter(|_| config.is_server(node)) {
                     option("--allow-source", source.into());
                 }
             }
+            Daemon::Holder => option("--socket", holder.into()),
             Daemon::Lento => {
                 let pki = self.pki();
                 let files = crate::pki::Files::node(&pki, &node.name);

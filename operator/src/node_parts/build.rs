@@ -1,5 +1,6 @@
 //! The DaemonSets, from the settings: pure, one file for each.
 
+mod holder;
 mod lento;
 mod presto;
 
@@ -25,7 +26,7 @@ const GRACE: i64 = 30;
 /// Everything that the node parts need.
 #[must_use]
 pub fn build(settings: &Settings, namespace: &str, owner: &OwnerReference) -> Vec<DaemonSet> {
-    vec![presto::build(settings, namespace, owner), lento::build(settings, namespace, owner)]
+    [holder::build, presto::build, lento::build].map(|build| build(settings, namespace, owner)).into()
 }
 
 struct Shape<'a> {

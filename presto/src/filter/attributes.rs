@@ -162,7 +162,18 @@ impl Volume {
         value: &[u8],
         flags: XattrFlags,
     ) -> Result<(), Errno> {
-        self.change_xattr(caller, id, name, Opcode::Setxattr, value, |file| {
+        // Said before the intent: one that cannot fail any more is decided exactly after a kill.
+        let refused = |file: std::os::fd::BorrowedFd<'_>| {
+            if flags.is_empty() {
+                return Ok(());
+            }
+            match xattr::get(file, name) {
+                Ok(_) if flags.contains(XattrFlags::CREATE) => Err(Errno::EXIST),
+                Err(Errno::NODATA) if flags.contains(XattrFlags::REPLACE) => Err(Errno::NODATA),
+                _ => Ok(()),
+            }
+        };
+        self.change_xattr(caller, id, name, (Opcode::Setxattr, value), refused, |file| {
             // An ACL sets the mode as well.
             with_fsetid(|| xattr::set(file, name, value, flags))
         })
@@ -170,7 +181,10 @@ impl Volume {
 
     /// Removes an extended attribute.
     pub fn removexattr(&self, caller: Caller, id: FileId, name: &[u8]) -> Result<(), Errno> {
-        self.change_xattr(caller, id, name, Opcode::Delxattr, b"", |file| xattr::remove(file, name))
+        let refused = |file: std::os::fd::BorrowedFd<'_>| xattr::get(file, name).map(|_| ());
+        self.change_xattr(caller, id, name, (Opcode::Delxattr, b""), refused, |file| {
+            xattr::remove(file, name)
+        })
     }
 
     fn change_xattr(
@@ -178,8 +192,8 @@ impl Volume {
         caller: Caller,
         id: FileId,
         name: &[u8],
-        opcode: Opcode,
-        value: &[u8],
+        (opcode, value): (Opcode, &[u8]),
+        refused: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<(), Errno>,
         change: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         if name.starts_with(xattr::HIDDEN) {
@@ -192,6 +206,7 @@ impl Volume {
             if self.is_removed(id, &before) {
                 return change(file.as_fd()).map_err(Stop::Errno);
             }
+            refused(file.as_fd())?;
             let mut intent = Volume::intent(opcode, caller);
             intent.object = id;
             intent.before = before.attributes;

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use super::Volume;
 use super::Writer;
 use super::now;
+use super::resume::Interrupted;
 use super::update::Stop;
 use super::update::Told;
 use super::writers::PRIVILEGES;
@@ -68,31 +69,34 @@ impl Volume {
         let mut closed = 0;
         let interrupted = self.interrupted.lock().clone();
         for id in interrupted {
-            let told = self.close_one_interrupted(id)?;
-            closed += usize::from(told);
+            let found = self.close_one_interrupted(id)?;
+            closed += usize::from(found.recorded.is_some());
+            self.left_open.lock().push(found);
             self.interrupted.lock().retain(|other| *other != id);
             self.writers.settled(id);
         }
         Ok(closed)
     }
 
-    fn close_one_interrupted(&self, id: FileId) -> Result<bool, Errno> {
+    fn close_one_interrupted(&self, id: FileId) -> Result<Interrupted, Errno> {
+        let nothing = Interrupted { id, recorded: None };
         let file = match self.object(id) {
             Ok(file) => file,
-            Err(Errno::STALE | Errno::NOENT) => return Ok(false),
+            Err(Errno::STALE | Errno::NOENT) => return Ok(nothing),
             Err(errno) => return Err(errno),
         };
         let _held = self.locks.lock(&[id]);
+        let read_at = now();
         let stat = Stat::of(&file)?;
         if !stat.is_file() || self.is_removed(id, &stat) {
-            return Ok(false);
+            return Ok(nothing);
         }
         start_writeback(&file)?;
         let torn = self.journal.unclean_boot();
         let flags = if torn { Flags::UNVOUCHED } else { Flags::empty() };
         let recno = self.close_at_start(id, stat.attributes, flags)?;
         self.limbo.note_close(id, recno);
-        Ok(true)
+        Ok(Interrupted { id, recorded: Some((stat.attributes, read_at)) })
     }
 
     /// The same for one that a replay had replaced under its writer.

@@ -50,6 +50,25 @@ struct Stream {
 pub struct Streams {
     streams: Mutex<BTreeMap<u64, Arc<Mutex<Stream>>>>,
     next: AtomicU64,
+    /// Streams up to this number are an earlier presto's.
+    first: AtomicU64,
+}
+
+impl Streams {
+    /// Gives out numbers above `first` only.
+    pub(super) fn start_at(&self, first: u64) {
+        self.first.store(first, Ordering::Relaxed);
+        self.next.store(first, Ordering::Relaxed);
+    }
+
+    fn is_known(&self, number: u64) -> bool {
+        self.streams.lock().contains_key(&number)
+    }
+
+    fn insert(&self, number: u64, dir: Arc<Dir>, fd: OwnedFd) {
+        let stream = Stream { dir, fd, names: VecDeque::new(), position: 0, at_end: false };
+        self.streams.lock().insert(number, Arc::new(Mutex::new(stream)));
+    }
 }
 
 impl Volume {
@@ -59,9 +78,22 @@ impl Volume {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&*dir, c".", flags, Mode::empty())?;
         let number = self.streams.next.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let stream = Stream { dir, fd, names: VecDeque::new(), position: 0, at_end: false };
-        self.streams.streams.lock().insert(number, Arc::new(Mutex::new(stream)));
+        self.streams.insert(number, dir, fd);
         Ok(number)
+    }
+
+    /// Makes a stream of an earlier presto one of this one: it goes on by the lower file system's cookies.
+    pub fn resume_stream(&self, number: u64, id: FileId) -> Result<(), Errno> {
+        if number > self.streams.first.load(Ordering::Relaxed) || self.streams.is_known(number) {
+            return Ok(());
+        }
+        // It may have been removed meanwhile: then nothing is in it.
+        let gone = |errno| if errno == Errno::STALE { Errno::NOENT } else { errno };
+        let dir = self.lower.dir(id).map_err(gone)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&*dir, c".", flags, Mode::empty()).map_err(gone)?;
+        self.streams.insert(number, dir, fd);
+        Ok(())
     }
 
     /// Hands out names from `offset` on, until there are no more or `take` says that it is full (`false`; that name is

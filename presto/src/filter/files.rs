@@ -35,6 +35,7 @@ use crate::lower::dropping_privileges;
 use crate::lower::reopen;
 use crate::lower::start_writeback;
 use crate::lower::xattr;
+use crate::session::Slot;
 
 /// How long an open waits for a content that is not here.
 const DATA_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
@@ -75,6 +76,8 @@ pub struct Handle {
     pub access: Access,
     /// Data passes in the kernel.
     passthrough: AtomicBool,
+    /// Where it is noted for the next presto.
+    pub(super) slot: Option<Slot>,
     data: Mutex<Option<Arc<OwnedFd>>>,
 }
 
@@ -85,8 +88,8 @@ impl Handle {
         *self.data.lock() = None;
     }
 
-    pub(super) fn new(number: u64, file: Arc<OpenFile>, access: Access) -> Handle {
-        Handle { number, file, access, passthrough: AtomicBool::new(false), data: Mutex::new(None) }
+    pub(super) fn new(number: u64, file: Arc<OpenFile>, access: Access, slot: Option<Slot>) -> Handle {
+        Handle { number, file, access, passthrough: AtomicBool::new(false), slot, data: Mutex::new(None) }
     }
 
     fn is_passthrough(&self) -> bool {
@@ -144,7 +147,7 @@ impl Volume {
         })
     }
 
-    fn open_reading(&self, id: FileId) -> Result<Arc<Handle>, Errno> {
+    pub(super) fn open_reading(&self, id: FileId) -> Result<Arc<Handle>, Errno> {
         // Who takes a name away lets go, so what is in the table is as it was at the first open.
         if let Some(handle) = self.files.open_known(id) {
             return Ok(handle);
@@ -168,7 +171,7 @@ impl Volume {
         }
     }
 
-    fn open_writing(&self, id: FileId, access: Access) -> Result<Arc<Handle>, Stop> {
+    pub(super) fn open_writing(&self, id: FileId, access: Access) -> Result<Arc<Handle>, Stop> {
         let file = match self.files.find(id) {
             Some(file) => file,
             None => Arc::new(OpenFile::new(id, self.lower.path_fd(id)?)),
@@ -254,6 +257,7 @@ impl Volume {
         // Where presto serves the data itself there is nothing worth keeping.
         let after = if handle.is_passthrough() { AfterLast::Keep } else { AfterLast::LetGo };
         self.files.closed(handle.file.id, after);
+        self.files.forget(&handle);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod open_files;
 mod read;
 mod remove;
 mod rename;
+mod resume;
 mod touched;
 mod upcalls;
 mod update;
@@ -26,6 +27,7 @@ mod writers;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -60,6 +62,7 @@ pub use open_files::Files;
 pub use open_files::OpenFile;
 pub use read::Entry;
 pub use rename::Place;
+pub use resume::Resumed;
 pub use touched::Touched;
 pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
@@ -72,6 +75,8 @@ pub use writers::Writers;
 
 use crate::lower::Lower;
 use crate::lower::LowerError;
+use crate::session::Memory;
+use resume::Interrupted;
 
 /// Why a volume cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +166,10 @@ pub struct Volume {
     /// Newest record of which Lento is to be told when the next one comes, or before long; 0: none.
     untold: AtomicU64,
     interrupted: Mutex<Vec<FileId>>,
+    /// What recovery found of files that were open for writing.
+    left_open: Mutex<Vec<Interrupted>>,
+    /// Where it is noted what must outlive presto, if it is.
+    session: OnceLock<Arc<Memory>>,
 }
 
 impl std::fmt::Debug for Volume {
@@ -199,6 +208,8 @@ impl Volume {
             replayed: Touched::default(),
             writers,
             interrupted: Mutex::new(interrupted),
+            left_open: Mutex::default(),
+            session: OnceLock::new(),
             files: Files::default(),
             streams: Streams::default(),
             limbo,
@@ -210,6 +221,11 @@ impl Volume {
             untold: AtomicU64::new(0),
         };
         Ok((opened, unresolved))
+    }
+
+    /// Where it is noted what must outlive presto, if it is.
+    pub(crate) fn session(&self) -> Option<&Arc<Memory>> {
+        self.session.get()
     }
 
     /// Changes what happens when the journal is full.

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Recno;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 
@@ -23,6 +24,8 @@ pub enum Notice {
     Inode(FileId),
     /// Only the attributes.
     Attributes(FileId),
+    /// Nothing: what was said before this covers every replay up to this record.
+    Upto(Recno),
 }
 
 /// The queue. Without a mount it drops what it gets: then no cache can be wrong.
@@ -52,6 +55,11 @@ impl Notifier {
     /// Attributes of a file changed.
     pub fn attributes(&self, id: FileId) {
         self.push(Notice::Attributes(id));
+    }
+
+    /// All replays up to this record have said what they had to.
+    pub fn upto(&self, recno: Recno) {
+        self.push(Notice::Upto(recno));
     }
 
     /// From now on there is a mount, or there is none any more.

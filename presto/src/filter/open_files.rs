@@ -25,6 +25,9 @@ use super::Access;
 use super::Handle;
 use super::writers::Writers;
 use crate::lower::Stat;
+use crate::session::HeldHandle;
+use crate::session::Memory;
+use crate::session::Way;
 
 /// At most so many inodes are kept that nobody has open: each costs two open files and one lower inode in memory.
 const KEPT: usize = 4096;
@@ -78,6 +81,10 @@ pub struct Files {
     table: Mutex<Table>,
     handles: Mutex<BTreeMap<u64, Arc<Handle>>>,
     next: AtomicU64,
+    /// Where handles are noted for the next presto.
+    memory: OnceLock<Arc<Memory>>,
+    /// Handles of an earlier presto by the request that opened them: one of which the kernel heard nothing asks again.
+    unclaimed: Mutex<BTreeMap<u64, u64>>,
     /// How many are kept; found out at the first close, when the limit of descriptors is what it will be.
     most: OnceLock<usize>,
 }
@@ -166,9 +173,64 @@ impl Files {
 
     fn handle_of(&self, file: Arc<OpenFile>, access: Access) -> Arc<Handle> {
         let number = self.next.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let handle = Arc::new(Handle::new(number, file, access));
+        let slot = self.memory.get().and_then(|memory| memory.add_handle(number, file.id, access));
+        let handle = Arc::new(Handle::new(number, file, access, slot));
         self.handles.lock().insert(number, Arc::clone(&handle));
         handle
+    }
+
+    /// Notes handles there from now on, with numbers above `first`.
+    pub(super) fn keep_in(&self, memory: &Arc<Memory>, first: u64) {
+        self.next.store(first, Ordering::Relaxed);
+        let _ = self.memory.set(Arc::clone(memory));
+    }
+
+    /// Takes over a handle of an earlier presto.
+    pub(super) fn resume(&self, held: &HeldHandle, file: Arc<OpenFile>) {
+        let file = {
+            let mut table = self.table.lock();
+            let Table { files, kept, .. } = &mut *table;
+            let id = file.id;
+            let slot = files.entry(id).or_insert(Slot { file, opens: 0, after: AfterLast::Keep, turn: 0 });
+            slot.open(kept);
+            Arc::clone(&slot.file)
+        };
+        let handle = Handle::new(held.number, file, held.access, Some(held.slot));
+        if held.way == Way::Kernel {
+            handle.set_passthrough();
+        }
+        self.handles.lock().insert(held.number, Arc::new(handle));
+        if held.unique != 0 {
+            self.unclaimed.lock().insert(held.unique, held.number);
+        }
+    }
+
+    /// The handle that this request has opened when an earlier presto served it.
+    pub fn claim(&self, unique: u64) -> Option<Arc<Handle>> {
+        let number = self.unclaimed.lock().remove(&unique)?;
+        self.handle(number).ok()
+    }
+
+    /// No request will ask any more.
+    pub fn let_go_unclaimed(&self) {
+        self.unclaimed.lock().clear();
+    }
+
+    /// Decides how the data of this handle goes, before the kernel is told.
+    pub fn set_way(&self, handle: &Handle, way: Way) {
+        if way == Way::Kernel {
+            handle.set_passthrough();
+        }
+        if let (Some(memory), Some(slot)) = (self.memory.get(), handle.slot) {
+            memory.set_way(slot, way);
+        }
+    }
+
+    /// A handle is gone with all that followed from it.
+    pub(super) fn forget(&self, handle: &Handle) {
+        if let (Some(memory), Some(slot)) = (self.memory.get(), handle.slot) {
+            memory.remove_handle(slot);
+        }
     }
 
     /// The inode, open or kept.

@@ -158,15 +158,23 @@ impl Volume {
         if self.marks.full.is_on() {
             self.marks.full.set(false);
         }
+        // Before the operation: a request that comes again finds out what became of it.
+        let noted = self.session.get().and_then(|memory| memory.begun(ticket.recno()));
         match operation() {
             Ok((value, outcome)) => {
                 let recno = self.journal.done(ticket, &outcome);
+                if let Some(noted) = noted {
+                    noted.done(outcome.object);
+                }
                 self.touched.record(intent, &outcome, recno);
                 told.newest = told.newest.max(recno);
                 Ok((value, recno))
             }
             Err(errno) => {
                 self.journal.failed(ticket);
+                if let Some(noted) = noted {
+                    noted.failed();
+                }
                 Err(Stop::Errno(errno))
             }
         }

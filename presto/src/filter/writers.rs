@@ -89,6 +89,16 @@ fn nanoseconds(time: Time) -> i128 {
     i128::from(time.sec) * 1_000_000_000 + i128::from(time.nsec)
 }
 
+/// What is known of a file whose writers go on under the next presto.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resume {
+    pub open: u32,
+    pub mappable: bool,
+    pub recorded: Attributes,
+    pub read_at: Time,
+    pub capability: bool,
+}
+
 /// All such files of a volume.
 #[derive(Debug)]
 pub struct Writers {
@@ -139,6 +149,15 @@ impl Writers {
         writer.open = writer.open.saturating_add(1);
         writer.mappable |= access == Access::ReadWrite;
         writer.probe = None;
+    }
+
+    /// A file that an earlier run left with `open` descriptors for writing, or only mapped if there is none.
+    pub(super) fn resume(&self, id: FileId, writer: Resume) {
+        let Resume { open, mappable, recorded, read_at, capability } = writer;
+        let mut files = self.files.lock();
+        self.ledger.add(id);
+        let fine_stamps = self.fine_stamps;
+        files.insert(id, Writer { open, mappable, recorded, read_at, capability, fine_stamps, probe: None });
     }
 
     /// A descriptor for writing is gone. Says what remains.

@@ -28,16 +28,18 @@ use super::notify::Device;
 use crate::filter::Access;
 use crate::filter::Changes;
 use crate::filter::Entry;
+use crate::filter::Handle;
 use crate::filter::NewMode;
 use crate::filter::Place;
 use crate::filter::Seek;
 use crate::filter::Volume;
+use crate::session;
 
 pub(crate) struct Adapter {
-    volume: Arc<Volume>,
+    pub(super) volume: Arc<Volume>,
     nodes: Arc<Nodes>,
     kernel: Arc<Kernel>,
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
     privileges: OnceLock<Device>,
     passthrough: bool,
     ttl: Duration,
@@ -48,7 +50,7 @@ impl Adapter {
         volume: Arc<Volume>,
         nodes: Arc<Nodes>,
         kernel: Arc<Kernel>,
-        device: OwnedFd,
+        device: Arc<OwnedFd>,
         passthrough: bool,
     ) -> Adapter {
         Adapter {
@@ -76,6 +78,14 @@ impl Adapter {
             Ok(entry) => reply.entry(&self.ttl, &self.remembered(&entry), Generation(0)),
             Err(error) => reply.error(error),
         }
+    }
+
+    /// How the data of an open file goes; noted before the kernel hears of it.
+    fn way(&self, handle: &Handle) -> Way {
+        let way = self.kernel.backings.way(&self.volume.name, &handle.file, &self.device);
+        let noted = if matches!(way, Way::Kernel(_)) { session::Way::Kernel } else { session::Way::Daemon };
+        self.volume.files.set_way(handle, noted);
+        way
     }
 
     fn attributes_lost(&self, id: FileId) {
@@ -199,9 +209,12 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let result = self.file(parent).and_then(|dir| {
                 let (new, device) = (new_mode(mode, umask), decode_device(rdev));
-                self.volume.mknod(caller(req), dir, name.as_bytes(), new, device).map_err(errno)
+                self.made(req, || {
+                    self.volume.mknod(caller(req), dir, name.as_bytes(), new, device).map_err(errno)
+                })
             });
             self.reply_entry(result, reply);
         });
@@ -209,8 +222,10 @@ impl Filesystem for Adapter {
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let result = self.file(parent).and_then(|dir| {
-                self.volume.mkdir(caller(req), dir, name.as_bytes(), new_mode(mode, umask)).map_err(errno)
+                let new = new_mode(mode, umask);
+                self.made(req, || self.volume.mkdir(caller(req), dir, name.as_bytes(), new).map_err(errno))
             });
             self.reply_entry(result, reply);
         });
@@ -218,27 +233,31 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded(&self.volume, || {
-            let result = self
-                .file(parent)
-                .and_then(|dir| self.volume.unlink(caller(req), dir, name.as_bytes()).map_err(errno));
+            let _serving = self.serving(req);
+            let result = self.file(parent).and_then(|dir| {
+                self.changed(req, || self.volume.unlink(caller(req), dir, name.as_bytes()).map_err(errno))
+            });
             answer(result, reply);
         });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded(&self.volume, || {
-            let result = self
-                .file(parent)
-                .and_then(|dir| self.volume.rmdir(caller(req), dir, name.as_bytes()).map_err(errno));
+            let _serving = self.serving(req);
+            let result = self.file(parent).and_then(|dir| {
+                self.changed(req, || self.volume.rmdir(caller(req), dir, name.as_bytes()).map_err(errno))
+            });
             answer(result, reply);
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let result = self.file(parent).and_then(|dir| {
                 let target = target.as_os_str().as_bytes();
-                self.volume.symlink(caller(req), dir, link_name.as_bytes(), target).map_err(errno)
+                let name = link_name.as_bytes();
+                self.made(req, || self.volume.symlink(caller(req), dir, name, target).map_err(errno))
             });
             self.reply_entry(result, reply);
         });
@@ -255,11 +274,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let result = self.file(parent).and_then(|from| {
                 let from = Place { dir: from, name: name.as_bytes() };
                 let to = Place { dir: self.file(newparent)?, name: newname.as_bytes() };
                 let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-                self.volume.rename(caller(req), from, to, flags).map_err(errno)
+                self.changed(req, || self.volume.rename(caller(req), from, to, flags).map_err(errno))
             });
             answer(result, reply);
         });
@@ -267,9 +287,11 @@ impl Filesystem for Adapter {
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let result = self.file(ino).and_then(|object| {
                 let dir = self.file(newparent)?;
-                self.volume.link(caller(req), object, dir, newname.as_bytes()).map_err(errno)
+                let name = newname.as_bytes();
+                self.made(req, || self.volume.link(caller(req), object, dir, name).map_err(errno))
             });
             self.reply_entry(result, reply);
         });
@@ -277,21 +299,22 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let opened = self.file(ino).and_then(|id| {
                 let truncate = flags.0 & libc::O_TRUNC != 0;
-                self.volume.open_file(caller(req), id, super::convert::access(flags), truncate).map_err(errno)
+                let access = super::convert::access(flags);
+                match self.claim(req) {
+                    Some(handle) => Ok(handle),
+                    None => self.volume.open_file(caller(req), id, access, truncate).map_err(errno),
+                }
             });
             let handle = match opened {
                 Ok(handle) => handle,
                 Err(error) => return reply.error(error),
             };
             let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
-            let register = || reply.open_backing(&*handle.file);
-            match self.kernel.backings.way(&self.volume.name, &handle.file, register) {
-                Way::Kernel(backing) => {
-                    handle.set_passthrough();
-                    reply.opened_passthrough(number, flags, &backing);
-                }
+            match self.way(&handle) {
+                Way::Kernel(backing) => backing.opened(reply, number, flags),
                 Way::Daemon => reply.opened(number, flags),
             }
         });
@@ -308,10 +331,13 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let created = self.file(parent).and_then(|dir| {
                 let access = super::convert::access(OpenFlags(flags));
                 let new = new_mode(mode, umask);
-                self.volume.create(caller(req), dir, name.as_bytes(), new, access).map_err(errno)
+                self.created(req, access, || {
+                    self.volume.create(caller(req), dir, name.as_bytes(), new, access).map_err(errno)
+                })
             });
             let (entry, handle) = match created {
                 Ok(created) => created,
@@ -319,12 +345,8 @@ impl Filesystem for Adapter {
             };
             let attr = self.remembered(&entry);
             let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
-            let register = || reply.open_backing(&*handle.file);
-            match self.kernel.backings.way(&self.volume.name, &handle.file, register) {
-                Way::Kernel(backing) => {
-                    handle.set_passthrough();
-                    reply.created_passthrough(&self.ttl, &attr, Generation(0), number, flags, &backing);
-                }
+            match self.way(&handle) {
+                Way::Kernel(backing) => backing.created(reply, (&self.ttl, &attr), number, flags),
                 Way::Daemon => reply.created(&self.ttl, &attr, Generation(0), number, flags),
             }
         });
@@ -415,6 +437,9 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         guarded(&self.volume, || {
+            if let Err(error) = self.resumed_stream(fh.0, self.file(ino)) {
+                return reply.error(error);
+            }
             let result = self.volume.readdir(fh.0, offset, |dir, name| {
                 let node = match name.name.as_slice() {
                     b"." | b".." => ino.0,
@@ -443,6 +468,9 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         guarded(&self.volume, || {
+            if let Err(error) = self.resumed_stream(fh.0, self.file(ino)) {
+                return reply.error(error);
+            }
             let result = self.volume.readdir(fh.0, offset, |dir, name| {
                 let dots = matches!(name.name.as_slice(), b"." | b"..");
                 let (node, attr) = if dots {
@@ -512,9 +540,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded(&self.volume, || {
+            let _serving = self.serving(req);
             let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
             let result = self.file(ino).and_then(|id| {
-                self.volume.setxattr(caller(req), id, name.as_bytes(), value, flags).map_err(errno)
+                let (caller, name) = (caller(req), name.as_bytes());
+                self.changed(req, || self.volume.setxattr(caller, id, name, value, flags).map_err(errno))
             });
             answer(result, reply);
         });
@@ -536,9 +566,10 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded(&self.volume, || {
-            let result = self
-                .file(ino)
-                .and_then(|id| self.volume.removexattr(caller(req), id, name.as_bytes()).map_err(errno));
+            let _serving = self.serving(req);
+            let result = self.file(ino).and_then(|id| {
+                self.changed(req, || self.volume.removexattr(caller(req), id, name.as_bytes()).map_err(errno))
+            });
             answer(result, reply);
         });
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use fuser::{InitFlags, KernelConfig};
 
 use super::backing::Backings;
+use crate::session::Agreed;
 
 /// How long the kernel may believe what it was told: every change goes through it or is notified.
 const LONG: Duration = Duration::from_secs(86_400);
@@ -28,7 +29,7 @@ const NEEDED: InitFlags = InitFlags::FUSE_DONT_MASK.union(InitFlags::FUSE_POSIX_
 /// What the running kernel offers.
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
-    offered: OnceLock<InitFlags>,
+    agreed: OnceLock<(InitFlags, u32)>,
     pub(super) backings: Backings,
 }
 
@@ -38,21 +39,36 @@ impl Kernel {
     }
 
     pub(crate) fn expires(&self) -> bool {
-        self.offered.get().is_some_and(|offered| offered.contains(InitFlags::FUSE_HAS_EXPIRE_ONLY))
+        self.has(InitFlags::FUSE_HAS_EXPIRE_ONLY)
+    }
+
+    /// Whether it can send a request again that a dead presto had begun to serve.
+    pub(crate) fn resends(&self) -> bool {
+        self.has(InitFlags::FUSE_HAS_RESEND)
+    }
+
+    /// What holds for as long as the mount lives.
+    pub(crate) fn agreed(&self) -> Agreed {
+        let (flags, minor) = self.agreed.get().copied().unwrap_or((InitFlags::empty(), 0));
+        Agreed { flags: flags.bits(), minor }
+    }
+
+    fn has(&self, flag: InitFlags) -> bool {
+        self.agreed.get().is_some_and(|(agreed, _)| agreed.contains(flag))
     }
 
     /// Answers a mount's INIT. Gives how long the kernel may believe what it is told.
     pub(super) fn agree(&self, config: &mut KernelConfig, passthrough: bool) -> std::io::Result<Duration> {
-        let offered = config.capabilities();
         let refused = |missing: InitFlags| {
             std::io::Error::other(format!(
                 "this kernel's FUSE lacks {missing:?}; Linux 5.10 or newer is needed"
             ))
         };
         config.add_capabilities(NEEDED).map_err(refused)?;
+        let mut agreed = NEEDED;
         for flag in WANTED {
             // A flag that is not offered has its fallback.
-            let _ = config.add_capabilities(flag);
+            agreed.set(flag, config.add_capabilities(flag).is_ok());
         }
         // Depth 1 lets an overlayfs (containerd's) lie on top of this mount.
         if !passthrough
@@ -60,9 +76,11 @@ impl Kernel {
             || config.set_max_stack_depth(1).is_err()
         {
             self.backings.turn_off();
+        } else {
+            agreed |= InitFlags::FUSE_PASSTHROUGH;
         }
         let _ = config.set_max_background(128);
-        let _ = self.offered.set(offered);
+        let _ = self.agreed.set((agreed, config.kernel_abi().1));
         Ok(if self.expires() { LONG } else { SHORT })
     }
 }

@@ -1,6 +1,7 @@
 //! The mount: fuser's requests turned into the filter's operations. The only room that names fuser.
 //!
-//! `Mount` owns the mount and its threads. Dropping it unmounts without waiting for anybody.
+//! `Mount` owns the mount and its threads. Dropping it unmounts without waiting for anybody. `takeover.rs` goes on with a
+//! mount that an earlier presto left.
 
 mod adapter;
 mod backing;
@@ -8,10 +9,13 @@ mod convert;
 mod kernel;
 mod nodes;
 mod notify;
+mod resent;
+mod takeover;
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
@@ -30,10 +34,17 @@ use rustix::mount::UnmountFlags;
 
 use crate::filter::Background;
 use crate::filter::Volume;
+use crate::holding::Held;
+use crate::holding::Holding;
+use crate::session::Identity;
+use crate::session::Memory;
 use adapter::Adapter;
 use kernel::Kernel;
 use nodes::Nodes;
+use notify::Corrections;
 use notify::Device;
+
+pub use takeover::TakeoverError;
 
 /// Why a volume is not mounted.
 #[derive(Debug, thiserror::Error)]
@@ -105,16 +116,19 @@ pub struct Mount {
     /// The adopted directory, while the mount covers it. What is mounted there before stays: it is uncovered once.
     cover: Mutex<Option<PathBuf>>,
     kernel: Arc<Kernel>,
+    /// Keeps it beyond this presto.
+    holding: Option<Arc<Holding>>,
     session: Mutex<Option<JoinHandle<()>>>,
     background: Mutex<Option<Background>>,
 }
 
 impl Mount {
-    /// Mounts the volume and starts to serve it.
+    /// Mounts the volume and starts to serve it. `holding` has the mount kept beyond this presto, where the kernel can.
     pub fn start(
         volume: Arc<Volume>,
         mountpoint: &Path,
         options: &MountOptions,
+        holding: Option<&Arc<Holding>>,
     ) -> Result<Mount, MountError> {
         allow_many_files();
         let name = volume.name.clone();
@@ -126,7 +140,7 @@ impl Mount {
         if let Err(errno) = mount(&device, &name, mountpoint, options) {
             return Err(MountError::Mount { volume: name, mountpoint: mountpoint.to_owned(), errno });
         }
-        let mount = Mount::serve(volume, device, mountpoint, options).map_err(|source| {
+        let mount = Mount::serve(volume, device, mountpoint, options, holding).map_err(|source| {
             if let Err(errno) = detach(mountpoint) {
                 tracing::warn!(target: "fuse", volume = name, ?mountpoint, %errno, "not unmounted");
             }
@@ -153,50 +167,13 @@ impl Mount {
         device: OwnedFd,
         mountpoint: &Path,
         options: &MountOptions,
+        holding: Option<&Arc<Holding>>,
     ) -> std::io::Result<Mount> {
-        let nodes = Arc::new(Nodes::new(volume.lower.root()));
-        let kernel = Arc::new(Kernel::default());
-        let own = rustix::io::fcntl_dupfd_cloexec(&device, 3)?;
-        let adapter = Adapter::new(
-            Arc::clone(&volume),
-            Arc::clone(&nodes),
-            Arc::clone(&kernel),
-            own,
-            options.passthrough,
-        );
-        let mut config = fuser::Config::default();
-        config.acl = SessionACL::All;
-        config.n_threads = Some(options.threads.max(2));
-        config.clone_fd = false;
+        let parts = Parts::new(volume, &device, mountpoint)?;
         // Reads the kernel's INIT, which mount(2) has queued, and answers it: `kernel` is filled in.
-        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
-        let notify = rustix::io::fcntl_dupfd_cloexec(session.as_fd(), 3)?;
-        let notify = Arc::new(Device::new(notify, kernel.expires()));
-        volume.notifier.attach(true);
-        let notified = Arc::clone(&volume);
-        std::thread::Builder::new()
-            .name("invalidate".to_owned())
-            .spawn(move || notify::run(&notified, &nodes, &notify))?;
-        let served = Arc::clone(&volume);
-        let thread = std::thread::Builder::new().name("fuse".to_owned()).spawn(move || {
-            if let Err(error) = session.run() {
-                tracing::error!(target: "fuse", volume = served.name, %error, "session ended");
-            } else {
-                tracing::info!(target: "fuse", volume = served.name, "unmounted");
-            }
-            served.notifier.attach(false);
-        })?;
-        let background = Background::start(Arc::clone(&volume))?;
-        tracing::info!(target: "fuse", volume = volume.name, ?mountpoint,
-            passthrough = kernel.has_passthrough(), expire = kernel.expires(), "mounted");
-        Ok(Mount {
-            volume,
-            mountpoint: mountpoint.to_owned(),
-            cover: Mutex::new(None),
-            kernel,
-            session: Mutex::new(Some(thread)),
-            background: Mutex::new(Some(background)),
-        })
+        let session = Session::from_fd(parts.adapter(options), device, SessionACL::All, config(options))?;
+        let held = holding.and_then(|holding| parts.keep(holding));
+        parts.run(session, holding.filter(|_| held.is_some()), held)
     }
 
     /// Where.
@@ -217,6 +194,12 @@ impl Mount {
         self.kernel.has_passthrough()
     }
 
+    /// Whether it outlives this presto.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.holding.is_some()
+    }
+
     /// Whether requests are still served.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -225,6 +208,9 @@ impl Mount {
 
     /// Takes the mount away at once; programs that have files open keep them until they close them.
     pub fn unmount(&self) -> Result<(), Errno> {
+        if let Some(holding) = &self.holding {
+            holding.forget(&self.volume.name);
+        }
         let uncovered = self.cover.lock().take().map_or(Ok(()), |cover| detach(&cover));
         detach(&self.mountpoint).and(uncovered)
     }
@@ -244,6 +230,123 @@ impl Mount {
         }
         true
     }
+}
+
+/// What serves a mount, before it does.
+struct Parts {
+    volume: Arc<Volume>,
+    mountpoint: PathBuf,
+    nodes: Arc<Nodes>,
+    kernel: Arc<Kernel>,
+    device: Arc<OwnedFd>,
+}
+
+impl Parts {
+    fn new(volume: Arc<Volume>, device: &OwnedFd, mountpoint: &Path) -> std::io::Result<Parts> {
+        Ok(Parts {
+            nodes: Arc::new(Nodes::new(volume.lower.root())),
+            volume,
+            mountpoint: mountpoint.to_owned(),
+            kernel: Arc::new(Kernel::default()),
+            device: Arc::new(rustix::io::fcntl_dupfd_cloexec(device, 3)?),
+        })
+    }
+
+    fn adapter(&self, options: &MountOptions) -> Adapter {
+        Adapter::new(
+            Arc::clone(&self.volume),
+            Arc::clone(&self.nodes),
+            Arc::clone(&self.kernel),
+            Arc::clone(&self.device),
+            options.passthrough,
+        )
+    }
+
+    /// Whose memory it is.
+    fn identity(&self) -> Result<Identity, Errno> {
+        let root = self.volume.lower.root();
+        let lower = rustix::fs::fstat(&*self.volume.lower.dir(root)?)?.st_dev;
+        let mount = crate::lower::top(&self.mountpoint).ok_or(Errno::NOENT)?.device;
+        Ok(Identity { root, lower, mount })
+    }
+
+    /// Has the new mount kept, if it can be taken over later.
+    fn keep(&self, holding: &Arc<Holding>) -> Option<Arc<Held>> {
+        let name = &self.volume.name;
+        if !self.kernel.resends() || self.volume.lower.source.is_some() {
+            let reason = if self.kernel.resends() { "of an adopted directory" } else { "on this kernel" };
+            tracing::info!(target: "fuse", volume = name, reason, "this mount does not outlive presto");
+            return None;
+        }
+        let made = self.identity().and_then(|identity| {
+            let memory = Memory::create(&identity, self.kernel.agreed())?;
+            let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+            let (device, fd) = (copy(self.device.as_fd())?, copy(memory.as_fd())?);
+            Ok((Arc::new(memory), device, fd))
+        });
+        match made {
+            Ok((memory, device, fd)) => {
+                self.nodes.keep_in(&memory);
+                self.kernel.backings.keep_in(&memory);
+                self.volume.keep_in(&memory);
+                Some(holding.keep(name, device, fd))
+            }
+            Err(errno) => {
+                tracing::warn!(target: "fuse", volume = name, %errno, "this mount does not outlive presto");
+                None
+            }
+        }
+    }
+
+    fn run(
+        self,
+        session: Session<Adapter>,
+        holding: Option<&Arc<Holding>>,
+        held: Option<Arc<Held>>,
+    ) -> std::io::Result<Mount> {
+        let Parts { volume, mountpoint, nodes, kernel, device } = self;
+        let notify = Device::new(rustix::io::fcntl_dupfd_cloexec(&device, 3)?, kernel.expires());
+        volume.notifier.attach(true);
+        let notified = Arc::clone(&volume);
+        std::thread::Builder::new().name("invalidate".to_owned()).spawn(move || {
+            let held = held.as_deref();
+            Corrections { volume: &notified, nodes: &nodes, device: &notify, held }.run();
+        })?;
+        let served = Arc::clone(&volume);
+        let ended = holding.cloned();
+        let thread = std::thread::Builder::new().name("fuse".to_owned()).spawn(move || {
+            if let Err(error) = session.run() {
+                tracing::error!(target: "fuse", volume = served.name, %error, "session ended");
+            } else {
+                tracing::info!(target: "fuse", volume = served.name, "unmounted");
+            }
+            served.notifier.attach(false);
+            if let Some(holding) = ended {
+                holding.forget(&served.name);
+            }
+        })?;
+        let background = Background::start(Arc::clone(&volume))?;
+        tracing::info!(target: "fuse", volume = volume.name, ?mountpoint, passthrough = kernel.has_passthrough(),
+            expire = kernel.expires(), held = holding.is_some(), "mounted");
+        Ok(Mount {
+            volume,
+            mountpoint,
+            cover: Mutex::new(None),
+            kernel,
+            holding: holding.cloned(),
+            session: Mutex::new(Some(thread)),
+            background: Mutex::new(Some(background)),
+        })
+    }
+}
+
+fn config(options: &MountOptions) -> fuser::Config {
+    let mut config = fuser::Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(options.threads.max(2));
+    // A request read through a clone of the device ends with the clone: it could not be sent again.
+    config.clone_fd = false;
+    config
 }
 
 impl Drop for Mount {

@@ -2,6 +2,9 @@
 
 use rustix::io::Errno;
 
+/// The number of SIGTERM.
+pub const SIGTERM: i32 = libc::SIGTERM;
+
 /// SIGTERM and SIGINT, blocked in the thread that made it and in all that it starts afterwards.
 #[derive(Debug)]
 pub struct Termination {

@@ -112,6 +112,7 @@ impl Replayer {
             }
         }
         let last = self.volume.journal.published();
+        self.volume.notifier.upto(last);
         self.volume.upcalls.journal(&self.volume.name, last);
         v1::Replayed { outcomes, last_recno: last.0 }
     }

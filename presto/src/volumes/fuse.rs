@@ -7,24 +7,47 @@ use std::time::Duration;
 use super::mount::{Mounted, Mounter};
 use crate::filter::Volume;
 use crate::fuse::{Mount, MountOptions};
+use crate::holding::Holding;
 
 /// Mounts by FUSE, all volumes with the same options.
 #[derive(Clone, Debug, Default)]
 pub struct Fuse {
     /// How.
     pub options: MountOptions,
+    /// Keeps the mounts beyond this presto.
+    pub holding: Option<Arc<Holding>>,
 }
 
 impl Mounter for Fuse {
     fn mount(&self, volume: Arc<Volume>, at: &Path) -> Result<Box<dyn Mounted>, String> {
-        match Mount::start(volume, at, &self.options) {
+        match Mount::start(volume, at, &self.options, self.holding.as_ref()) {
             Ok(mount) => Ok(Box::new(mount)),
             Err(error) => Err(error.to_string()),
         }
     }
 
+    fn adopt(&self, volume: &Arc<Volume>, at: &Path) -> Option<Box<dyn Mounted>> {
+        let holding = self.holding.as_ref()?;
+        let found = holding.find(&volume.name)?;
+        match Mount::take_over(Arc::clone(volume), at, &self.options, holding, found) {
+            Ok(mount) => Some(Box::new(mount)),
+            Err(error) => {
+                tracing::error!(target: "volumes", volume = volume.name, mountpoint = %at.display(), %error,
+                    "the mount that was kept cannot be taken over: its users get errors, and it is mounted anew");
+                holding.forget(&volume.name);
+                None
+            }
+        }
+    }
+
+    fn holds(&self, volume: &str) -> bool {
+        self.holding.as_ref().is_some_and(|holding| holding.find(volume).is_some())
+    }
+
     fn offers(&self) -> Vec<String> {
-        if self.options.passthrough { vec!["passthrough".to_owned()] } else { Vec::new() }
+        let holding = self.holding.as_ref().is_some_and(|holding| holding.is_connected());
+        let offers = [("passthrough", self.options.passthrough), ("holder", holding)];
+        offers.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 
@@ -44,5 +67,9 @@ impl Mounted for Mount {
 
     fn passthrough(&self) -> bool {
         self.has_passthrough()
+    }
+
+    fn is_held(&self) -> bool {
+        Mount::is_held(self)
     }
 }

@@ -21,6 +21,10 @@ pub trait Mounted: Send + Sync {
     fn wait(&self, limit: Duration) -> bool;
     /// Whether data goes past presto in the kernel.
     fn passthrough(&self) -> bool;
+    /// Whether it outlives this presto.
+    fn is_held(&self) -> bool {
+        false
+    }
 }
 
 /// Makes mounts. FUSE in production; nothing where only the channel is of interest.
@@ -30,6 +34,17 @@ pub trait Mounter: Send + Sync {
     /// # Errors
     /// A text for people, naming the path.
     fn mount(&self, volume: Arc<Volume>, at: &Path) -> Result<Box<dyn Mounted>, String>;
+    /// Goes on serving the mount that an earlier presto left and a holder kept, if there is one and it can be used. What
+    /// cannot be used is nobody's any more.
+    fn adopt(&self, _volume: &Arc<Volume>, _at: &Path) -> Option<Box<dyn Mounted>> {
+        None
+    }
+
+    /// Whether a holder keeps this volume's mount: it must not be taken away, and a look at it would hang.
+    fn holds(&self, _volume: &str) -> bool {
+        false
+    }
+
     /// What the running kernel offers, e.g. "passthrough".
     fn offers(&self) -> Vec<String>;
 }
@@ -81,28 +96,7 @@ pub(super) fn clear(at: &Path) -> Result<(), String> {
 
 /// Whether what is mounted there last, on top of anything else, is a presto's.
 fn is_ours(at: &Path) -> bool {
-    let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return false };
-    let wanted = escape(at);
-    let mut here = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut words = line.split(|byte| *byte == b' ');
-        let here = words.nth(4) == Some(wanted.as_slice());
-        here.then(|| words.skip_while(|word| *word != b"-").nth(1))
-    });
-    here.next_back() == Some(Some(b"fuse.intermezzo".as_slice()))
-}
-
-/// As mountinfo writes paths.
-fn escape(path: &Path) -> Vec<u8> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut out = Vec::new();
-    for byte in path.as_os_str().as_bytes() {
-        if matches!(byte, b' ' | b'\t' | b'\n' | b'\\') {
-            out.extend(format!("\\{byte:03o}").bytes());
-        } else {
-            out.push(*byte);
-        }
-    }
-    out
+    crate::lower::top(at).is_some_and(|top| top.kind == b"fuse.intermezzo")
 }
 
 /// Makes the directory under the mount with mode 0000, so that nobody writes "under" a missing mount, and takes away

@@ -183,6 +183,17 @@ impl Served {
         }
     }
 
+    /// Leaves the mount to the next presto, with a durable journal; one that nobody holds is taken away.
+    pub fn leave(&self, deadline: Duration) {
+        let Ok(running) = self.running() else { return };
+        if !running.mount.lock().as_ref().is_some_and(|mount| mount.is_held()) {
+            return self.close(deadline);
+        }
+        if let Err(error) = running.volume.journal.sync() {
+            tracing::warn!(target: "volumes", volume = running.volume.name, %error, "journal not synced");
+        }
+    }
+
     /// Syncs and closes the journal.
     pub fn close(&self, deadline: Duration) {
         self.unmount();
@@ -259,14 +270,17 @@ fn open(
     }
     volume.marks.read_only.set(spec.is_read_only());
     // A volume that cannot be shown is still replicated: Lento can read and replay.
-    let (mount, fault) =
-        match prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)) {
-            Ok(mount) => (Some(mount), String::new()),
-            Err(fault) => {
-                tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not mounted");
-                (None, format!("volume {}: {fault}", spec.name))
-            }
-        };
+    let shown = match mounter.adopt(&volume, &spec.mountpoint) {
+        Some(mount) => Ok(mount),
+        None => prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)),
+    };
+    let (mount, fault) = match shown {
+        Ok(mount) => (Some(mount), String::new()),
+        Err(fault) => {
+            tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not mounted");
+            (None, format!("volume {}: {fault}", spec.name))
+        }
+    };
     let syncer = Syncer::start(&volume);
     let running = Running {
         scrubber: Scrubber::new(Arc::clone(&volume)),

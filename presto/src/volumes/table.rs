@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -13,9 +14,13 @@ use super::Spec;
 
 const FILE: &str = "volumes.json";
 const VERSION: u32 = 1;
-/// How often, and how long in all, a dying presto is waited for: 20 s.
-const TRIES: u32 = 200;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Of signals that are pending (proc(5)).
+const SIGKILL: u64 = 1 << 8;
+/// How long a dying presto is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked at, at first and later.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Why the mount table cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +64,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub(super) fn open(dir: &Path) -> Result<(Table, Vec<Spec>), TableError> {
+    pub(super) fn open(dir: &Path, is_held: &dyn Fn(&str) -> bool) -> Result<(Table, Vec<Spec>), TableError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| TableError::Io { path, source }
@@ -74,7 +79,7 @@ impl Table {
         .map_err(|errno| io(&lock_path)(errno.into()))?;
         let lock = File::from(lock);
         let path = dir.join(FILE);
-        take(&lock, &path).map_err(|()| TableError::InUse { path: dir.to_owned() })?;
+        take(&lock, &path, is_held).map_err(|()| TableError::InUse { path: dir.to_owned() })?;
         // Whoever finds it locked can look whether we are still alive.
         lock.set_len(0)
             .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
@@ -86,6 +91,12 @@ impl Table {
         };
         let by_name = specs.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
         Ok((Table { dir: dir.to_owned(), specs: Mutex::new(by_name), _lock: lock }, specs))
+    }
+
+    /// Names in the table, as far as it can be read, without waiting for a presto that uses it.
+    pub(super) fn peek(dir: &Path) -> Vec<String> {
+        let specs = std::fs::read(dir.join(FILE)).ok().and_then(|text| parse(&text).ok()).unwrap_or_default();
+        specs.into_iter().map(|spec| spec.name).collect()
     }
 
     /// What it says of a volume.
@@ -134,9 +145,12 @@ impl Table {
 }
 
 /// Takes the lock. A presto that was killed may hold it still: it cannot end while one of its threads waits in the
-/// kernel for a user's request, which in turn waits for presto. Aborting its mounts ends both.
-fn take(lock: &File, table: &Path) -> Result<(), ()> {
-    for _ in 0..TRIES {
+/// kernel for a user's request, which in turn waits for presto. Aborting its mounts ends both. (Where there is a holder,
+/// no thread of presto's waits in that way, and the mounts are to go on.)
+fn take(lock: &File, table: &Path, is_held: &dyn Fn(&str) -> bool) -> Result<(), ()> {
+    let begun = Instant::now();
+    let mut pause = PAUSE_MIN;
+    while begun.elapsed() < PATIENCE {
         if rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             return Ok(());
         }
@@ -144,7 +158,7 @@ fn take(lock: &File, table: &Path) -> Result<(), ()> {
             return Err(());
         }
         let specs = std::fs::read(table).ok().and_then(|text| parse(&text).ok()).unwrap_or_default();
-        for spec in specs {
+        for spec in specs.into_iter().filter(|spec| !is_held(&spec.name)) {
             let covers = spec.source.as_deref().map(super::source::uncover);
             for error in [Some(super::mount::clear(&spec.mountpoint)), covers]
                 .into_iter()
@@ -154,7 +168,8 @@ fn take(lock: &File, table: &Path) -> Result<(), ()> {
                 tracing::warn!(target: "volumes", volume = spec.name, error);
             }
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
     }
     Err(())
 }
@@ -165,7 +180,14 @@ fn is_dying(lock: &File) -> bool {
     let Ok(length) = std::os::unix::fs::FileExt::read_at(lock, &mut pid, 0) else { return false };
     let Some(pid) = pid.get(..length).and_then(|pid| std::str::from_utf8(pid).ok()) else { return false };
     match std::fs::read_to_string(format!("/proc/{pid}/status")) {
-        Ok(status) => status.lines().any(|line| line.starts_with("State:") && line.contains(['Z', 'X'])),
+        Ok(status) => status.lines().any(|line| match line.split_once(':') {
+            Some(("State", state)) => state.contains(['Z', 'X']),
+            // Killed, and has not noticed yet.
+            Some(("SigPnd" | "ShdPnd", pending)) => {
+                u64::from_str_radix(pending.trim(), 16).is_ok_and(|pending| pending & SIGKILL != 0)
+            }
+            _ => false,
+        }),
         Err(_) => true,
     }
 }
@@ -193,21 +215,21 @@ mod tests {
     #[test]
     fn what_is_put_is_there_after_a_restart_and_what_is_removed_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (table, specs) = Table::open(dir.path()).unwrap();
+        let (table, specs) = Table::open(dir.path(), &|_| false).unwrap();
         assert!(specs.is_empty());
         table.put(&spec("a/b")).unwrap();
         table.put(&spec("a/c")).unwrap();
         table.remove("a/b").unwrap();
         drop(table);
-        let (_, specs) = Table::open(dir.path()).unwrap();
+        let (_, specs) = Table::open(dir.path(), &|_| false).unwrap();
         assert_eq!(specs, [spec("a/c")]);
     }
 
     #[test]
     fn a_second_presto_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let _table = Table::open(dir.path()).unwrap();
-        assert!(matches!(Table::open(dir.path()), Err(TableError::InUse { .. })));
+        let _table = Table::open(dir.path(), &|_| false).unwrap();
+        assert!(matches!(Table::open(dir.path(), &|_| false), Err(TableError::InUse { .. })));
     }
 
     #[test]
@@ -245,7 +267,7 @@ mod tests {
     fn a_damaged_table_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "{").unwrap();
-        let error = Table::open(dir.path()).unwrap_err().to_string();
+        let error = Table::open(dir.path(), &|_| false).unwrap_err().to_string();
         assert!(error.contains("volumes.json"), "{error}");
     }
 }

@@ -61,7 +61,7 @@ pub fn mounted(mount: &MountOptions) -> Option<Mounted> {
             let _ = rustix::mount::unmount(&at, UnmountFlags::FORCE | UnmountFlags::DETACH);
         }
     });
-    let mount = Mount::start(Arc::clone(&volume), &mnt, mount).unwrap();
+    let mount = Mount::start(Arc::clone(&volume), &mnt, mount, None).unwrap();
     Some(Mounted { mnt, cache, mount: Some(mount), volume, _watchdog: alive, _dir: dir })
 }
 

@@ -24,7 +24,11 @@ struct Image {
 }
 
 const IMAGES: [Image; 3] = [
-    Image { name: "presto", title: "InterMezzo: the file system of a node", packages: &["presto"] },
+    Image {
+        name: "presto",
+        title: "InterMezzo: the file system of a node",
+        packages: &["presto", "presto-holder"],
+    },
     Image {
         name: "lento",
         title: "InterMezzo: the replication agent of a node, and the command line",

@@ -24,6 +24,7 @@ pub(super) fn build(settings: &Settings, namespace: &str, owner: &OwnerReference
     let mut variables = vec![
         env("PRESTO_STATE", dir.join("presto").display().to_string()),
         env("PRESTO_SOCKET", format!("{RUN}/presto.sock")),
+        env("PRESTO_HOLDER", super::holder::SOCKET),
     ];
     if !settings.allowed_sources.is_empty() {
         let allowed: Vec<String> = settings.allowed_sources.iter().map(|p| p.display().to_string()).collect();
@@ -51,7 +52,8 @@ pub(super) fn build(settings: &Settings, namespace: &str, owner: &OwnerReference
         volumes: Some(volumes),
         ..pod(settings)
     };
-    // A new presto takes the mounts from under running programs until a holder keeps them: a person chooses the moment.
+    // The holder keeps the mounts meanwhile, but not on kernels before 6.9 and not those of adopted directories: a person
+    // chooses the moment, or says in the settings that there are none of these.
     let strategy = settings.presto.update_strategy.unwrap_or(Strategy::OnDelete);
     let shape = Shape { name: names::PRESTO, component: "presto", namespace, owner, strategy };
     daemon_set(&shape, pod)

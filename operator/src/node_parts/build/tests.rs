@@ -8,7 +8,7 @@ fn built(more: &str) -> (PodSpec, PodSpec) {
     std::fs::write(&file, format!("images: {{presto: p:1, lento: l:1}}\n{more}")).unwrap();
     let settings = Settings::read(&file).unwrap();
     let owner = OwnerReference { name: "intermezzo-operator".into(), ..OwnerReference::default() };
-    let mut pods = build(&settings, "system", &owner).into_iter().map(|set| {
+    let mut pods = build(&settings, "system", &owner).into_iter().skip(1).map(|set| {
         assert_eq!(set.metadata.owner_references.as_deref(), Some([owner.clone()].as_slice()));
         set.spec.unwrap().template.spec.unwrap()
     });
@@ -62,4 +62,25 @@ fn mounts_that_presto_makes_appear_on_the_node() {
     assert_eq!(allowed.value.as_deref(), Some("/srv"));
     let (presto, _) = built("");
     assert!(!presto.containers[0].env.as_ref().unwrap().iter().any(|v| v.name == "PRESTO_ALLOW_SOURCE"));
+}
+
+#[test]
+fn the_holder_has_no_rights_and_is_replaced_by_nobody() {
+    let settings: Settings =
+        serde_json::from_value(serde_json::json!({"images": {"presto": "p:1", "lento": "l:1"}})).unwrap();
+    let set = build(&settings, "system", &OwnerReference::default()).remove(0);
+    assert_eq!(set.metadata.name.as_deref(), Some("intermezzo-holder"));
+    let spec = set.spec.unwrap();
+    assert_eq!(spec.update_strategy.unwrap().type_.as_deref(), Some("OnDelete"));
+    let pod = spec.template.spec.unwrap();
+    assert_eq!((pod.host_pid, pod.host_network), (None, None));
+    assert_eq!(mount_of(&pod, "/run/intermezzo").unwrap().mount_propagation, None);
+    assert_eq!(pod.containers[0].volume_mounts.as_ref().unwrap().len(), 1, "it never sees a mount");
+    let security = pod.containers[0].security_context.as_ref().unwrap();
+    assert_eq!(security.privileged, Some(false));
+    let capabilities = security.capabilities.as_ref().unwrap();
+    assert_eq!(
+        (capabilities.drop.as_deref(), &capabilities.add),
+        (Some(["ALL".to_owned()].as_slice()), &None)
+    );
 }

@@ -1,0 +1,184 @@
+//! What is kept, and the one loop that answers.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+use crate::link::{self, Link};
+use crate::notices;
+use crate::protocol::{FDS, Kind, Word};
+
+/// Sessions at once.
+const MAX_SESSIONS: usize = 4096;
+/// Connections at once: presto's, the next presto's, and somebody who looks.
+const MAX_CLIENTS: usize = 16;
+/// How often sessions are looked at whose mount has gone while presto was away.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// A mounted volume's descriptors.
+struct Session {
+    device: OwnedFd,
+    memory: OwnedFd,
+}
+
+/// The holder.
+pub struct Keeper {
+    path: PathBuf,
+    listener: OwnedFd,
+    clients: Vec<Link>,
+    sessions: BTreeMap<Vec<u8>, Session>,
+    swept: Instant,
+}
+
+impl Keeper {
+    /// Listens at this path.
+    ///
+    /// # Errors
+    /// The path cannot be used.
+    pub fn bind(path: &Path) -> Result<Keeper, Errno> {
+        let listener = link::listen(path)?;
+        Ok(Keeper {
+            path: path.to_owned(),
+            listener,
+            clients: Vec::new(),
+            sessions: BTreeMap::new(),
+            swept: Instant::now(),
+        })
+    }
+
+    /// Answers for ever.
+    ///
+    /// # Errors
+    /// The listening socket cannot be waited for any more.
+    pub fn run(&mut self) -> Result<(), Errno> {
+        loop {
+            self.turn()?;
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), Errno> {
+        let ready: Vec<bool> = {
+            let all = std::iter::once(self.listener.as_fd()).chain(self.clients.iter().map(AsFd::as_fd));
+            let mut fds: Vec<PollFd<'_>> =
+                all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            match poll(&mut fds, Some(&link::timespec(SWEEP))) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+        };
+        let (coming, ready) = ready.split_first().unwrap_or((&false, &[]));
+        let clients = std::mem::take(&mut self.clients);
+        for (client, ready) in clients.into_iter().zip(ready) {
+            if !ready || self.serve(&client) {
+                self.clients.push(client);
+            }
+        }
+        if *coming {
+            self.welcome();
+        }
+        if self.swept.elapsed() >= SWEEP {
+            self.sweep();
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self) {
+        let Ok(client) = link::accept(&self.listener) else { return };
+        // The socket's mode keeps others out already; this holds where its directory is shared.
+        let me = rustix::process::geteuid();
+        let allowed = rustix::net::sockopt::socket_peercred(&client)
+            .is_ok_and(|peer| peer.uid == me || peer.uid.is_root());
+        if !allowed {
+            say("a connection by another user was refused");
+        } else if self.clients.len() >= MAX_CLIENTS {
+            say("too many connections; the newest was refused");
+        } else {
+            self.clients.push(client);
+        }
+    }
+
+    /// Answers one question. Whether the connection goes on.
+    fn serve(&mut self, client: &Link) -> bool {
+        let Ok((bytes, fds)) = client.receive() else { return false };
+        let word = match Word::decode(&bytes) {
+            Ok(word) => word,
+            Err(malformed) => {
+                say(&format!("a packet was refused: {malformed}"));
+                let refusal = Word::new(Kind::Refused, malformed.to_string().as_bytes());
+                let _ = client.send(&refusal.encode(), &[], SendFlags::DONTWAIT);
+                return false;
+            }
+        };
+        let (answer, fds) = self.answer(&word, fds);
+        // Who does not take its answer is none of ours.
+        client.send(&answer.encode(), &fds, SendFlags::DONTWAIT).is_ok()
+    }
+
+    fn answer(&mut self, word: &Word, fds: Vec<OwnedFd>) -> (Word, Vec<BorrowedFd<'_>>) {
+        let refused = |why: &str| (Word::new(Kind::Refused, why.as_bytes()), Vec::new());
+        match word.kind {
+            Kind::Keep => match self.keep(word, fds) {
+                Ok(()) => (Word::new(Kind::Done, b""), Vec::new()),
+                Err(why) => refused(&why),
+            },
+            Kind::Find => match self.sessions.get(&word.name) {
+                Some(session) => {
+                    (Word::new(Kind::Found, b""), vec![session.device.as_fd(), session.memory.as_fd()])
+                }
+                None => (Word::new(Kind::Absent, b""), Vec::new()),
+            },
+            Kind::Forget => {
+                if self.sessions.remove(&word.name).is_some() {
+                    say(&format!("{}: forgotten", String::from_utf8_lossy(&word.name)));
+                }
+                (Word::new(Kind::Done, b""), Vec::new())
+            }
+            Kind::Done | Kind::Found | Kind::Absent | Kind::Refused => refused("not a question"),
+        }
+    }
+
+    fn keep(&mut self, word: &Word, fds: Vec<OwnedFd>) -> Result<(), String> {
+        let [device, memory, corrections]: [OwnedFd; FDS + 1] =
+            fds.try_into().map_err(|_| "a session has a device, a memory and a socket".to_owned())?;
+        if self.sessions.len() >= MAX_SESSIONS && !self.sessions.contains_key(&word.name) {
+            return Err("too many sessions".to_owned());
+        }
+        let own = rustix::io::fcntl_dupfd_cloexec(&device, 3).map_err(|errno| errno.to_string())?;
+        notices::spawn(Link::from(corrections), own).map_err(|error| error.to_string())?;
+        say(&format!("{}: kept", String::from_utf8_lossy(&word.name)));
+        self.sessions.insert(word.name.clone(), Session { device, memory });
+        Ok(())
+    }
+
+    /// A session whose mount is gone is of no use, and its memory is large.
+    fn sweep(&mut self) {
+        self.swept = Instant::now();
+        self.sessions.retain(|name, session| {
+            let mut fds = [PollFd::new(&session.device, PollFlags::empty())];
+            let polled = poll(&mut fds, Some(&link::timespec(Duration::ZERO)));
+            let gone = polled.is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR));
+            if gone {
+                say(&format!("{}: unmounted", String::from_utf8_lossy(name)));
+            }
+            !gone
+        });
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = rustix::fs::unlink(&self.path);
+    }
+}
+
+/// One line to standard error. Whether somebody reads it does not matter.
+pub(crate) fn say(what: &str) {
+    let _ = writeln!(std::io::stderr(), "holder: {what}");
+}
