@@ -16,13 +16,14 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := -p presto -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill workload adopt bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test test-fast test-kill test-cluster workload adopt bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
 	@echo "make test            everything, from format to kills and demo (root)"
 	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
+	@echo "make test-cluster    InterMezzo on a real Kubernetes of three nodes, end to end (root; ONLY=names of scenarios)"
 	@echo "make bench           figures beside the targets (root; release build)"
 	@echo "make chart           what helm renders (HELM=program)"
 	@echo "make images          the container images, as archives in target/images (buildah)"
@@ -40,6 +41,7 @@ test: format clippy architecture deny unit
 	$(MAKE) adopt
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) demo
+	$(MAKE) test-cluster
 
 # Mount tests skip themselves by name here; `make unit` runs them.
 test-fast: format clippy architecture
@@ -51,6 +53,10 @@ test-kill: bins
 # A directory adopted through kills, changes behind presto's back, a wiped node.
 adopt: bins
 	$(BIN_DIR)/adopt
+
+# From `helm install` to `helm uninstall`. If it fails, the logs of everything are below cluster-logs.
+test-cluster: images-test
+	$(BIN_DIR)/cluster-test --images $(TARGET_DIR)/images-$(PROFILE) --logs $(TARGET_DIR)/cluster-logs $(if $(ONLY),--only $(ONLY))
 
 # The same workload without kills.
 workload: bins
@@ -71,6 +77,10 @@ chart:
 images: cluster-programs
 	$(BIN_DIR)/images --out $(TARGET_DIR)/images
 
+# The same of programs as tests have them.
+images-test: cluster-programs
+	$(BIN_DIR)/images --out $(TARGET_DIR)/images-$(PROFILE) --profile $(PROFILE)
+
 cluster: images
 	$(BIN_DIR)/cluster up --images $(TARGET_DIR)/images
 
@@ -86,7 +96,7 @@ cluster-check: cluster-programs
 
 .PHONY: cluster-programs
 cluster-programs:
-	$(CARGO) build --locked --profile $(PROFILE) -p intermezzo-tests --bin cluster --bin cluster-check --bin images
+	$(CARGO) build --locked --profile $(PROFILE) -p intermezzo-tests --bin cluster --bin cluster-check --bin cluster-test --bin images
 
 format:
 	$(CARGO) fmt --all --check
