@@ -41,7 +41,6 @@ test: format clippy architecture deny unit
 	$(MAKE) adopt
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) demo
-	$(MAKE) test-cluster
 
 # Mount tests skip themselves by name here; `make unit` runs them.
 test-fast: format clippy architecture
