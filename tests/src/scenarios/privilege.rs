@@ -89,7 +89,10 @@ impl Probe {
                 "BB rm -f PATH",
                 "BB mv PATH PATH.moved",
             ] {
-                self.refused(&change.replace("PATH", path), "Read-only file system")?;
+                // Of another user's file the kernel looks at the mode first.
+                let is_others = path.ends_with("/private") && change.contains(">>");
+                let because = if is_others { "Permission denied" } else { "Read-only file system" };
+                self.refused(&change.replace("PATH", path), because)?;
             }
         }
         let seen = self.run("BB ls /var/lib/intermezzo; BB cat /proc/mounts")?;
