@@ -18,7 +18,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := -p presto -p presto-holder -p lento -p intermezzo -p intermezzo-tests
 
-.PHONY: help demo test test-fast test-kill test-survive workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test test-fast test-kill test-survive test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
 	@echo "make test-survive    kill -9 of presto under programs that may notice nothing (root; KILLS=1000 SEED=n)"
 	@echo "make stuck           one node's lento stands still (SIGSTOP) while the others write (root)"
+	@echo "make test-cluster    InterMezzo on a real Kubernetes of three nodes, end to end (root; ONLY=names of scenarios)"
 	@echo "make bench           figures beside the targets (root; release build)"
 	@echo "make chart           what helm renders (HELM=program)"
 	@echo "make images          the container images, as archives in target/images (buildah)"
@@ -65,6 +66,10 @@ adopt: bins
 stuck: bins
 	$(BIN_DIR)/stuck
 
+# From `helm install` to `helm uninstall`. If it fails, the logs of everything are below cluster-logs.
+test-cluster: images-test
+	$(BIN_DIR)/cluster-test --images $(TARGET_DIR)/images-$(PROFILE) --logs $(TARGET_DIR)/cluster-logs $(if $(ONLY),--only $(ONLY))
+
 # The same workload without kills.
 workload: bins
 	$(BIN_DIR)/kill --spare --rounds 3
@@ -84,6 +89,10 @@ chart:
 images: cluster-programs
 	$(BIN_DIR)/images --out $(TARGET_DIR)/images
 
+# The same of programs as tests have them.
+images-test: cluster-programs
+	$(BIN_DIR)/images --out $(TARGET_DIR)/images-$(PROFILE) --profile $(PROFILE)
+
 cluster: images
 	$(BIN_DIR)/cluster up --images $(TARGET_DIR)/images
 
@@ -99,7 +108,7 @@ cluster-check: cluster-programs
 
 .PHONY: cluster-programs
 cluster-programs:
-	$(CARGO) build --locked --profile $(PROFILE) -p intermezzo-tests --bin cluster --bin cluster-check --bin images
+	$(CARGO) build --locked --profile $(PROFILE) -p intermezzo-tests --bin cluster --bin cluster-check --bin cluster-test --bin images
 
 format:
 	$(CARGO) fmt --all --check

@@ -17,8 +17,10 @@ use lento_core::types::Position;
 use lento_core::types::Recno;
 use lento_core::types::Time;
 use lento_core::volume::ReplicatorStatus;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -47,11 +49,26 @@ pub struct AdminService {
     pub downcalls: Downcalls,
 }
 
+/// The socket in the file system; it goes when dropped, unless another agent has put its own there meanwhile.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|now| now.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Listens at `path`; a socket left over from before is replaced.
 ///
 /// # Errors
 /// Text for people.
-pub fn listen(service: AdminService, path: &Path, stop: CancellationToken) -> Result<(), String> {
+pub fn listen(service: AdminService, path: &Path, stop: CancellationToken) -> Result<SocketFile, String> {
     let fail = |error: std::io::Error| format!("admin socket {}: {error}", path.display());
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(fail)?;
@@ -62,6 +79,7 @@ pub fn listen(service: AdminService, path: &Path, stop: CancellationToken) -> Re
     }
     let listener = tokio::net::UnixListener::bind(path).map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    let inode = std::fs::symlink_metadata(path).map_err(fail)?.ino();
     tokio::spawn(async move {
         let incoming = UnixListenerStream::new(listener);
         let serve = Server::builder().serve_with_incoming(AdminServer::new(service), incoming);
@@ -69,7 +87,7 @@ pub fn listen(service: AdminService, path: &Path, stop: CancellationToken) -> Re
             warn!(target: "admin", %error, "the admin socket ended");
         }
     });
-    Ok(())
+    Ok(SocketFile { path: path.to_owned(), inode })
 }
 
 type Reply<T> = ReceiverStream<Result<T, Status>>;

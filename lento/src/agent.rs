@@ -111,7 +111,7 @@ impl Agent {
         };
         let address =
             listen(service, options.listen, credentials.clone(), rooms.clone()).map_err(AgentError::Setup)?;
-        admin::listen(
+        let _socket = admin::listen(
             admin::AdminService {
                 node: options.node.clone(),
                 volumes: volumes.clone(),

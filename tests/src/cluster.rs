@@ -13,6 +13,7 @@ pub mod machine;
 pub mod network;
 pub mod node;
 pub mod parts;
+pub mod pod;
 pub mod teardown;
 
 use std::fs;
@@ -161,6 +162,31 @@ impl Cluster {
         self.record()
     }
 
+    /// Ends a program of a node (`kubelet`, `containerd`, `kube-proxy`) at once.
+    ///
+    /// # Errors
+    /// It does not run there, or does not end.
+    pub fn stop_on(&mut self, node: &str, program: &str) -> Result<()> {
+        let index = self.index(node)?;
+        self.nodes.get_mut(index).context("no such node")?.stop(program)?;
+        self.record()
+    }
+
+    /// Starts a program of a node again.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn restart_on(&mut self, node: &str, program: &str) -> Result<()> {
+        let index = self.index(node)?;
+        let machine = self.nodes.get_mut(index).context("no such node")?;
+        let all = node::programs(machine, index, &self.network, &self.parts);
+        let Some(run) = all.into_iter().find(|run| run.name == program) else {
+            bail!("{program} is no program of a node")
+        };
+        machine.start(&run)?;
+        self.record()
+    }
+
     /// Loads an image archive on every node.
     ///
     /// # Errors
@@ -175,6 +201,13 @@ impl Cluster {
     /// What is left, and why.
     pub fn down(self) -> Result<()> {
         teardown::down(&self.dir)
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        self.nodes
+            .iter()
+            .position(|node| node.name == name)
+            .with_context(|| format!("there is no node {name}"))
     }
 
     fn machines(dir: PathBuf, nodes: usize, parts: Parts) -> Result<Cluster> {

@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod image;
 pub mod run;
 pub mod sbom;
+pub mod scenarios;
 pub mod sources;
 pub mod survive;
 pub mod walk;

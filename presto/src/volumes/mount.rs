@@ -81,6 +81,7 @@ impl Mounted for NoMount {
 pub(super) fn clear(at: &Path) -> Result<(), String> {
     for _ in 0..STACK {
         if !is_ours(at) {
+            vacate(at);
             return Ok(());
         }
         tracing::info!(target: "volumes", path = %at.display(), "a dead mount is taken away");
@@ -99,8 +100,21 @@ fn is_ours(at: &Path) -> bool {
     crate::lower::top(at).is_some_and(|top| top.kind == b"fuse.intermezzo")
 }
 
-/// Makes the directory under the mount with mode 0000, so that nobody writes "under" a missing mount, and takes away
-/// what an earlier presto left mounted there.
+/// Removes the directory under a mount that is gone, if `prepare` made it: who looks for the volume finds nothing then,
+/// and never an empty directory in its place.
+pub(super) fn vacate(at: &Path) {
+    let is_made_here = rustix::fs::lstat(at).is_ok_and(|stat| {
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+            && rustix::fs::Mode::from_raw_mode(stat.st_mode).is_empty()
+    });
+    // The kernel refuses it where something is mounted or anything is in it.
+    if is_made_here && let Err(errno) = rustix::fs::rmdir(at) {
+        tracing::warn!(target: "volumes", path = %at.display(), %errno, "the directory under the mount stays");
+    }
+}
+
+/// Makes the directory under the mount, right before that, with mode 0000, so that nobody writes "under" a missing mount;
+/// and takes away what an earlier presto left mounted there.
 pub(super) fn prepare(at: &Path) -> Result<(), String> {
     let text =
         |what: &str, error: &dyn std::fmt::Display| format!("mount point {}: {what}: {error}", at.display());
@@ -118,5 +132,28 @@ pub(super) fn prepare(at: &Path) -> Result<(), String> {
             made.map_err(|error| text("cannot make it", &error))
         }
         Err(errno) => Err(text("cannot look at it", &errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_empty_directory_that_was_made_for_a_mount_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, users) = (dir.path().join("ns/made"), dir.path().join("users"));
+        prepare(&made).unwrap();
+        std::fs::create_dir(&users).unwrap();
+        prepare(&users).unwrap();
+        std::fs::write(made.join("file"), "written under it").unwrap();
+        vacate(&made);
+        assert!(made.join("file").exists());
+        std::fs::remove_file(made.join("file")).unwrap();
+        for path in [&made, &users] {
+            vacate(path);
+        }
+        assert!(!made.exists());
+        assert!(users.is_dir(), "it was there before the volume");
     }
 }

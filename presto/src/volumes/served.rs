@@ -8,7 +8,7 @@ use intermezzo_kml::KmlError;
 use parking_lot::{Mutex, RwLock};
 
 use super::background::Syncer;
-use super::mount::{Mounted, Mounter, prepare};
+use super::mount::{Mounted, Mounter, prepare, vacate};
 use super::source::Surroundings;
 use super::spec::Spec;
 use crate::channel::{Link, convert};
@@ -179,6 +179,7 @@ impl Served {
             running.volume.notifier.attach(false);
             if let Some(mount) = running.mount.lock().as_ref() {
                 mount.detach();
+                vacate(&self.spec.read().mountpoint);
             }
         }
     }

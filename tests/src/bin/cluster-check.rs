@@ -11,8 +11,8 @@ use clap::Parser;
 use intermezzo::fleet::mounts;
 use intermezzo::output::{Table, print_text, say};
 use intermezzo_tests::cluster::command::until;
-use intermezzo_tests::cluster::kubectl::Kubectl;
 use intermezzo_tests::cluster::parts::Parts;
+use intermezzo_tests::cluster::pod::Pod;
 use intermezzo_tests::cluster::{Cluster, Wanted, images, logs};
 
 const MANIFESTS: &str = include_str!("../../cluster/manifests/check.yaml");
@@ -100,20 +100,20 @@ fn tried(cluster: &mut Cluster, step: Step<'_>) -> Result<()> {
 
     let begin = Instant::now();
     for node in ["node1", "node2"] {
-        let reader = Pod::of(&kubectl, "reader", node)?;
+        let reader = Pod::of(&kubectl, "default", "app=reader", node)?;
         // Its pod may have started before the mount was made.
-        until("the mount to be seen", PATIENCE, || reader.sees("/mounts/volume/node", node))?;
-        let said = kubectl.run(&["logs", &Pod::of(&kubectl, "mounter", node)?.name])?;
+        until("the mount to be seen", PATIENCE, || sees(&reader, "/mounts/volume/node", node))?;
+        let said = kubectl.run(&["logs", &Pod::of(&kubectl, "default", "app=mounter", node)?.name])?;
         ensure!(said == format!("mounted on {node}\n"), "the log of {node}'s mounter is {said:?}");
     }
     step("mounts", "what a pod mounts, another pod of the node sees, by exec; logs", begin.elapsed());
 
     let begin = Instant::now();
-    let far = Pod::of(&kubectl, "reader", "node2")?;
+    let far = Pod::of(&kubectl, "default", "app=reader", "node2")?;
     for name in ["web", "web.default.svc.cluster.local"] {
-        until("the Service to answer", PATIENCE, || far.fetches(name))?;
+        until("the Service to answer", PATIENCE, || fetches(&far, name))?;
     }
-    let unknown = far.fetches("nobody.default.svc.cluster.local");
+    let unknown = fetches(&far, "nobody.default.svc.cluster.local");
     ensure!(unknown.is_err(), "a Service that does not exist answers");
     step("names", "a Service of node1 by its name from node2", begin.elapsed());
 
@@ -132,7 +132,7 @@ fn tried(cluster: &mut Cluster, step: Step<'_>) -> Result<()> {
         ensure!(kubectl.ready_nodes()?.len() == 2, "node2 is not ready");
         Ok(())
     })?;
-    until("the Service to answer", PATIENCE, || far.fetches("web"))?;
+    until("the Service to answer", PATIENCE, || fetches(&far, "web"))?;
     step("heal", "node2 ready, its pod reaches node1 by name", begin.elapsed());
 
     let begin = Instant::now();
@@ -140,50 +140,23 @@ fn tried(cluster: &mut Cluster, step: Step<'_>) -> Result<()> {
     ensure!(kubectl.run(&["get", "--raw", "/readyz"]).is_err(), "the API server answers though it was ended");
     cluster.restart("kube-apiserver")?;
     until("the API server to be back", PATIENCE, || kubectl.run(&["get", "--raw", "/readyz"]))?;
-    until("exec to work again", PATIENCE, || far.fetches("web"))?;
+    until("exec to work again", PATIENCE, || fetches(&far, "web"))?;
     step("apiserver", "ended and started again", begin.elapsed());
     Ok(())
 }
 
-/// A pod of a DaemonSet.
-struct Pod<'a> {
-    kubectl: &'a Kubectl,
-    name: String,
+fn sees(pod: &Pod, path: &str, content: &str) -> Result<()> {
+    let seen = pod.exec(&["busybox", "cat", path])?;
+    ensure!(seen.trim_end() == content, "{} sees {seen:?} in {path}", pod.name);
+    Ok(())
 }
 
-impl Pod<'_> {
-    fn of<'a>(kubectl: &'a Kubectl, app: &str, node: &str) -> Result<Pod<'a>> {
-        let (label, field) = (format!("app={app}"), format!("spec.nodeName={node}"));
-        let name = kubectl.run(&[
-            "get",
-            "pods",
-            "--selector",
-            &label,
-            "--field-selector",
-            &field,
-            "-o",
-            "jsonpath={.items[0].metadata.name}",
-        ])?;
-        Ok(Pod { kubectl, name })
-    }
-
-    fn exec(&self, command: &[&str]) -> Result<String> {
-        self.kubectl.run(&[&["exec", &self.name, "--"], command].concat())
-    }
-
-    fn sees(&self, path: &str, content: &str) -> Result<()> {
-        let seen = self.exec(&["busybox", "cat", path])?;
-        ensure!(seen.trim_end() == content, "{} sees {seen:?} in {path}", self.name);
-        Ok(())
-    }
-
-    /// With nc: Debian's static busybox ends its wget with a segmentation fault where there are no shared libraries.
-    fn fetches(&self, host: &str) -> Result<()> {
-        let request = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {host} 80");
-        let page = self.exec(&["sh", "-c", &request])?;
-        ensure!(page.ends_with("\nhello from node1\n"), "http://{host}/ is {page:?}");
-        Ok(())
-    }
+/// With nc: Debian's static busybox ends its wget with a segmentation fault where there are no shared libraries.
+fn fetches(pod: &Pod, host: &str) -> Result<()> {
+    let request = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 5 {host} 80");
+    let page = pod.exec(&["sh", "-c", &request])?;
+    ensure!(page.ends_with("\nhello from node1\n"), "http://{host}/ is {page:?}");
+    Ok(())
 }
 
 /// What a cluster could leave behind: namespaces and control groups of its processes.

@@ -131,6 +131,32 @@ impl Machine {
         )
     }
 
+    /// The machine's files as its own programs see them, mounts included, seen from outside.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn root(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root", self.pid()?)))
+    }
+
+    /// Processes of this name (proc(5), `comm`) that are on the machine's own network: its programs, and pods that share it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn processes(&self, name: &str) -> Result<Vec<Recorded>> {
+        let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
+        let ours = network(&self.pid()?.to_string())?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if comm.trim_end() == name && network(&pid).is_ok_and(|one| one == ours) {
+                found.extend(pid.parse().ok().and_then(Recorded::now));
+            }
+        }
+        Ok(found)
+    }
+
     /// Process 1 as it is seen from outside.
     ///
     /// # Errors

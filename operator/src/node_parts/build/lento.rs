@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{RUN, Shape, daemon_set, env, field, host, mount, pod};
+use super::{MOUNTS, RUN, Shape, daemon_set, env, field, host, mount, pod};
 use crate::names;
 use crate::settings::{Settings, Strategy};
 
@@ -111,7 +111,7 @@ fn variables(settings: &Settings, namespace: &str) -> Vec<EnvVar> {
         env("LENTO_ADMIN_SOCKET", format!("{RUN}/lento.sock")),
         env("LENTO_STATE", path("state")),
         env("LENTO_CACHE", path("cache")),
-        env("LENTO_MOUNTS", path("mounts")),
+        env("LENTO_MOUNTS", MOUNTS),
     ];
     all.extend(settings.lento.log.iter().map(|log| env("LENTO_LOG", log)));
     all

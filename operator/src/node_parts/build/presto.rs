@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec, SecurityContext};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::{RUN, Shape, daemon_set, env, host, mount, pod, source_name};
+use super::{MOUNTS, RUN, Shape, daemon_set, env, host, mount, pod, source_name};
 use crate::names;
 use crate::settings::{Settings, Strategy};
 
@@ -14,9 +14,14 @@ pub(super) fn build(settings: &Settings, namespace: &str, owner: &OwnerReference
     let dir = &settings.host_directory;
     // A mount that is made in the pod appears on the node, and from there in every pod that uses it.
     let bidirectional = Some("Bidirectional");
-    let mut volumes =
-        vec![host("intermezzo", dir, "DirectoryOrCreate"), host("run", Path::new(RUN), "DirectoryOrCreate")];
-    let mut mounts = vec![mount("intermezzo", dir, bidirectional), mount("run", Path::new(RUN), None)];
+    let (run, shown) = (Path::new(RUN), Path::new(MOUNTS));
+    let mut volumes = vec![
+        host("intermezzo", dir, "DirectoryOrCreate"),
+        host("run", run, "DirectoryOrCreate"),
+        host("mounts", shown, "DirectoryOrCreate"),
+    ];
+    let mut mounts =
+        vec![mount("intermezzo", dir, None), mount("run", run, None), mount("mounts", shown, bidirectional)];
     for (index, source) in settings.allowed_sources.iter().enumerate() {
         volumes.push(host(&source_name(index), source, "DirectoryOrCreate"));
         mounts.push(mount(&source_name(index), source, bidirectional));
