@@ -142,8 +142,7 @@ fn only_the_cache_of_this_uid_is_removed() {
 fn a_path_that_is_none_is_refused() {
     let w = world();
     for cache in ["", "/", "cache/team/home", "/a/../b"] {
-        let body =
-            Body::DiscardVolume(v1::DiscardVolume { uid: UID, cache: cache.to_owned(), begun: false });
+        let body = Body::DiscardVolume(v1::DiscardVolume { uid: UID, cache: cache.to_owned(), begun: false });
         assert!(matches!(w.call(body), Body::Failure(_)), "{cache}");
     }
 }

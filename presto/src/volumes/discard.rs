@@ -109,8 +109,7 @@ struct Place {
 impl Place {
     fn of(discard: &DiscardVolume) -> Result<Place, DiscardError> {
         let path = PathBuf::from(&discard.cache);
-        let refused =
-            |reason: &str| DiscardError::Refused { path: path.clone(), reason: reason.to_owned() };
+        let refused = |reason: &str| DiscardError::Refused { path: path.clone(), reason: reason.to_owned() };
         let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
         if !path.is_absolute() || !path.components().all(plain) {
             return Err(refused("not a plain absolute path"));
@@ -202,7 +201,9 @@ impl Place {
         if bare().map_err(|errno| self.failed("cannot be listed", errno))? {
             return Ok(());
         }
-        Err(self.refused("there is no journal in it that says whose it is; if nobody needs it, remove it by hand"))
+        Err(self.refused(
+            "there is no journal in it that says whose it is; if nobody needs it, remove it by hand",
+        ))
     }
 }
 
