@@ -74,11 +74,11 @@ fn type_of(field: &Value) -> String {
         "array" => format!("list of {}", text(&field["items"], "type")),
         plain => plain.to_owned(),
     };
-    for (limit, words) in
-        [("minimum", "at least"), ("maxLength", "at most, in characters,"), ("maxItems", "at most")]
+    for (limit, words, unit) in
+        [("minimum", "at least", ""), ("maxLength", "up to", " characters"), ("maxItems", "up to", "")]
     {
         if let Some(number) = field[limit].as_f64().filter(|number| *number > 0.0) {
-            name.push_str(&format!(", {words} {number}"));
+            name.push_str(&format!(", {words} {number}{unit}"));
         }
     }
     name
