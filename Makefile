@@ -1,6 +1,7 @@
 # What a developer types. `make help` lists it. Tests of mounts take root and /dev/fuse.
 
 CARGO   ?= cargo
+HELM    ?= helm
 # Profile of demo and kills; `make bench` always measures a release build.
 PROFILE ?= dev
 ROUNDS  ?= 30
@@ -81,9 +82,9 @@ bench:
 bins:
 	$(CARGO) build --locked --profile $(PROFILE) $(PROGRAMS) --bins
 
-# The chart as helm renders it; HELM names the program where it is not in PATH.
+# The chart as helm renders it; HELM names the program where it is not in PATH. `make unit` runs the same where helm is there.
 chart:
-	$(CARGO) test -p intermezzo-operator --test chart -- --ignored
+	HELM=$(HELM) $(CARGO) test --locked -p intermezzo-operator --test chart
 
 # The archives of the images; the sizes are printed.
 images: cluster-programs

@@ -334,6 +334,7 @@ pub(crate) fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::
         fault: report.fault,
         pending_bytes: status.pending_bytes,
         pending_seconds: clock::seconds_since(status.pending_since, now),
+        reached: String::new(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::options::Options;
 use crate::options::Source;
 use crate::replication::ReplicationService;
 use crate::replication::listen;
+use crate::req_dispatcher::ChannelState;
 use crate::req_dispatcher::Downcalls;
 use crate::req_dispatcher::ReqDispatcher;
 use crate::req_handler::ReqHandler;
@@ -137,6 +138,7 @@ impl Agent {
                     peers: peers.clone(),
                     identity,
                     cache: options.cache.clone(),
+                    run: run.clone(),
                 };
                 control::start(settings, rooms.clone())
             }
@@ -162,10 +164,18 @@ impl Agent {
             boot,
             run,
         };
+        let mut channel = around.downcalls.state();
         let mut agent = Agent { around, volumes, running: BTreeMap::new() };
+        let mut told = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                Ok(()) = channel.changed() => {
+                    let state = channel.borrow_and_update().clone();
+                    if told {
+                        agent.clear_others(&state);
+                    }
+                }
                 changed = desired.changed() => {
                     if changed.is_err() {
                         break;
@@ -173,6 +183,10 @@ impl Agent {
                     let now = desired.borrow_and_update().clone();
                     if let Some(now) = now {
                         agent.reconcile(now).await;
+                        if !std::mem::replace(&mut told, true) {
+                            let state = channel.borrow_and_update().clone();
+                            agent.clear_others(&state);
+                        }
                     }
                 }
             }
@@ -204,6 +218,15 @@ impl Agent {
                     self.running.insert(name, (handle, volume));
                 }
             }
+        }
+    }
+
+    /// What presto remembers and this node has no part in any more: it was away when it should have let go.
+    fn clear_others(&self, state: &ChannelState) {
+        let ChannelState::Up(_, attached) = state else { return };
+        for volume in attached.volumes.iter().filter(|volume| !self.running.contains_key(&volume.name)) {
+            info!(target: "agent", volume = volume.name, "presto serves it and this node has no part in it; its data stays");
+            clear(&self.around.downcalls, &volume.name);
         }
     }
 
@@ -256,7 +279,7 @@ async fn stop_task(handle: &VolumeHandle) {
 fn clear(downcalls: &Downcalls, name: &str) {
     let (downcalls, name) = (downcalls.clone(), name.to_owned());
     tokio::spawn(async move {
-        let body = Body::ClearVolume(ClearVolume {});
+        let body = Body::ClearVolume(ClearVolume::default());
         if let Err(error) = downcalls.call(&name, body, "ClearVolume", CLEAR_DEADLINE).await {
             warn!(target: "agent", volume = name, %error, "presto still serves it");
         }

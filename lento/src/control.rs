@@ -4,8 +4,10 @@
 //! goes on, and starts, from there. It holds no Kubernetes credentials but the token that the kubelet gives it, which only
 //! the operator can use. How and why: `docs/technical/control.md`.
 
+mod asked;
 mod attach;
 mod carried_out;
+mod discard;
 mod edge;
 mod identity;
 mod kept;
@@ -18,8 +20,11 @@ use crate::options::OperatorOptions;
 use crate::random::Backoff;
 use crate::req_dispatcher::Downcalls;
 use crate::volume::Volumes;
+use asked::Asked;
 use attach::End;
 use carried_out::CarriedOut;
+use discard::Discarder;
+use discard::Places;
 use identity::KeptIdentity;
 use intermezzo_identity::Identity;
 use lento_core::io::NodeName;
@@ -58,19 +63,26 @@ pub struct Settings {
     pub identity: watch::Sender<Option<Arc<Identity>>>,
     /// Where caches lie.
     pub cache: PathBuf,
+    /// Where what ends with the machine lies.
+    pub run: PathBuf,
 }
 
 /// Begins with what is on disk, then follows the operator until told to stop. What this node shall do comes out; `None`:
 /// the operator has never said.
 #[must_use]
 pub fn start(settings: Settings, stop: CancellationToken) -> watch::Receiver<Option<Desired>> {
-    let Settings { node, operator, state, volumes, downcalls, peers, identity, cache } = settings;
+    let Settings { node, operator, state, volumes, downcalls, peers, identity, cache, run } = settings;
     let (put_desired, desired) = watch::channel(None);
     let kept_identity = loud(KeptIdentity::load(&state, &node));
+    let places = Places { state: state.clone(), cache, run };
+    // Before any volume begins.
+    let discarder = Discarder::start(places, volumes.clone(), downcalls.clone(), stop.clone());
     let mut control = Control {
         operator: Operator::new(operator, &node),
         carried_out: CarriedOut::new(&state, &node),
-        reporter: Reporter::new(volumes, downcalls, cache),
+        asked: Asked::new(volumes.clone(), downcalls.clone()),
+        reporter: Reporter::new(volumes, downcalls),
+        discarder,
         state,
         identity: None,
         put_identity: identity,
@@ -101,7 +113,9 @@ struct Control {
     operator: Operator,
     identity: Option<KeptIdentity>,
     carried_out: CarriedOut,
+    asked: Asked,
     reporter: Reporter,
+    discarder: Discarder,
     put_identity: watch::Sender<Option<Arc<Identity>>>,
     put_desired: watch::Sender<Option<Desired>>,
     peers: Peers,
@@ -165,14 +179,16 @@ impl Control {
         self.identity = Some(kept);
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         // First, or a volume would look for a server that nobody knows yet.
         self.peers.learn(self.carried_out.peers());
+        self.discarder.want(self.carried_out.discard().cloned().collect());
         let desired = self.carried_out.of_node();
         self.put_desired.send_if_modified(|last| {
             let modified = last.as_ref() != Some(&desired);
             *last = Some(desired);
             modified
         });
+        self.asked.follow(&self.carried_out.asks());
     }
 }

@@ -5,6 +5,7 @@
 //! [`VolumeStore::make_durable`].
 
 mod redo;
+mod remains;
 mod tables;
 
 use crate::random;
@@ -17,6 +18,9 @@ use redb::ReadableDatabase;
 use redb::TableDefinition;
 use redo::Changes;
 use redo::Redo;
+pub use remains::Remains;
+pub use remains::store_path;
+pub use remains::witness_path;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::path::Path;

@@ -3,6 +3,7 @@
 use intermezzo_api::Condition;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::time::Duration;
 
 /// What is known of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,12 @@ impl Conditions {
     }
 }
 
+/// How long ago, by this clock. The API server's may be ahead: then it has just been.
+#[must_use]
+pub fn elapsed(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(then)).unwrap_or_default()
+}
+
 /// The condition of a type.
 #[must_use]
 pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
@@ -91,7 +98,13 @@ pub fn changed<'a>(before: &'a [Condition], now: &'a [Condition]) -> impl Iterat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    #[test]
+    fn a_clock_that_is_behind_makes_nothing_late() {
+        let now = Timestamp::now();
+        assert_eq!(elapsed(now + Duration::from_secs(3600), now), Duration::ZERO);
+        assert_eq!(elapsed(now - Duration::from_secs(60), now), Duration::from_secs(60));
+    }
 
     #[test]
     fn the_time_moves_with_the_status_only() {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube_client::Client;
+use kube_client::core::error_boundary::InvalidObject;
 use kube_runtime::controller::Action;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
 use crate::metrics::Metrics;
-use crate::rate::Writes;
+use crate::rate::{Applied, Writes};
 use crate::settings::Settings;
 use crate::world::World;
 
@@ -26,6 +27,8 @@ pub struct Context {
     pub events: Events,
     /// When statuses were written.
     pub writes: Writes,
+    /// Of which conflicts there are objects.
+    pub conflicts: Applied,
     /// Counts.
     pub metrics: Metrics,
     /// Namespace of the operator.
@@ -63,6 +66,12 @@ impl From<kube_client::Error> for ReconcileError {
     fn from(error: kube_client::Error) -> ReconcileError {
         ReconcileError::Api(Box::new(error))
     }
+}
+
+/// What a person should know about an object that cannot be read.
+#[must_use]
+pub fn unreadable(broken: &InvalidObject) -> String {
+    format!("this version of the operator cannot read it, and what it said before stays: {}", broken.error)
 }
 
 /// After an error: again, the later the more there are. One object's trouble delays no other.

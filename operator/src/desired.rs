@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use intermezzo_api::manifest::{as_supported_replicator, as_supported_volume};
-use intermezzo_api::{DeletionPolicy, Replicator, Volume};
+use intermezzo_api::wait::Ask;
+use intermezzo_api::{DeletionPolicy, Replicator, ReplicatorSpec, Volume, VolumeSpec};
 use kube_client::Resource;
 
 use crate::control::{NodeDesired, NodeName};
@@ -20,6 +21,22 @@ pub fn desired(world: &Snapshot) -> BTreeMap<NodeName, NodeDesired> {
     let known = world.nodes.keys().chain(world.reports.keys());
     let mut all: BTreeMap<NodeName, NodeDesired> =
         known.map(|node| (node.clone(), NodeDesired::default())).collect();
+    // Nobody may take what cannot be read for gone: an agent cannot read these either, and of such an object it keeps the
+    // version that it has.
+    let placeholders = (
+        world.unreadable.volumes.iter().map(|id| named(id, Volume::new("", VolumeSpec::default()))),
+        world
+            .unreadable
+            .replicators
+            .iter()
+            .map(|id| named(id, Replicator::new("", ReplicatorSpec::default()))),
+    );
+    let (volumes, replicators): (Vec<Volume>, Vec<Replicator>) =
+        (placeholders.0.collect(), placeholders.1.collect());
+    for desired in all.values_mut() {
+        desired.volumes.extend(volumes.iter().cloned());
+        desired.replicators.extend(replicators.iter().cloned());
+    }
     for (id, volume) in &world.volumes {
         if volume.meta().deletion_timestamp.is_none() {
             add(&mut all, world, id, volume);
@@ -30,6 +47,13 @@ pub fn desired(world: &Snapshot) -> BTreeMap<NodeName, NodeDesired> {
         }
     }
     all
+}
+
+fn named<K: Resource>(id: &str, mut object: K) -> K {
+    let (namespace, name) = id.split_once('/').unwrap_or_default();
+    object.meta_mut().namespace = Some(namespace.to_owned());
+    object.meta_mut().name = Some(name.to_owned());
+    object
 }
 
 fn add(all: &mut BTreeMap<NodeName, NodeDesired>, world: &Snapshot, id: &str, volume: &Volume) {
@@ -72,6 +96,9 @@ fn handed_out(volume: &Volume, server: &str) -> Volume {
     let mut handed_out = Volume::new(&kube_client::ResourceExt::name_any(volume), spec);
     handed_out.metadata.namespace = volume.metadata.namespace.clone();
     handed_out.metadata.uid = volume.metadata.uid.clone();
+    if let Some(ask) = Ask::of(volume) {
+        ask.put(&mut handed_out);
+    }
     handed_out
 }
 
@@ -113,6 +140,37 @@ mod tests {
         assert_eq!(desired["b"].replicators.len(), 1, "a node hears of itself only");
         assert_eq!(desired["b"].peers["a"], "10.0.0.1:7430");
         assert_eq!(desired["d"], NodeDesired::default(), "and whoever has no part gets nothing");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_from_a_node_that_has_it() {
+        let mut all = world(
+            vec![served(volume("v", json!({"server": {"nodeName": "a"}})), "a", &[])],
+            vec![replicator("v", "b")],
+        );
+        let texts = |all: &Snapshot, node: &str| -> Vec<String> {
+            let desired = desired(all)[node].clone();
+            let message = intermezzo_control::Desired::new(
+                &desired.volumes,
+                &desired.replicators,
+                &BTreeMap::new(),
+                &BTreeSet::new(),
+            );
+            message.unwrap().objects()
+        };
+        let read = |texts: &[String], before: &Manifests| {
+            Manifests::read_each(texts.iter().map(String::as_str), before).0
+        };
+        let before = read(&texts(&all, "b"), &Manifests::default());
+        assert_eq!(before.role("ns/v", "b"), Some(Role::Client));
+        // An operator begins anew, and neither can be read.
+        all.unreadable.volumes.insert("ns/v".into());
+        all.unreadable.replicators.insert("ns/v-b".into());
+        all.volumes.clear();
+        all.replicators.clear();
+        assert_eq!(read(&texts(&all, "b"), &before), before);
+        let stranger = read(&texts(&all, "c"), &Manifests::default());
+        assert!(stranger.volumes.is_empty() && stranger.replicators.is_empty());
     }
 
     #[test]

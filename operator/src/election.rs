@@ -54,23 +54,30 @@ struct Candidate {
 impl Candidate {
     async fn take_part(&mut self, leads: &watch::Sender<bool>) {
         loop {
-            match timeout(CALL, self.turn()).await {
-                Ok(Ok(true)) => self.renewed = Some(Instant::now()),
+            // Others count from when they see the renewal, which is after it was begun here.
+            let began = Instant::now();
+            match timeout(self.at_most(CALL), self.turn()).await {
+                Ok(Ok(true)) => self.renewed = Some(began),
                 Ok(Ok(false)) => self.renewed = None,
                 Ok(Err(error)) => {
                     warn!(target: "election", %error, "cannot read or write the Lease {}", names::OPERATOR);
                 }
                 Err(_) => warn!(target: "election", "the API server does not answer"),
             }
-            if self.renewed.is_some_and(|at| at.elapsed() > GIVE_UP) {
+            if self.renewed.is_some_and(|at| at.elapsed() >= GIVE_UP) {
                 self.renewed = None;
             }
             let now = self.renewed.is_some();
             if leads.send_if_modified(|was| std::mem::replace(was, now) != now) {
                 info!(target: "election", me = self.me, leads = now, "leadership");
             }
-            sleep(PERIOD).await;
+            sleep(self.at_most(PERIOD)).await;
         }
+    }
+
+    /// A holder waits for nothing beyond the moment when it must have given up.
+    fn at_most(&self, wait: Duration) -> Duration {
+        self.renewed.map_or(wait, |at| wait.min(GIVE_UP.saturating_sub(at.elapsed())))
     }
 
     /// One look and, where due, one write. Whether this operator holds the Lease now.
@@ -115,5 +122,49 @@ impl Candidate {
         if let Ok(Err(error)) = timeout(CALL, back).await {
             warn!(target: "election", %error, "the Lease could not be given back; others wait until it ends");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Response};
+    use kube_client::client::Body;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_gives_up_before_anybody_may_take_over() {
+        let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let server = tokio::spawn(async move {
+            let mut unanswered = Vec::new();
+            let mut renewed = None;
+            while let Some((request, send)) = handle.next_request().await {
+                // The first write is taken; after that the API server says nothing any more.
+                if renewed.is_some() {
+                    unanswered.push(send);
+                    continue;
+                }
+                let (code, body) = match request.method().as_str() {
+                    "GET" => (404, r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":404,"reason":"NotFound","message":""}"#.to_owned()),
+                    _ => {
+                        renewed = Some(Instant::now());
+                        let bytes = request.into_body().collect_bytes().await.unwrap();
+                        (201, String::from_utf8(bytes.to_vec()).unwrap())
+                    }
+                };
+                send.send_response(
+                    Response::builder().status(code).body(Body::from(body.into_bytes())).unwrap(),
+                );
+            }
+            renewed
+        });
+        let stop = CancellationToken::new();
+        let mut leads = run(Client::new(service, "ns"), "ns", "a".to_owned(), stop.clone());
+        leads.wait_for(|leads| *leads).await.unwrap();
+        let renewed = Instant::now();
+        leads.wait_for(|leads| !*leads).await.unwrap();
+        let held = renewed.elapsed();
+        assert!(held <= GIVE_UP && held < LEASE, "{held:?}");
+        stop.cancel();
+        server.abort();
     }
 }

@@ -13,7 +13,7 @@ use crate::names::MANAGER;
 #[derive(Clone)]
 pub struct Events(Recorder);
 
-/// Longest note that Kubernetes takes.
+/// Longest note that Kubernetes takes, in bytes.
 const NOTE: usize = 1024;
 
 impl Events {
@@ -73,7 +73,7 @@ impl Events {
         reason: &str,
         note: &str,
     ) {
-        let note = note.chars().take(NOTE / 4).collect();
+        let note = note.get(..note.floor_char_boundary(NOTE)).unwrap_or_default().to_owned();
         let (reason, action) = (reason.to_owned(), "Reconcile".to_owned());
         let event = Event { type_, reason, note: Some(note), action, secondary: None };
         if let Err(error) = self.0.publish(&event, &about.object_ref(&())).await {

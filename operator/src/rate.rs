@@ -55,6 +55,31 @@ impl Writes {
     }
 }
 
+/// What was brought about for each object, by numbers, and when.
+#[derive(Debug, Default)]
+pub struct Applied(Mutex<BTreeMap<String, (Vec<u64>, Instant)>>);
+
+impl Applied {
+    /// Somebody may have changed it meanwhile.
+    const AGAIN: Duration = Duration::from_secs(60);
+
+    /// Whether this is something else than before, or was brought about long ago.
+    pub fn is_due(&self, uid: &str, wanted: &[u64], now: Instant) -> bool {
+        let applied = self.0.lock();
+        applied.get(uid).is_none_or(|(before, at)| before != wanted || *at + Applied::AGAIN <= now)
+    }
+
+    /// It has been brought about.
+    pub fn note(&self, uid: &str, wanted: Vec<u64>, now: Instant) {
+        self.0.lock().insert(uid.to_owned(), (wanted, now));
+    }
+
+    /// Forgets an object.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +89,16 @@ mod tests {
         let mut conditions = Conditions::new(&[], None, jiff::Timestamp::UNIX_EPOCH);
         conditions.set("Ready", truth, "Because", "");
         conditions.done()
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_looked_at_once_a_minute() {
+        let (applied, start) = (Applied::default(), Instant::now());
+        assert!(applied.is_due("uid", &[1], start));
+        applied.note("uid", vec![1], start);
+        assert!(!applied.is_due("uid", &[1], start + Duration::from_secs(59)));
+        assert!(applied.is_due("uid", &[1], start + Duration::from_secs(60)));
+        assert!(applied.is_due("uid", &[1, 2], start));
     }
 
     #[test]

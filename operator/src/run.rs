@@ -30,7 +30,7 @@ use crate::events::Events;
 use crate::far_side::{self, FarSide};
 use crate::metrics::Metrics;
 use crate::options::Run;
-use crate::rate::Writes;
+use crate::rate::{Applied, Writes};
 use crate::review::TokenReviews;
 use crate::settings::Settings;
 use crate::world::World;
@@ -79,6 +79,7 @@ pub async fn run(options: Run, stop: CancellationToken) -> anyhow::Result<()> {
         client,
         world: world.clone(),
         writes: Writes::default(),
+        conflicts: Applied::default(),
         metrics,
         namespace: options.namespace,
         stop: running.clone(),

@@ -64,6 +64,7 @@ pub(crate) fn world(volumes: Vec<Volume>, replicators: Vec<Replicator>) -> Snaps
         replicators: replicators.into_iter().map(|r| (r.id(), Arc::new(r))).collect(),
         nodes: ["a", "b", "c", "d", "e"].map(node).into(),
         reports: std::collections::BTreeMap::new(),
+        unreadable: crate::world::Unreadable::default(),
     }
 }
 
@@ -119,6 +120,7 @@ pub(crate) fn context(world: Snapshot) -> (Arc<crate::context::Context>, Asked) 
         world: crate::world::World::fixed(world),
         settings: tokio::sync::watch::channel(Arc::new(settings(json!({})))).1,
         writes: crate::rate::Writes::default(),
+        conflicts: crate::rate::Applied::default(),
         metrics: crate::metrics::Metrics::default(),
         namespace: "sys".into(),
         stop: tokio_util::sync::CancellationToken::new(),

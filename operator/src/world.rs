@@ -2,7 +2,7 @@
 //!
 //! One broken object is not everybody's trouble: it is kept as it was when it could last be read, and reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,6 +46,20 @@ impl From<&Node> for NodeFacts {
 /// Objects by name (`namespace/name`, for nodes the name).
 pub type Objects<T> = BTreeMap<String, Arc<T>>;
 
+/// What was listed of one kind.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Listed<T> {
+    objects: Objects<T>,
+    /// Objects that cannot be read, and of which no earlier version is known either.
+    unreadable: BTreeSet<String>,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Listed<T> {
+        Listed { objects: Objects::new(), unreadable: BTreeSet::new() }
+    }
+}
+
 /// All of it at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -57,14 +71,28 @@ pub struct Snapshot {
     pub nodes: Objects<NodeFacts>,
     /// Attached agents.
     pub reports: Reports,
+    /// Volumes and Replicators that are there and of which nothing is known.
+    pub unreadable: Unreadable,
+}
+
+/// Objects of which nothing but the name is known, by `namespace/name`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Volumes.
+    pub volumes: BTreeSet<String>,
+    /// Replicators.
+    pub replicators: BTreeSet<String>,
 }
 
 impl Snapshot {
     /// The Replicators of a volume, the oldest first.
     #[must_use]
     pub fn replicators_of(&self, volume: &str) -> Vec<&Replicator> {
-        let mut all: Vec<&Replicator> =
-            self.replicators.values().map(Arc::as_ref).filter(|r| r.volume_id() == volume).collect();
+        let (namespace, name) = volume.split_once('/').unwrap_or_default();
+        let of = |replicator: &&Replicator| {
+            replicator.spec.volume == name && replicator.meta().namespace.as_deref() == Some(namespace)
+        };
+        let mut all: Vec<&Replicator> = self.replicators.values().map(Arc::as_ref).filter(of).collect();
         all.sort_by_key(|replicator| age(*replicator));
         all
     }
@@ -79,9 +107,9 @@ pub fn age<K: Resource>(object: &K) -> (Option<jiff::Timestamp>, String) {
 /// Follows all of it.
 #[derive(Clone, Debug)]
 pub struct World {
-    volumes: watch::Receiver<Option<Objects<Volume>>>,
-    replicators: watch::Receiver<Option<Objects<Replicator>>>,
-    nodes: watch::Receiver<Option<Objects<NodeFacts>>>,
+    volumes: watch::Receiver<Option<Listed<Volume>>>,
+    replicators: watch::Receiver<Option<Listed<Replicator>>>,
+    nodes: watch::Receiver<Option<Listed<NodeFacts>>>,
     reports: watch::Receiver<Reports>,
 }
 
@@ -101,11 +129,13 @@ impl World {
     /// All of it now; `None` while something has not been listed yet.
     #[must_use]
     pub fn now(&self) -> Option<Snapshot> {
+        let (volumes, replicators) = (self.volumes.borrow().clone()?, self.replicators.borrow().clone()?);
         Some(Snapshot {
-            volumes: self.volumes.borrow().clone()?,
-            replicators: self.replicators.borrow().clone()?,
-            nodes: self.nodes.borrow().clone()?,
+            volumes: volumes.objects,
+            replicators: replicators.objects,
+            nodes: self.nodes.borrow().as_ref()?.objects.clone(),
             reports: self.reports.borrow().clone(),
+            unreadable: Unreadable { volumes: volumes.unreadable, replicators: replicators.unreadable },
         })
     }
 
@@ -127,7 +157,7 @@ fn follow<K, T>(
     client: &Client,
     take: impl Fn(&K) -> T + Send + Sync + 'static,
     stop: &CancellationToken,
-) -> watch::Receiver<Option<Objects<T>>>
+) -> watch::Receiver<Option<Listed<T>>>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     T: PartialEq + Send + Sync + 'static,
@@ -137,28 +167,25 @@ where
     let stop = stop.clone();
     tokio::spawn(async move {
         let mut events = pin!(watcher(api, watcher::Config::default().any_semantic()).default_backoff());
-        let mut listed = Objects::new();
+        let mut listed = Listed::default();
         while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
             match event {
-                Ok(Event::Init) => listed = Objects::new(),
-                Ok(Event::InitApply(object)) => keep(&mut listed, &sender, &take, object),
+                Ok(Event::Init) => listed = Listed::default(),
+                Ok(Event::InitApply(object)) => keep(&mut listed, sender.borrow().as_ref(), &take, &object),
                 Ok(Event::InitDone) => {
                     sender.send_replace(Some(std::mem::take(&mut listed)));
                 }
                 Ok(Event::Apply(object)) => {
-                    let mut one = Objects::new();
-                    keep(&mut one, &sender, &take, object);
-                    sender.send_if_modified(|all| {
-                        let all = all.get_or_insert_default();
-                        one.into_iter().fold(false, |modified, (name, object)| {
-                            all.insert(name, object.clone()).as_ref() != Some(&object) || modified
-                        })
-                    });
+                    let mut one = Listed::default();
+                    keep(&mut one, sender.borrow().as_ref(), &take, &object);
+                    let name = name(&object);
+                    sender.send_if_modified(|all| all.get_or_insert_default().put(&name, one));
                 }
                 Ok(Event::Delete(object)) => {
                     let name = name(&object);
-                    sender
-                        .send_if_modified(|all| all.as_mut().is_some_and(|all| all.remove(&name).is_some()));
+                    sender.send_if_modified(|all| {
+                        all.as_mut().is_some_and(|all| all.put(&name, Listed::default()))
+                    });
                 }
                 Err(error) => warn!(target: "world", kind = %K::kind(&()), %error, "cannot watch"),
             }
@@ -174,21 +201,38 @@ fn name(object: &impl Resource) -> String {
     }
 }
 
+impl<T: PartialEq> Listed<T> {
+    /// Puts what is known of one object in the place of what was. Whether that changes anything.
+    fn put(&mut self, name: &str, mut one: Listed<T>) -> bool {
+        let new = one.objects.remove(name);
+        let old = match &new {
+            Some(new) => self.objects.insert(name.to_owned(), Arc::clone(new)),
+            None => self.objects.remove(name),
+        };
+        let unreadable = match one.unreadable.contains(name) {
+            true => self.unreadable.insert(name.to_owned()),
+            false => self.unreadable.remove(name),
+        };
+        old != new || unreadable
+    }
+}
+
 fn keep<K, T>(
-    into: &mut Objects<T>,
-    sender: &watch::Sender<Option<Objects<T>>>,
+    into: &mut Listed<T>,
+    known: Option<&Listed<T>>,
     take: &impl Fn(&K) -> T,
-    object: DeserializeGuard<K>,
+    object: &DeserializeGuard<K>,
 ) where
     K: Resource<DynamicType = ()>,
 {
-    let name = name(&object);
+    let name = name(object);
     match &object.0 {
-        Ok(object) => drop(into.insert(name, Arc::new(take(object)))),
+        Ok(object) => drop(into.objects.insert(name, Arc::new(take(object)))),
         Err(broken) => {
             warn!(target: "world", kind = %K::kind(&()), name, error = %broken, "an object cannot be read; what it said before stays");
-            if let Some(before) = sender.borrow().as_ref().and_then(|all| all.get(&name)) {
-                into.insert(name, Arc::clone(before));
+            match known.and_then(|all| all.objects.get(&name)) {
+                Some(before) => drop(into.objects.insert(name, Arc::clone(before))),
+                None => drop(into.unreadable.insert(name)),
             }
         }
     }
@@ -211,7 +255,7 @@ pub fn selected(
 impl World {
     /// The nodes, for whoever waits for a change.
     #[must_use]
-    pub fn nodes(&self) -> watch::Receiver<Option<Objects<NodeFacts>>> {
+    pub(crate) fn nodes(&self) -> watch::Receiver<Option<Listed<NodeFacts>>> {
         self.nodes.clone()
     }
 
@@ -227,10 +271,48 @@ impl World {
     /// One that never changes.
     pub(crate) fn fixed(now: Snapshot) -> World {
         World {
-            volumes: watch::channel(Some(now.volumes)).1,
-            replicators: watch::channel(Some(now.replicators)).1,
-            nodes: watch::channel(Some(now.nodes)).1,
+            volumes: watch::channel(Some(Listed { objects: now.volumes, ..Listed::default() })).1,
+            replicators: watch::channel(Some(Listed { objects: now.replicators, ..Listed::default() })).1,
+            nodes: watch::channel(Some(Listed { objects: now.nodes, ..Listed::default() })).1,
             reports: watch::channel(now.reports).1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::volume;
+    use kube_client::core::error_boundary::InvalidObject;
+    use serde_json::json;
+
+    fn object(broken: bool) -> DeserializeGuard<Volume> {
+        let read = volume("v", json!({"server": {"nodeName": "a"}}));
+        let metadata = read.metadata.clone();
+        DeserializeGuard(if broken {
+            Err(InvalidObject { error: "newer".into(), metadata })
+        } else {
+            Ok(read)
+        })
+    }
+
+    fn kept(known: Option<&Listed<Volume>>, broken: bool) -> Listed<Volume> {
+        let mut into = Listed::default();
+        keep(&mut into, known, &Volume::clone, &object(broken));
+        into
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_as_it_was_and_is_not_taken_for_gone() {
+        let read = kept(None, false);
+        assert_eq!(kept(Some(&read), true), read);
+        // An operator that has just begun knows no earlier version.
+        let mut unknown = kept(None, true);
+        assert!(unknown.objects.is_empty() && unknown.unreadable.contains("ns/v"));
+        assert!(unknown.put("ns/v", read.clone()));
+        assert_eq!(unknown, read);
+        assert!(!unknown.put("ns/v", read));
+        assert!(unknown.put("ns/v", Listed::default()));
+        assert_eq!(unknown, Listed::default());
     }
 }

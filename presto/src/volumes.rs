@@ -4,6 +4,7 @@
 
 mod background;
 mod calls;
+mod discard;
 mod fuse;
 mod mount;
 mod served;
@@ -147,7 +148,11 @@ impl Volumes {
         Reply::of(Body::VolumeInfo(served.info()))
     }
 
-    fn clear(&self, name: &str) -> Reply {
+    fn clear(&self, name: &str, uid: u64) -> Reply {
+        let meant = |served: &Arc<Served>| uid == 0 || served.uid() == uid;
+        if !self.get(name).as_ref().is_some_and(meant) {
+            return Reply::done();
+        }
         let Some(served) = self.served.write().remove(name) else { return Reply::done() };
         served.unmount();
         served.close(Duration::from_secs(20));
@@ -185,7 +190,8 @@ impl Service for Volumes {
                 Ok(spec) => self.set(&spec),
                 Err(reason) => Reply::failure(Errno::INVAL, format!("volume {volume}: {reason}")),
             },
-            Body::ClearVolume(_) => self.clear(volume),
+            Body::ClearVolume(clear) => self.clear(volume, clear.uid),
+            Body::DiscardVolume(discard) => self.discard(volume, &discard),
             Body::Mark(mark) if mark.adopted => self.adopted(volume, mark),
             body => match self.get(volume) {
                 Some(served) => served.call(body),

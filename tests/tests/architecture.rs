@@ -79,6 +79,7 @@ fn no_room_links_what_it_must_not() {
         ),
         ("intermezzo-api", &["fuser", "redb", "tonic", "tokio", "kube-client"]),
         ("intermezzo", &["fuser", "redb", "kube-client", "lento", "lento-core", "presto"]),
+        ("kubectl-intermezzo", &["fuser", "redb", "kube-runtime", "lento", "lento-core", "presto"]),
         ("intermezzo-operator", &["fuser", "redb", "presto", "lento", "lento-core", "intermezzo-kml"]),
     ] {
         let linked = linked(&metadata, package);
@@ -118,6 +119,7 @@ fn arrows_between_rooms_are_these_and_no_others() {
             ],
         ),
         ("intermezzo", &["intermezzo-kml", "intermezzo-proto", "intermezzo-api"]),
+        ("kubectl-intermezzo", &["intermezzo", "intermezzo-api"]),
         ("intermezzo-tests", &["intermezzo", "intermezzo-kml", "presto-holder"]),
         ("intermezzo-operator", &["intermezzo-api", "intermezzo-control", "intermezzo-proto"]),
     ]);

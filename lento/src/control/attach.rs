@@ -131,7 +131,9 @@ impl Control {
                 return Err("the operator takes no reports any more".to_owned());
             }
         };
-        if let Due::Now(report) = self.reporter.look(&self.carried_out).await {
+        if let Due::Now(report) =
+            self.reporter.look(&self.carried_out, &self.discarder.fates(), &self.asked).await
+        {
             room.send(v1::AgentFrame { body: Some(agent_frame::Body::Report(*report)) });
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::desired::Desired;
 use crate::desired::desired;
 use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::ObjectProblem;
+use intermezzo_api::wait::Ask;
 use intermezzo_proto::v1;
 use lento_core::io::NodeName;
 use serde::Deserialize;
@@ -85,6 +86,12 @@ impl CarriedOut {
     /// Where nodes listen.
     pub(super) fn peers(&self) -> &BTreeMap<NodeName, String> {
         &self.kept.peers
+    }
+
+    /// Who wants to know whether a volume is safe.
+    pub(super) fn asks(&self) -> BTreeMap<String, Ask> {
+        let volumes = self.manifests.volumes.iter();
+        volumes.filter_map(|(name, volume)| Some((name.clone(), Ask::of(volume)?))).collect()
     }
 
     /// Volumes whose data on this node is to be removed; never one that it takes part in.

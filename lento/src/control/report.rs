@@ -1,7 +1,10 @@
 //! How the node is, for the operator: the same words as `intermezzo status`. Numbers go every few seconds, what a condition
 //! may hang on at once, and a node on which nothing happens is silent.
 
+use super::asked::Asked;
 use super::carried_out::CarriedOut;
+use super::discard::Fate;
+use super::discard::Fates;
 use crate::admin::volume_status;
 use crate::listing;
 use crate::req_dispatcher::ChannelState;
@@ -9,8 +12,6 @@ use crate::req_dispatcher::Downcalls;
 use crate::volume::Volumes;
 use intermezzo_proto::v1;
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -27,15 +28,14 @@ pub(super) enum Due {
 pub(super) struct Reporter {
     volumes: Volumes,
     downcalls: Downcalls,
-    cache: PathBuf,
     told: Option<(Instant, v1::Report)>,
     /// Read anew when their number changes.
     conflicts: BTreeMap<String, (u64, Vec<v1::ConflictRecord>)>,
 }
 
 impl Reporter {
-    pub(super) fn new(volumes: Volumes, downcalls: Downcalls, cache: PathBuf) -> Reporter {
-        Reporter { volumes, downcalls, cache, told: None, conflicts: BTreeMap::new() }
+    pub(super) fn new(volumes: Volumes, downcalls: Downcalls) -> Reporter {
+        Reporter { volumes, downcalls, told: None, conflicts: BTreeMap::new() }
     }
 
     /// A new stream has been told nothing.
@@ -43,8 +43,8 @@ impl Reporter {
         self.told = None;
     }
 
-    pub(super) async fn look(&mut self, carried_out: &CarriedOut) -> Due {
-        let report = self.report(carried_out).await;
+    pub(super) async fn look(&mut self, carried_out: &CarriedOut, fates: &Fates, asked: &Asked) -> Due {
+        let report = self.report(carried_out, fates, asked).await;
         let due = match &self.told {
             None => true,
             Some((_, told)) if *told == report => false,
@@ -57,7 +57,7 @@ impl Reporter {
         Due::Now(Box::new(report))
     }
 
-    async fn report(&mut self, carried_out: &CarriedOut) -> v1::Report {
+    async fn report(&mut self, carried_out: &CarriedOut, fates: &Fates, asked: &Asked) -> v1::Report {
         let (kernel, presto_connected) = match &*self.downcalls.state().borrow() {
             ChannelState::Up(_, attached) => (attached.kernel.clone(), true),
             ChannelState::Down => (Vec::new(), false),
@@ -66,7 +66,8 @@ impl Reporter {
         for volume in self.volumes.all() {
             let report = volume.report().await;
             let kml = (report.kml.0.0, report.kml.1.0);
-            volumes.push(volume_status(&volume.name, report, kml));
+            let reached = asked.reached(&volume.name);
+            volumes.push(v1::VolumeStatus { reached, ..volume_status(&volume.name, report, kml) });
         }
         let conflicts = self.conflicts_of(&volumes);
         let mut problems: Vec<v1::VolumeProblem> = carried_out
@@ -81,24 +82,22 @@ impl Reporter {
             })
             .collect();
         let mut discarded = Vec::new();
-        // Where no cache can be seen at all, nothing is known about one.
-        let sees = self.cache.is_dir();
         for volume in carried_out.discard() {
-            let cache = self.cache.join(volume);
-            match cache.symlink_metadata() {
-                Err(error) if sees && error.kind() == ErrorKind::NotFound => discarded.push(volume.clone()),
-                // Nothing in an agent removes a tree of files yet, and what stays must not look as if it were gone.
-                _ => problems.push(v1::VolumeProblem {
-                    volume: volume.clone(),
-                    kind: "Volume".to_owned(),
-                    object: volume.clone(),
-                    field: String::new(),
-                    reason: format!(
-                        "its data is still on this node, in {}: agents cannot remove it yet; remove the directory by hand",
-                        cache.display()
-                    ),
-                }),
-            }
+            let reason = match fates.get(volume) {
+                Some(Fate::Gone) => {
+                    discarded.push(volume.clone());
+                    continue;
+                }
+                Some(Fate::Stuck(reason)) => reason.clone(),
+                Some(Fate::Removing) | None => "its data is being removed".to_owned(),
+            };
+            problems.push(v1::VolumeProblem {
+                volume: volume.clone(),
+                kind: "Volume".to_owned(),
+                object: volume.clone(),
+                field: String::new(),
+                reason,
+            });
         }
         let revision = carried_out.revision().to_owned();
         v1::Report { revision, volumes, kernel, presto_connected, problems, conflicts, discarded }

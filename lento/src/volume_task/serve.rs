@@ -11,6 +11,8 @@ use crate::req_dispatcher::ChannelState;
 use crate::store::LastTime;
 use crate::store::TransactionError;
 use crate::store::VolumeStore;
+use crate::store::store_path;
+use crate::store::witness_path;
 use crate::volume::Mail;
 use intermezzo_api::Access;
 use intermezzo_api::volume::WhenFull;
@@ -121,8 +123,8 @@ impl VolumeTask {
         let store = match &self.store {
             Some(store) => store.clone(),
             None => {
-                let path = self.around.state.join(format!("{}.redb", self.handle.name));
-                let witness = self.around.run.join(format!("{}.life", self.handle.name.replace('/', ".")));
+                let path = store_path(&self.around.state, &self.handle.name);
+                let witness = witness_path(&self.around.run, &self.handle.name);
                 let store = open_store(&path, &self.around.boot, &witness)?;
                 self.store = Some(store.clone());
                 self.admit();

@@ -12,8 +12,14 @@
 mod common;
 mod world;
 
+use common::HandChannel;
+use common::HandPresto;
 use common::node::node;
 use common::soon;
+use intermezzo_api::wait::Ask;
+use intermezzo_api::wait::Scope;
+use intermezzo_channel::v1 as v1channel;
+use intermezzo_channel::v1::Packet;
 use intermezzo_control::Desired;
 use intermezzo_identity::Credentials;
 use intermezzo_proto::v1;
@@ -21,6 +27,7 @@ use intermezzo_proto::v1::agent_frame;
 use intermezzo_proto::v1::agent_frame::Hello;
 use intermezzo_proto::v1::operator_frame::Body;
 use lento::dialer::Peers;
+use lento::store::VolumeStore;
 use lento_core::message::Message;
 use std::time::Duration;
 use tokio_stream::StreamExt;
@@ -101,9 +108,106 @@ async fn what_is_to_be_discarded_is_gone_only_when_it_is() {
     let report = world.reported("a", |report| !report.discarded.is_empty()).await;
     assert_eq!(report.discarded, ["t/never"]);
     assert_eq!(report.problems[0].volume, "t/kept");
-    assert!(report.problems[0].reason.contains(&kept.display().to_string()), "{:?}", report.problems);
+    let reason = |report: &v1::Report| report.problems.first().map(|p| p.reason.clone()).unwrap_or_default();
+    let place = kept.display().to_string();
+    let report = world.reported("a", |report| reason(report).contains(&place)).await;
+    assert!(report.problems[0].reason.contains("remove the directory by hand"), "{:?}", report.problems);
     std::fs::remove_dir(&kept).unwrap();
     world.reported("a", |report| report.discarded.len() == 2 && report.problems.is_empty()).await;
+}
+
+/// Presto's answers to the calls about a removal; whatever else is asked is done.
+async fn removal(presto: &mut HandChannel) -> (Packet, v1channel::DiscardVolume) {
+    loop {
+        let asked = presto.receive().await;
+        match asked.body.clone() {
+            Some(v1channel::packet::Body::DiscardVolume(discard)) => return (asked, discard),
+            _ => presto.answer(&asked, v1channel::packet::Body::Done(v1channel::Done {}), &[]).await,
+        }
+    }
+}
+
+async fn discarded(presto: &mut HandChannel, to: &Packet, finished: bool) {
+    let body = v1channel::packet::Body::Discarded(v1channel::Discarded { finished, removed: 1 });
+    presto.answer(to, body, &[]).await;
+}
+
+#[tokio::test]
+async fn a_removal_that_has_begun_goes_to_its_end_through_restarts_and_whatever_the_operator_says() {
+    let world = World::begin(LONG);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "token-of-a").unwrap();
+    let state = dir.path().join("state/t");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::create_dir_all(dir.path().join("cache/t/kept")).unwrap();
+    let store = VolumeStore::open(&state.join("kept.redb"), "boot", &dir.path().join("t.kept.life")).unwrap();
+    store.set_uid(7).unwrap();
+    drop(store);
+    let names = |dir: &std::path::Path| -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let listening = HandPresto::listen(&dir.path().join("presto.sock"));
+    let gone = ["t/kept".to_owned()].into();
+    world.tell("a", Desired::new([], [], &Default::default(), &gone).unwrap());
+    let a = world.agent_in("a", dir);
+    let mut presto = listening.attach().await;
+    let cleared = presto.receive().await;
+    let clear = v1channel::packet::Body::ClearVolume(v1channel::ClearVolume { uid: 7 });
+    assert_eq!(cleared.body, Some(clear), "first of all it must not be served");
+    presto.answer(&cleared, v1channel::packet::Body::Done(v1channel::Done {}), &[]).await;
+    let (asked, discard) = removal(&mut presto).await;
+    assert_eq!((discard.uid, discard.begun), (7, false));
+    assert!(
+        names(&state).iter().all(|name| name.starts_with(".discard-")),
+        "the name is free: {:?}",
+        names(&state)
+    );
+    discarded(&mut presto, &asked, false).await;
+    let (_, discard) = removal(&mut presto).await;
+    assert!(discard.begun, "what has the name by now is another's");
+    world.reported("a", |report| report.problems.iter().any(|p| p.reason.contains("being removed"))).await;
+
+    // A restart in the middle, and an operator that says no more of it.
+    let dir = a.stop().await;
+    drop(presto);
+    world.tell("a", desired(&[], "a"));
+    let _again = world.agent_in("a", dir);
+    let mut presto = listening.attach().await;
+    let (asked, discard) = removal(&mut presto).await;
+    assert_eq!((discard.uid, discard.begun), (7, true));
+    discarded(&mut presto, &asked, true).await;
+    soon(async {
+        while !names(&state).is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn is_it_safe_yet_is_answered_only_when_it_is() {
+    let world = World::begin(LONG);
+    let mut asked = volume("one", "a");
+    let ask = Ask { scope: Scope::Everywhere, number: 42 };
+    ask.put(&mut asked);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "token-of-a").unwrap();
+    let listening = HandPresto::listen(&dir.path().join("presto.sock"));
+    world.tell("a", Desired::new([&asked], [], &Default::default(), &Default::default()).unwrap());
+    let _a = world.agent_in("a", dir);
+    let mut presto = listening.attach().await;
+    let stat = loop {
+        let asked = presto.receive().await;
+        if matches!(asked.body, Some(v1channel::packet::Body::Stat(_))) {
+            break asked;
+        }
+    };
+    let stats = v1channel::Stats { last_recno: 5, ..Default::default() };
+    presto.answer(&stat, v1channel::packet::Body::Stats(stats), &[]).await;
+    // The volume never begins here, so nothing is safe.
+    let report = world.reported("a", |report| report.volumes.len() == 1 && report.presto_connected).await;
+    assert_eq!(report.volumes[0].reached, "");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ pub mod names;
 pub mod replicator;
 mod rules;
 pub mod volume;
+pub mod wait;
 
 pub use condition::Condition;
 pub use conflict::{Conflict, ConflictSpec};

@@ -24,11 +24,13 @@ use crate::volume::{Access, Mode, Position, Volume};
     validation = rules::name(),
     printcolumn = r#"{"name":"Volume","type":"string","jsonPath":".spec.volume"}"#,
     printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Connected","type":"string","jsonPath":".status.conditions[?(@.type==\"Connected\")].status"}"#,
     printcolumn = r#"{"name":"In sync","type":"string","jsonPath":".status.conditions[?(@.type==\"InSync\")].status"}"#,
     printcolumn = r#"{"name":"Pending","type":"integer","jsonPath":".status.pending","description":"Own records without a verdict"}"#,
     printcolumn = r#"{"name":"Lag","type":"number","jsonPath":".status.lagSeconds","description":"Seconds behind the server"}"#,
     printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.mode","priority":1}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].message","priority":1,"description":"Whether the spec is carried out as it is written, and which field is not"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -76,6 +78,10 @@ pub struct ReplicatorStatus {
     /// Age in seconds of the oldest record of the server that is not durable here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<f64>,
+    /// The Volume's annotation `intermezzo.dev/wait` that this node's agent has answered: what had been written here by then
+    /// is safe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<String>,
     /// What is true of the replica: Accepted, Ready, Connected, InSync, Degraded; while it is deleted: Terminating.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

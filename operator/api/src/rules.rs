@@ -30,5 +30,5 @@ const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// What happened does not change.
 pub(crate) fn frozen_spec() -> Rule {
     Rule::new("self.spec == oldSelf.spec")
-        .message("a Conflict says what happened and cannot be edited: delete the object, or see `intermezzo conflicts`")
+        .message("a Conflict says what happened and cannot be edited: see `intermezzo conflicts`")
 }

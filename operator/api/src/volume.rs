@@ -28,6 +28,7 @@ use crate::rules;
     printcolumn = r#"{"name":"Replicators","type":"integer","jsonPath":".status.replicators","description":"Replicators on the replication list"}"#,
     printcolumn = r#"{"name":"Conflicts","type":"integer","jsonPath":".status.conflicts"}"#,
     printcolumn = r#"{"name":"Writes","type":"string","jsonPath":".spec.writes","priority":1}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type==\"Accepted\")].message","priority":1,"description":"Whether the spec is carried out as it is written, and which field is not"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -230,6 +231,10 @@ pub struct VolumeStatus {
     /// Number of Conflicts that nobody has resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflicts: Option<i64>,
+    /// The annotation `intermezzo.dev/wait` that the server's agent has answered: what had been written on the server by then
+    /// is safe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<String>,
     /// What is true of the volume: Accepted, Ready, Serving, Connected, InSync, Degraded; while it is deleted: Terminating.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

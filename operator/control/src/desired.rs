@@ -2,6 +2,7 @@
 
 use intermezzo_api::Replicator;
 use intermezzo_api::Volume;
+use intermezzo_api::wait::ANNOTATION;
 use intermezzo_proto::v1;
 use serde_json::Map;
 use serde_json::Value;
@@ -67,6 +68,12 @@ impl Desired {
         self.volumes.contains(volume)
     }
 
+    /// The objects, as an agent gets them.
+    #[must_use]
+    pub fn objects(&self) -> Vec<String> {
+        self.message.objects.clone()
+    }
+
     pub(crate) fn message(&self) -> v1::Desired {
         self.message.clone()
     }
@@ -86,7 +93,15 @@ fn essence(mut object: Value) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
         if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.retain(|field, _| matches!(field.as_str(), "name" | "namespace" | "uid"));
+            metadata
+                .retain(|field, _| matches!(field.as_str(), "name" | "namespace" | "uid" | "annotations"));
+            // A question to the agents; whatever else is annotated is not theirs.
+            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+                annotations.retain(|name, _| name == ANNOTATION);
+                if annotations.is_empty() {
+                    metadata.remove("annotations");
+                }
+            }
         }
         for part in ["server", "replication"] {
             let spec =

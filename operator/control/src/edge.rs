@@ -94,8 +94,15 @@ pub(crate) fn report(report: &v1::Report) -> Result<(), Status> {
 }
 
 fn volume(status: &v1::VolumeStatus) -> Result<(), Status> {
-    let fields =
-        [&status.name, &status.role, &status.server, &status.mountpoint, &status.cache, &status.fault];
+    let fields = [
+        &status.name,
+        &status.role,
+        &status.server,
+        &status.mountpoint,
+        &status.cache,
+        &status.fault,
+        &status.reached,
+    ];
     texts("report.volumes", fields)?;
     limit("report.volumes.waiting", status.waiting.len(), LINES_MAX)?;
     texts("report.volumes.waiting", &status.waiting)?;

@@ -16,7 +16,7 @@ use super::terminate::{End, end};
 use super::{status, validate};
 use crate::apply::Version;
 use crate::conditions::{Conditions, Truth};
-use crate::context::{Context, ReconcileError};
+use crate::context::{Context, ReconcileError, unreadable};
 use crate::names::FINALIZER;
 use crate::rate::Write;
 
@@ -28,14 +28,15 @@ const SOON: Duration = Duration::from_secs(5);
 /// # Errors
 /// Whatever is to be tried again.
 pub async fn reconcile(
-    object: Arc<DeserializeGuard<Replicator>>,
+    guard: Arc<DeserializeGuard<Replicator>>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
-    let replicator = match &object.0 {
+    let replicator = match &guard.0 {
         Ok(replicator) => Arc::new(replicator.clone()),
         Err(broken) => {
             let namespace = broken.metadata.namespace.as_deref().unwrap_or_default();
-            let object = format!("Replicator {namespace}/{}", object.name_any());
+            let object = format!("Replicator {namespace}/{}", guard.name_any());
+            context.events.warning(guard.as_ref(), "Unreadable", &unreadable(broken)).await;
             return Err(ReconcileError::Broken { object, reason: broken.error.clone() });
         }
     };
@@ -103,8 +104,9 @@ async fn write(
     let (old, new) = (before.conditions.clone(), &status.conditions);
     match context.writes.decide(&uid, (&before, &old), (status, new), Instant::now()) {
         Write::Never => Ok(None),
-        Write::In(wait) => Ok(Some(Action::requeue(wait))),
-        Write::Now => {
+        // Somebody waits for this answer.
+        Write::In(wait) if before.reached == status.reached => Ok(Some(Action::requeue(wait))),
+        Write::Now | Write::In(_) => {
             crate::apply::status(api, replicator, status, Version::Any).await?;
             context.events.transitions(replicator, &old, new).await;
             Ok(None)

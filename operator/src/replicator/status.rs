@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::conditions::{Conditions, Truth};
 use crate::volume::dereference::server;
-use crate::volume::status::{count, position, sentences};
+use crate::volume::status::{count, position, reached, sentences};
 use crate::volume::validate::Problem;
 use crate::world::Snapshot;
 
@@ -75,6 +75,7 @@ pub fn status(
         position: at_server.and_then(|said| said.durable.as_ref()).map(position).or(before.position),
         pending: own.map(|said| count(said.pending)).or(before.pending),
         lag_seconds: at_server.and_then(|said| said.lag_seconds).map(|lag| (lag * 10.0).round() / 10.0),
+        reached: reached(own).or(before.reached),
         conditions: conditions.done(),
     }
 }

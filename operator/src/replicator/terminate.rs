@@ -5,7 +5,7 @@ use intermezzo_api::{DeletionPolicy, Replicator};
 use jiff::Timestamp;
 use std::time::Duration;
 
-use crate::conditions::find;
+use crate::conditions::{elapsed, find};
 use crate::world::Snapshot;
 
 /// Reason of the condition `Terminating` while the node removes its data: from then on it has no part in the volume.
@@ -34,7 +34,7 @@ pub fn end(replicator: &Replicator, world: &Snapshot, deadline: Duration, now: T
         return End::Done(None);
     }
     let since = replicator.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
-    let late = now.duration_since(since).unsigned_abs() > deadline;
+    let late = elapsed(since, now) > deadline;
     let report = world.reports.get(node);
     let discards = volume.spec.deletion_policy == DeletionPolicy::Delete;
     let pending = match report.map(|report| report.volume(&id)) {
@@ -43,10 +43,14 @@ pub fn end(replicator: &Replicator, world: &Snapshot, deadline: Duration, now: T
         None => None,
     };
     if is_discarding(replicator) || (discards && pending == Some(0)) {
+        let said = report.and_then(|report| report.problems.iter().find(|problem| problem.volume == id));
+        let said = said.map_or_else(String::new, |problem| format!(": {}", problem.reason));
         return match report {
             Some(report) if report.discarded.contains(&id) => End::Done(None),
-            _ if late => End::Done(Some(format!("node {node} did not say that it has removed its data"))),
-            _ => End::Waits(DISCARDING, format!("node {node} removes its data")),
+            _ if late => {
+                End::Done(Some(format!("node {node} did not say that it has removed its data of {id}{said}")))
+            }
+            _ => End::Waits(DISCARDING, format!("node {node} removes its data{said}")),
         };
     }
     match pending {

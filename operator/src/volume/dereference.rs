@@ -17,6 +17,8 @@ pub struct Seen<'a> {
     pub volumes: &'a Objects<Volume>,
     /// Its Replicators, the oldest first.
     pub replicators: Vec<&'a Replicator>,
+    /// All Replicators.
+    pub all_replicators: &'a Objects<Replicator>,
     /// All nodes.
     pub nodes: &'a Objects<NodeFacts>,
     /// Attached agents.
@@ -32,6 +34,7 @@ impl<'a> Seen<'a> {
             volume,
             volumes: &world.volumes,
             replicators: world.replicators_of(&id),
+            all_replicators: &world.replicators,
             nodes: &world.nodes,
             reports: &world.reports,
             id,

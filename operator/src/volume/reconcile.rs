@@ -1,10 +1,12 @@
 //! One turn for one Volume.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use intermezzo_api::condition::{READY, TERMINATING};
-use intermezzo_api::{Volume, VolumeStatus};
+use intermezzo_api::volume::Source;
+use intermezzo_api::{Conflict, DeletionPolicy, Volume, VolumeStatus};
 use jiff::Timestamp;
 use kube_client::core::DeserializeGuard;
 use kube_client::{Api, Resource, ResourceExt};
@@ -14,13 +16,15 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::dereference::Seen;
-use super::terminate::{End, end};
+use super::terminate::{End, end, listed};
 use super::{apply, build, status, validate};
 use crate::apply::Version;
 use crate::conditions::{Conditions, Truth};
-use crate::context::{Context, ReconcileError};
+use crate::context::{Context, ReconcileError, unreadable};
+use crate::control::NodeName;
 use crate::names::FINALIZER;
 use crate::rate::Write;
+use crate::settings::Settings;
 
 /// Another look without any news, for what was missed.
 const CALM: Duration = Duration::from_secs(60);
@@ -32,17 +36,18 @@ const SOON: Duration = Duration::from_secs(5);
 /// # Errors
 /// Whatever is to be tried again.
 pub async fn reconcile(
-    object: Arc<DeserializeGuard<Volume>>,
+    guard: Arc<DeserializeGuard<Volume>>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
-    let volume = match &object.0 {
+    let volume = match &guard.0 {
         Ok(volume) => Arc::new(volume.clone()),
         Err(broken) => {
             let object = format!(
                 "Volume {}/{}",
                 broken.metadata.namespace.as_deref().unwrap_or_default(),
-                object.name_any()
+                guard.name_any()
             );
+            context.events.warning(guard.as_ref(), "Unreadable", &unreadable(broken)).await;
             return Err(ReconcileError::Broken { object, reason: broken.error.clone() });
         }
     };
@@ -70,17 +75,31 @@ async fn carry_out(volume: &Volume, context: &Context, api: &Api<Volume>) -> Res
     let seen = Seen::new(volume, &world);
     let judged = validate::validate(&seen, &settings);
     let plan = build::replicators::build(&seen, &judged, &settings, now);
-    let conflicts = build::conflicts::build(&seen);
+    let conflicts =
+        build::conflicts::build(&seen).filter(|wanted| !wanted.is_empty() || had_conflicts(volume));
     let status = status::status(&seen, &judged, now);
 
     // The choice of a server is written before anything follows from it.
     let action = write(volume, &status, context, api).await?;
     apply::replicators(context, &seen, &plan).await?;
-    if let Some(conflicts) = conflicts.filter(|wanted| !wanted.is_empty() || status.conflicts != Some(0)) {
-        apply::conflicts(context, volume, &conflicts).await?;
+    if let Some(conflicts) = conflicts {
+        let (uid, positions) = (volume.uid().unwrap_or_default(), positions(&conflicts));
+        // Agents report often, and to compare takes a list.
+        if context.conflicts.is_due(&uid, &positions, Instant::now()) {
+            apply::conflicts(context, volume, &conflicts).await?;
+            context.conflicts.note(&uid, positions, Instant::now());
+        }
     }
     let well = crate::conditions::holds(&status.conditions, READY);
     Ok(action.unwrap_or_else(|| Action::requeue(if well { CALM } else { SOON })))
+}
+
+fn had_conflicts(volume: &Volume) -> bool {
+    volume.status.as_ref().is_some_and(|status| status.conflicts != Some(0))
+}
+
+fn positions(conflicts: &[Conflict]) -> Vec<u64> {
+    conflicts.iter().map(|conflict| conflict.spec.position).collect()
 }
 
 async fn write(
@@ -94,8 +113,9 @@ async fn write(
     let (old, new) = (before.conditions.clone(), &status.conditions);
     match context.writes.decide(&uid, (&before, &old), (status, new), Instant::now()) {
         Write::Never => Ok(None),
-        Write::In(wait) => Ok(Some(Action::requeue(wait))),
-        Write::Now => {
+        // Somebody waits for this answer.
+        Write::In(wait) if before.reached == status.reached => Ok(Some(Action::requeue(wait))),
+        Write::Now | Write::In(_) => {
             // Of two turns that choose a server at the same time, one is refused.
             let version = if before.server == status.server { Version::Any } else { Version::Read };
             crate::apply::status(api, volume, status, version).await?;
@@ -107,27 +127,20 @@ async fn write(
 
 async fn terminate(volume: &Volume, context: &Context, api: &Api<Volume>) -> Result<Action, ReconcileError> {
     let world = context.world.now().ok_or(ReconcileError::NotListed)?;
-    let deadline = context.settings.borrow().deletion_deadline();
+    let settings = context.settings.borrow().clone();
+    let deadline = settings.deletion_deadline();
     let now = Timestamp::now();
     let seen = Seen::new(volume, &world);
     match end(&seen, deadline, now) {
-        End::Done { left } => {
-            let left: Vec<String> = left.into_iter().collect();
-            if left.is_empty() {
-                info!(target: "volume", volume = seen.id, "deleted");
-            } else {
-                let note = format!("data stays on nodes that did not answer: {}", left.join(", "));
-                warn!(target: "volume", volume = seen.id, nodes = left.join(","), "deleted; data stays on nodes that did not answer");
-                context.events.warning(volume, "DataLeft", &note).await;
-            }
+        End::Done { removed, left } => {
+            tell_end(&seen, &removed, &left, &settings, context).await;
             context.writes.forget(&volume.uid().unwrap_or_default());
+            context.conflicts.forget(&volume.uid().unwrap_or_default());
             Ok(Action::await_change())
         }
         End::Waits { reason, nodes } => {
             let mut status = volume.status.clone().unwrap_or_default();
-            let nodes: Vec<String> = nodes.into_iter().collect();
-            let message =
-                format!("waiting for nodes: {}; at most {} s", nodes.join(", "), deadline.as_secs());
+            let message = format!("waiting, {} s at most, for {}", deadline.as_secs(), listed(&nodes));
             let mut conditions = Conditions::new(&status.conditions, volume.meta().generation, now);
             conditions.set(TERMINATING, Truth::Yes, reason, message);
             conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
@@ -135,6 +148,40 @@ async fn terminate(volume: &Volume, context: &Context, api: &Api<Volume>) -> Res
             write(volume, &status, context, api).await?;
             Ok(Action::requeue(Duration::from_secs(1)))
         }
+    }
+}
+
+/// What becomes of the data, for those who look at events: the object itself is about to go.
+async fn tell_end(
+    seen: &Seen<'_>,
+    removed: &BTreeSet<NodeName>,
+    left: &BTreeMap<NodeName, String>,
+    settings: &Settings,
+    context: &Context,
+) {
+    if seen.volume.spec.deletion_policy == DeletionPolicy::Retain {
+        info!(target: "volume", volume = seen.id, "deleted; its data stays on the nodes");
+        return;
+    }
+    if !removed.is_empty() {
+        let nodes: Vec<&str> = removed.iter().map(String::as_str).collect();
+        info!(target: "volume", volume = seen.id, nodes = nodes.join(","), "deleted; its data is removed");
+        let note = format!("the data is removed from nodes {}", nodes.join(", "));
+        context.events.normal(seen.volume, "DataRemoved", &note).await;
+    }
+    if let Some(Source::HostPath(at)) = &seen.volume.spec.source {
+        let note = format!(
+            "the directory {} stays as it is; remove .intermezzo in it before another Volume adopts it",
+            at.path
+        );
+        context.events.normal(seen.volume, "SourceKept", &note).await;
+    }
+    if !left.is_empty() {
+        let place = settings.host_directory.display();
+        let note =
+            format!("data stays in {place}/cache/{0} and {place}/state/{0}.*: {1}", seen.id, listed(left));
+        warn!(target: "volume", volume = seen.id, note, "deleted; data stays on nodes");
+        context.events.warning(seen.volume, "DataLeft", &note).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use intermezzo_api::VolumeStatus;
 use intermezzo_api::condition::{ACCEPTED, CONNECTED, DEGRADED, IN_SYNC, READY, SERVING};
 use intermezzo_api::volume::Position;
+use intermezzo_api::wait::Ask;
 use intermezzo_proto::v1;
 use jiff::Timestamp;
 
@@ -47,6 +48,7 @@ pub fn status(seen: &Seen<'_>, judged: &Judged, now: Timestamp) -> VolumeStatus 
         replicators: i64::try_from(list.len()).ok(),
         replication_list: list.into_iter().collect(),
         conflicts: said.map(|said| count(said.conflicts)).or(before.conflicts),
+        reached: reached(said).or(before.reached),
         conditions: conditions.done(),
     }
 }
@@ -173,6 +175,11 @@ pub(crate) fn sentences(problems: &[Problem]) -> String {
 fn names(all: &[&str]) -> String {
     let shown = all.iter().take(10).copied().collect::<Vec<_>>().join(", ");
     if all.len() > 10 { format!("{shown} and {} more", all.len() - 10) } else { shown }
+}
+
+/// The question that an agent has answered.
+pub(crate) fn reached(said: Option<&v1::VolumeStatus>) -> Option<String> {
+    said.and_then(|said| Ask::parse(&said.reached)).map(|ask| ask.to_string())
 }
 
 /// As Kubernetes can hold it: its integers end at 2^63.

@@ -1,29 +1,32 @@
 //! The end of a Volume: agents let go of it (and with `deletionPolicy: Delete` remove their data), then it may vanish.
 //! Nodes that do not answer delay that, but not for ever.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use intermezzo_api::{DeletionPolicy, Volume};
 use jiff::Timestamp;
 use std::time::Duration;
 
+use crate::conditions::elapsed;
 use crate::control::NodeName;
 use crate::volume::dereference::Seen;
 
-/// How far the end is.
+/// How far the end is. Nodes with what each says, or why it says nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// These nodes are not done.
     Waits {
         /// One word for programs.
         reason: &'static str,
-        /// Which.
-        nodes: BTreeSet<NodeName>,
+        /// Which, and why.
+        nodes: BTreeMap<NodeName, String>,
     },
-    /// It may vanish. Nodes on which data was to be removed and was not.
+    /// It may vanish.
     Done {
-        /// Which.
-        left: BTreeSet<NodeName>,
+        /// Nodes where nothing is left.
+        removed: BTreeSet<NodeName>,
+        /// Nodes on which data was to be removed and was not, and why.
+        left: BTreeMap<NodeName, String>,
     },
 }
 
@@ -44,12 +47,37 @@ pub fn end(seen: &Seen<'_>, deadline: Duration, now: Timestamp) -> End {
         Some(report) => report.volume(&seen.id).is_some(),
         None => deletes && seen.nodes.contains_key(node),
     };
-    let nodes: BTreeSet<NodeName> = members(seen.volume).into_iter().filter(busy).collect();
+    let (waits, others): (BTreeSet<NodeName>, BTreeSet<NodeName>) =
+        members(seen.volume).into_iter().partition(busy);
+    let why = |nodes: BTreeSet<NodeName>| -> BTreeMap<NodeName, String> {
+        nodes.into_iter().map(|node| (node.clone(), reason(seen, &node))).collect()
+    };
     let since = seen.volume.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
-    if nodes.is_empty() || now.duration_since(since).unsigned_abs() > deadline {
-        let gone = |node: &NodeName| !seen.nodes.contains_key(node) && !seen.reports.contains_key(node);
-        let left = members(seen.volume).into_iter().filter(|node| nodes.contains(node) || gone(node));
-        return End::Done { left: left.filter(|_| deletes).collect() };
+    if !waits.is_empty() && elapsed(since, now) <= deadline {
+        return End::Waits { reason: if deletes { "Discarding" } else { "Unmounting" }, nodes: why(waits) };
     }
-    End::Waits { reason: if deletes { "Discarding" } else { "Unmounting" }, nodes }
+    if !deletes {
+        return End::Done { removed: BTreeSet::new(), left: BTreeMap::new() };
+    }
+    let (gone, removed): (BTreeSet<NodeName>, BTreeSet<NodeName>) =
+        others.into_iter().partition(|node| !seen.reports.contains_key(node));
+    End::Done { removed, left: why(waits.into_iter().chain(gone).collect()) }
+}
+
+/// What a node says of the end, or why it says nothing.
+fn reason(seen: &Seen<'_>, node: &str) -> String {
+    match seen.reports.get(node) {
+        None if seen.nodes.contains_key(node) => "its agent is not attached".to_owned(),
+        None => "there is no such node any more".to_owned(),
+        Some(report) => {
+            let said = report.problems.iter().find(|problem| problem.volume == seen.id);
+            said.map_or_else(|| "it has not answered yet".to_owned(), |problem| problem.reason.clone())
+        }
+    }
+}
+
+/// `a: why; b: why`.
+#[must_use]
+pub fn listed(nodes: &BTreeMap<NodeName, String>) -> String {
+    nodes.iter().map(|(node, why)| format!("{node}: {why}")).collect::<Vec<_>>().join("; ")
 }

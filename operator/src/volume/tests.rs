@@ -166,6 +166,38 @@ fn conditions_say_how_it_is() {
 }
 
 #[test]
+fn what_agents_cannot_do_yet_is_said_at_once_with_its_field() {
+    for (field, more) in [
+        ("spec.replication.mode", json!({"replication": {"mode": "OnDemand"}})),
+        ("spec.writes", json!({"writes": "Permits"})),
+        ("spec.conflicts", json!({"conflicts": "ServerWins"})),
+        ("spec.conflicts", json!({"conflicts": "ClientWins"})),
+        ("spec.conflicts", json!({"conflicts": "Manual"})),
+        ("spec.durability", json!({"durability": "Applied"})),
+        ("spec.exclude", json!({"exclude": ["*.o"]})),
+    ] {
+        let mut spec = json!({"server": {"nodeName": "a"}});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let new = volume("v", spec.clone());
+        let begun = served(volume("v", spec), "a", &[]);
+        let mut all = world(vec![new.clone()], vec![]);
+        all.reports.insert("a".into(), report(vec![at_server("ns/v", vec![])]));
+        for (one, serves) in [(&new, false), (&begun, true)] {
+            let told = told(one, &all);
+            let accepted = find(&told.conditions, ACCEPTED).unwrap();
+            assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "NotSupported"));
+            assert!(accepted.message.starts_with(field), "{}", accepted.message);
+            assert!(!holds(&told.conditions, READY), "{field}");
+            assert_eq!(
+                told.server.is_some(),
+                serves,
+                "{field}: one that has begun goes on, another does not begin"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_end_waits_for_nodes_but_not_for_ever() {
     let deadline = Duration::from_secs(120);
     let ends = |spec, seconds, all: &mut Snapshot| {
@@ -177,17 +209,30 @@ fn the_end_waits_for_nodes_but_not_for_ever() {
     let remove = json!({"server": {"nodeName": "a"}, "deletionPolicy": "Delete"});
     let mut all = world(vec![], vec![]);
     all.reports.insert("a".into(), report(vec![at_server("ns/v", vec![])]));
-    let waits = |reason, nodes: &[&str]| End::Waits {
-        reason,
-        nodes: nodes.iter().map(|n| (*n).to_owned()).collect(),
+    let waits = |end| match end {
+        End::Waits { reason, nodes } => (reason, nodes.into_iter().collect::<Vec<_>>()),
+        End::Done { .. } => panic!("it is done"),
     };
-    assert_eq!(ends(keep.clone(), 1, &mut all), waits("Unmounting", &["a"]));
-    assert_eq!(ends(remove.clone(), 1, &mut all), waits("Discarding", &["a", "b"]));
+    let pair = |node: &str, why: &str| (node.to_owned(), why.to_owned());
+    let (silent, away) = ("it has not answered yet", "its agent is not attached");
+    assert_eq!(waits(ends(keep.clone(), 1, &mut all)), ("Unmounting", vec![pair("a", silent)]));
+    let both = vec![pair("a", silent), pair("b", away)];
+    assert_eq!(waits(ends(remove.clone(), 1, &mut all)), ("Discarding", both));
+
+    let stuck = crate::control::Problem {
+        volume: "ns/v".into(),
+        field: String::new(),
+        reason: "a mount is in the way".into(),
+    };
+    all.reports.get_mut("a").unwrap().problems.push(stuck);
+    let (_, nodes) = waits(ends(remove.clone(), 1, &mut all));
+    assert_eq!(nodes[0], pair("a", "a mount is in the way"), "what the node says is passed on");
 
     let mut done = report(vec![]);
     done.discarded.insert("ns/v".into());
     all.reports.insert("a".into(), done);
-    assert_eq!(ends(keep, 1, &mut all), End::Done { left: [].into() });
-    assert_eq!(ends(remove.clone(), 1, &mut all), waits("Discarding", &["b"]), "b is only away");
-    assert_eq!(ends(remove, 121, &mut all), End::Done { left: ["b".to_owned()].into() });
+    assert_eq!(ends(keep, 1, &mut all), End::Done { removed: [].into(), left: [].into() });
+    assert_eq!(waits(ends(remove.clone(), 1, &mut all)).1, [pair("b", away)]);
+    let end = ends(remove, 121, &mut all);
+    assert_eq!(end, End::Done { removed: ["a".to_owned()].into(), left: [pair("b", away)].into() });
 }

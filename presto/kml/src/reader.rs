@@ -38,6 +38,12 @@ impl Reader {
         Ok(Reader { fs, dir: dir.to_owned(), segment, at: HEADER, next, buffer: Vec::new() })
     }
 
+    /// Uid of the volume whose journal this is.
+    #[must_use]
+    pub fn volume(&self) -> u64 {
+        self.segment.header.volume
+    }
+
     /// Number of the record that `next` will return.
     #[must_use]
     pub fn position(&self) -> Recno {

@@ -142,6 +142,7 @@ impl Shared {
             }
             Body::SetVolume(_)
             | Body::ClearVolume(_)
+            | Body::DiscardVolume(_)
             | Body::Replay(_)
             | Body::RevokePermit(_)
             | Body::Mark(_)
@@ -174,6 +175,7 @@ impl Shared {
             | Body::Synced(_)
             | Body::Listed(_)
             | Body::Scrubbed(_)
+            | Body::Discarded(_)
             | Body::Stats(_) => refuse(Errno::OPNOTSUPP, "only Presto sends that".to_owned()),
         }
     }

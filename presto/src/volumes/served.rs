@@ -75,6 +75,10 @@ impl Served {
         self.spec.read().name.clone()
     }
 
+    pub fn uid(&self) -> u64 {
+        self.spec.read().uid
+    }
+
     /// The parts, or why there are none.
     pub fn running(&self) -> Result<Arc<Running>, String> {
         match &*self.state.read() {

@@ -104,6 +104,11 @@ impl Table {
         self.specs.lock().get(name).cloned()
     }
 
+    /// All volumes.
+    pub(super) fn all(&self) -> Vec<Spec> {
+        self.specs.lock().values().cloned().collect()
+    }
+
     /// All volumes but this one.
     pub(super) fn others(&self, name: &str) -> Vec<Spec> {
         self.specs.lock().values().filter(|spec| spec.name != name).cloned().collect()

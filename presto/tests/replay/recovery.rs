@@ -138,7 +138,7 @@ fn a_stuck_volume_has_a_fault_and_harms_no_other() {
         panic!("no info")
     };
     assert_eq!(info.fault, "");
-    w.volumes.call("test/stuck", Body::ClearVolume(v1::ClearVolume {}));
+    w.volumes.call("test/stuck", Body::ClearVolume(v1::ClearVolume::default()));
     assert!(w.volumes.volume("test/stuck").is_none());
 }
 

@@ -49,7 +49,7 @@ fn a_volume_is_mounted_over_the_channel_and_again_at_the_next_start_without_lent
     assert_eq!(attached.volumes.len(), 1);
     assert_eq!(attached.volumes[0].fault, "");
     assert_eq!(std::fs::read(fleet.mnt.join("f")).unwrap(), b"hello");
-    let cleared = lento.ask(fleet::NAME, Body::ClearVolume(v1::ClearVolume {})).unwrap();
+    let cleared = lento.ask(fleet::NAME, Body::ClearVolume(v1::ClearVolume::default())).unwrap();
     assert!(matches!(cleared, Body::Done(_)), "{cleared:?}");
     assert!(!is_mounted(&fleet));
     assert_eq!(fleet.set_volume(&mut lento).fault, "", "and once more in the same process");

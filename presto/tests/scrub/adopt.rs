@@ -208,13 +208,13 @@ fn the_marker_tells_whose_directory_it_is() {
         panic!("served twice")
     };
     assert!(failure.message.contains("of volume test/replay"), "{}", failure.message);
-    assert!(matches!(w.call(Body::ClearVolume(v1::ClearVolume {})).body, Body::Done(_)));
+    assert!(matches!(w.call(Body::ClearVolume(v1::ClearVolume::default())).body, Body::Done(_)));
     let Body::Failure(failure) = w.volumes.call("test/other", Body::SetVolume(set(8, "c2"))).body else {
         panic!("adopted twice")
     };
     assert!(failure.message.contains("is adopted by another volume (uid 0x7)"), "{}", failure.message);
     assert!(matches!(w.call(Body::SetVolume(set(7, "cache"))).body, Body::VolumeInfo(_)));
-    assert!(matches!(w.call(Body::ClearVolume(v1::ClearVolume {})).body, Body::Done(_)));
+    assert!(matches!(w.call(Body::ClearVolume(v1::ClearVolume::default())).body, Body::Done(_)));
 
     // The disk is not there: its mount point is an empty directory.
     fs::rename(&source, source.with_file_name("disk")).unwrap();

@@ -77,7 +77,7 @@ fn what_is_done_at_the_directory_goes_through_presto() {
         assert_eq!(made.raw_os_error(), Some(Errno::PERM.raw_os_error()));
     }
 
-    assert!(matches!(lento.ask(NAME, Body::ClearVolume(v1::ClearVolume {})).unwrap(), Body::Done(_)));
+    assert!(matches!(lento.ask(NAME, Body::ClearVolume(v1::ClearVolume::default())).unwrap(), Body::Done(_)));
     assert!(!is_covered(&source) && !is_covered(&fleet.mnt));
     assert_eq!(fs::read_to_string(source.join("d/f")).unwrap(), "was here");
     assert_eq!(fs::read_to_string(source.join("new")).unwrap(), "text");

@@ -8,7 +8,7 @@ use intermezzo_api::{Replicator, ReplicatorSpec};
 use jiff::Timestamp;
 use kube_client::{Resource, ResourceExt};
 
-use crate::conditions::find;
+use crate::conditions::{elapsed, find};
 use crate::names;
 use crate::replicator::status::NODE_GONE;
 use crate::settings::Settings;
@@ -51,7 +51,7 @@ fn waits_for_node(seen: &Seen<'_>, replicator: &Replicator, grace: Duration, now
     let conditions =
         replicator.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     match find(conditions, intermezzo_api::condition::READY).filter(|ready| ready.reason == NODE_GONE) {
-        Some(gone) => now.duration_since(gone.last_transition_time.0).unsigned_abs() < grace,
+        Some(gone) => elapsed(gone.last_transition_time.0, now) < grace,
         None => true, // Its status has not told yet.
     }
 }
@@ -62,7 +62,7 @@ fn replicator(seen: &Seen<'_>, node: &str) -> Replicator {
         node_name: node.to_owned(),
         ..ReplicatorSpec::default()
     };
-    let mut replicator = Replicator::new(&name(&seen.volume.name_any(), node), spec);
+    let mut replicator = Replicator::new(&name_for(seen, node), spec);
     replicator.metadata.namespace = seen.volume.namespace();
     replicator.metadata.owner_references = seen.volume.controller_owner_ref(&()).map(|owner| vec![owner]);
     let mut labels = names::labels("replicator");
@@ -72,31 +72,59 @@ fn replicator(seen: &Seen<'_>, node: &str) -> Replicator {
     replicator
 }
 
-/// `VOLUME-NODE`; too long a name is cut and ends in a hash of the whole.
-fn name(volume: &str, node: &str) -> String {
-    let whole = format!("{volume}-{node}");
-    if whole.len() <= MAX {
-        return whole;
+/// The name that the node's Replicator has; else `VOLUME-NODE`, unless somebody has that: volume `a-b` on node `c`, volume `a`
+/// on node `b-c`, or one that was made by hand for another node.
+fn name_for(seen: &Seen<'_>, node: &str) -> String {
+    let ours = |one: &&&Replicator| seen.is_ours(one) && one.spec.node_name == node;
+    if let Some(there) = seen.replicators.iter().find(ours) {
+        return there.name_any();
     }
-    // FNV-1a: the same on every operator and after each of its updates.
-    let hash = whole.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    let volume = seen.volume.name_any();
+    let plain = format!("{volume}-{node}");
+    let id = format!("{}/{plain}", seen.volume.namespace().unwrap_or_default());
+    if plain.len() > MAX || seen.all_replicators.contains_key(&id) { hashed(&volume, node) } else { plain }
+}
+
+/// `VOLUME-NODE`, cut, with a hash at its end.
+fn hashed(volume: &str, node: &str) -> String {
+    // FNV-1a: the same on every operator and after each of its updates. No name has a slash.
+    let hash = format!("{volume}/{node}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    let cut: String = whole.chars().take(MAX - 17).collect();
+    let cut: String = format!("{volume}-{node}").chars().take(MAX - 17).collect();
     format!("{cut}-{hash:016x}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{replicator, served, volume, world};
     use intermezzo_api::names::dns_label;
+    use serde_json::json;
 
     #[test]
     fn names_stay_labels_and_apart() {
-        assert_eq!(name("home", "node-1"), "home-node-1");
         let (long, a) = ("v".repeat(63), "n".repeat(63));
-        let (one, two) = (name(&long, &a), name(&long, &format!("{a}2")));
+        let (one, two) = (hashed(&long, &a), hashed(&long, &format!("{a}2")));
         assert_eq!(dns_label(&one), Ok(()));
         assert_ne!(one, two);
+        assert_ne!(hashed("a-b", "c"), hashed("a", "b-c"));
+    }
+
+    #[test]
+    fn a_name_that_somebody_else_has_is_left_to_him() {
+        let v = served(volume("v", json!({"server": {"nodeName": "a"}})), "a", &[]);
+        let mut all = world(vec![v.clone()], vec![]);
+        assert_eq!(name_for(&Seen::new(&v, &all), "b"), "v-b");
+        let mut other = replicator("v", "c");
+        other.metadata.name = Some("v-b".into());
+        all.replicators.insert("ns/v-b".into(), other.into());
+        let hashed = name_for(&Seen::new(&v, &all), "b");
+        assert!(hashed.starts_with("v-b-") && hashed.len() > 10, "{hashed}");
+        // One that is there keeps its name, whoever comes later.
+        let mut ours = super::replicator(&Seen::new(&v, &all), "b");
+        ours.metadata.name = Some("v-b-old".into());
+        all.replicators.insert("ns/v-b-old".into(), ours.into());
+        assert_eq!(name_for(&Seen::new(&v, &all), "b"), "v-b-old");
     }
 }

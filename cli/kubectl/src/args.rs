@@ -1,0 +1,117 @@
+//! The words of the command line, as kubectl's users know them.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use intermezzo::output::Format;
+
+/// InterMezzo's volumes in a cluster: how they are, how far, and whether what was written is safe.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kubectl-intermezzo",
+    bin_name = "kubectl intermezzo",
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong command line, 3 not true (yet), 4 the cluster does not answer.\n\
+        kubectl finds this program by its name, kubectl-intermezzo, in PATH."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which cluster and which namespace.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Target {
+    /// Namespace of the volumes [default: the context's]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// All namespaces
+    #[arg(short = 'A', long, global = true, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show volumes and Replicators, how far they are, and what is wrong
+    #[command(after_help = "Examples:\n  kubectl intermezzo status\n  kubectl intermezzo status -A -o json")]
+    Status(ListArgs),
+    /// Show what Replicators lack, those furthest behind first
+    #[command(after_help = "Example:\n  kubectl intermezzo lag -n team shared")]
+    Lag(ListArgs),
+    /// Wait until what was written so far is safe: durable at the server, or with --all at every Replicator
+    #[command(
+        after_help = "Examples:\n  kubectl intermezzo wait shared --all --timeout 60\n  kubectl intermezzo wait shared --node node2 && kubectl drain node2\n\nIt annotates the Volume, which takes the right to patch it. Exit code 3: not in time; the message says who is behind."
+    )]
+    Wait(WaitArgs),
+    /// Updates that lost against another and are kept
+    #[command(subcommand)]
+    Conflicts(Conflicts),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conflicts {
+    /// List conflicts
+    #[command(after_help = "Example:\n  kubectl intermezzo conflicts list shared")]
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only this volume
+    #[arg(value_name = "VOLUME")]
+    pub volume: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// The volume
+    #[arg(value_name = "VOLUME")]
+    pub volume: String,
+    /// Until every Replicator has it, not only the server
+    #[arg(long)]
+    pub all: bool,
+    /// Only what was written on this node
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Give up after this many seconds [default: never]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| format!("\"{text}\" is not a number of seconds"))?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn kubectls_flags_stand_anywhere() {
+        let cli =
+            Cli::try_parse_from(["kubectl-intermezzo", "wait", "v", "-n", "team", "--context", "c"]).unwrap();
+        assert_eq!(
+            (cli.target.namespace.as_deref(), cli.target.context.as_deref()),
+            (Some("team"), Some("c"))
+        );
+        assert!(Cli::try_parse_from(["kubectl-intermezzo", "status", "-A", "-n", "team"]).is_err());
+    }
+}
