@@ -17,7 +17,9 @@ DENY_VERSION    := 0.20.2
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
-PROGRAMS   := -p presto -p presto-holder -p lento -p intermezzo -p intermezzo-tests
+# Of the whole workspace, and not of packages: with other features the dependencies would be built once more.
+PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt survive stuck walk bench
+CLUSTER    := cluster cluster-check cluster-test images
 
 .PHONY: help demo test test-fast test-kill test-survive test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
@@ -80,7 +82,7 @@ bench:
 	$(TARGET_DIR)/release/bench
 
 bins:
-	$(CARGO) build --locked --profile $(PROFILE) $(PROGRAMS) --bins
+	$(CARGO) build --locked --profile $(PROFILE) --workspace $(PROGRAMS:%=--bin %)
 
 # The chart as helm renders it; HELM names the program where it is not in PATH. `make unit` runs the same where helm is there.
 chart:
@@ -109,7 +111,7 @@ cluster-check: cluster-programs
 
 .PHONY: cluster-programs
 cluster-programs:
-	$(CARGO) build --locked --profile $(PROFILE) -p intermezzo-tests --bin cluster --bin cluster-check --bin cluster-test --bin images
+	$(CARGO) build --locked --profile $(PROFILE) --workspace $(CLUSTER:%=--bin %)
 
 format:
 	$(CARGO) fmt --all --check
@@ -118,7 +120,7 @@ clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 architecture:
-	$(CARGO) test --locked --quiet -p intermezzo-tests --test architecture
+	$(CARGO) test --locked --quiet --workspace --test architecture
 
 deny:
 	$(CARGO) deny --locked --all-features --log-level error check bans licenses sources

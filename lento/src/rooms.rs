@@ -121,7 +121,7 @@ mod tests {
         }
         assert_eq!(taken.len(), IN_WORK);
         let modest = rooms.enter("modest").unwrap();
-        tokio::time::timeout(Duration::from_secs(5), modest.turn(&all)).await.unwrap().unwrap();
+        let _turn = tokio::time::timeout(Duration::from_secs(5), modest.turn(&all)).await.unwrap().unwrap();
         drop(open);
         assert!(rooms.enter("greedy").is_ok());
     }

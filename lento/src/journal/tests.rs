@@ -5,6 +5,7 @@ use intermezzo_kml::record as kml;
 use intermezzo_kml::record::Flags;
 use intermezzo_kml::record::Opcode;
 use lento_core::record::KmlOrigin;
+use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
@@ -114,8 +115,8 @@ fn a_setattr_separates_size_and_drops_what_never_travels() {
 #[test]
 fn a_replayed_close_tells_the_new_identity_and_its_hash() {
     let mut close = record(Opcode::Close);
-    let Update::Close { replaces, orphan, .. } = unpack(&close).unwrap().update else { panic!() };
-    assert!(replaces.is_none() && !orphan);
+    let Update::Close { replaces, left, .. } = unpack(&close).unwrap().update else { panic!() };
+    assert_eq!((replaces, left), (None, Left::Whole));
     close.outcome.object = id(8);
     close.outcome.flags = Flags::HASHED;
     close.intent.origin = kml::Origin { kind: kml::OriginKind::Replay, hash: [3; 32], ..Default::default() };

@@ -43,15 +43,26 @@ struct Stream {
     names: VecDeque<Name>,
     position: u64,
     at_end: bool,
+    /// Changes of the directory that had come before any of these names was read.
+    seen: u64,
 }
 
 /// Open directories of a volume.
 #[derive(Debug, Default)]
 pub struct Streams {
     streams: Mutex<BTreeMap<u64, Arc<Mutex<Stream>>>>,
+    changes: Mutex<BTreeMap<FileId, Changes>>,
     next: AtomicU64,
     /// Streams up to this number are an earlier presto's.
     first: AtomicU64,
+}
+
+/// What replays did to a directory while somebody reads it. The kernel may put names into its cache that it was given
+/// before a change and after it was told to forget them: so it is told again when it has certainly taken them.
+#[derive(Debug, Default)]
+struct Changes {
+    streams: u32,
+    count: u64,
 }
 
 impl Streams {
@@ -66,8 +77,36 @@ impl Streams {
     }
 
     fn insert(&self, number: u64, dir: Arc<Dir>, fd: OwnedFd) {
-        let stream = Stream { dir, fd, names: VecDeque::new(), position: 0, at_end: false };
+        let seen = {
+            let mut changes = self.changes.lock();
+            let here = changes.entry(dir.id).or_default();
+            here.streams = here.streams.saturating_add(1);
+            here.count
+        };
+        let stream = Stream { dir, fd, names: VecDeque::new(), position: 0, at_end: false, seen };
         self.streams.lock().insert(number, Arc::new(Mutex::new(stream)));
+    }
+
+    /// One stream less; how many changes there were.
+    fn leave(&self, dir: FileId) -> u64 {
+        let mut changes = self.changes.lock();
+        let Some(here) = changes.get_mut(&dir) else { return 0 };
+        let count = here.count;
+        here.streams = here.streams.saturating_sub(1);
+        if here.streams == 0 {
+            changes.remove(&dir);
+        }
+        count
+    }
+
+    fn changed(&self, dir: FileId) {
+        if let Some(here) = self.changes.lock().get_mut(&dir) {
+            here.count = here.count.wrapping_add(1);
+        }
+    }
+
+    fn changes(&self, dir: FileId) -> u64 {
+        self.changes.lock().get(&dir).map_or(0, |here| here.count)
     }
 }
 
@@ -106,7 +145,14 @@ impl Volume {
     ) -> Result<(), Errno> {
         let stream = self.streams.streams.lock().get(&stream).map(Arc::clone).ok_or(Errno::BADF)?;
         let mut stream = stream.lock();
-        if stream.position != offset || offset == 0 {
+        let changes = self.streams.changes(stream.dir.id);
+        let is_changed = stream.seen != changes;
+        if is_changed {
+            // What was handed out before has been taken, or this would not be asked.
+            self.notifier.inode(stream.dir.id);
+            stream.seen = changes;
+        }
+        if stream.position != offset || offset == 0 || is_changed {
             rustix::fs::seek(&stream.fd, SeekFrom::Start(offset))?;
             stream.names.clear();
             stream.position = offset;
@@ -130,8 +176,19 @@ impl Volume {
     }
 
     /// Closes a stream.
-    pub fn releasedir(&self, stream: u64) -> Result<(), Errno> {
-        self.streams.streams.lock().remove(&stream).map(|_| ()).ok_or(Errno::BADF)
+    pub fn releasedir(&self, number: u64) -> Result<(), Errno> {
+        let stream = self.streams.streams.lock().remove(&number).ok_or(Errno::BADF)?;
+        let stream = stream.lock();
+        if self.streams.leave(stream.dir.id) != stream.seen {
+            self.notifier.inode(stream.dir.id);
+        }
+        Ok(())
+    }
+
+    /// Names in this directory are not what the kernel was told. Called after the change.
+    pub(crate) fn listing_changed(&self, dir: FileId) {
+        self.streams.changed(dir);
+        self.notifier.inode(dir);
     }
 
     /// What a name read from a directory means now; `None` if it is gone.

@@ -164,7 +164,7 @@ impl Volume {
             for (dir, name) in [(intent.parent, &intent.name), (intent.target_parent, &intent.target_name)] {
                 if !dir.is_none() {
                     self.notifier.entry(dir, name);
-                    self.notifier.attributes(dir);
+                    self.listing_changed(dir);
                 }
             }
             for id in [outcome.object, intent.object, intent.replaced] {

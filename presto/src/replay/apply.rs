@@ -103,7 +103,7 @@ impl Replayer {
     fn restore_time(&self, parent: &Parent) -> Time {
         let set =
             self.volume.lower.dir(parent.id).and_then(|dir| rustix::fs::futimens(&*dir, &times(parent.keep)));
-        self.volume.notifier.attributes(parent.id);
+        self.volume.listing_changed(parent.id);
         match set {
             Ok(()) => parent.keep,
             // Only a time: the record tells what is there.

@@ -171,7 +171,7 @@ impl Scrubber {
     fn forget(&self, item: &Entry, found: Option<FileId>) {
         let (volume, at) = (&self.volume, &item.at);
         volume.notifier.entry(at.dir, &at.name);
-        volume.notifier.attributes(at.dir);
+        volume.listing_changed(at.dir);
         if let Some(expect) = item.expect {
             if expect.is_dir {
                 volume.lower.forget_dir(expect.file);
@@ -183,7 +183,7 @@ impl Scrubber {
         }
         if let Some(place) = &item.known {
             volume.notifier.entry(place.dir, &place.name);
-            volume.notifier.attributes(place.dir);
+            volume.listing_changed(place.dir);
         }
     }
 }

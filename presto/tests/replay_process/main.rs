@@ -14,7 +14,6 @@ mod fleet;
 mod model;
 mod work;
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -42,8 +41,7 @@ fn a_volume_is_mounted_over_the_channel_and_again_at_the_next_start_without_lent
     drop(lento);
     assert!(fleet.terminate(Duration::from_secs(20)), "{}", fleet.log());
     assert!(!is_mounted(&fleet));
-    let under = std::fs::metadata(&fleet.mnt).unwrap().permissions().mode();
-    assert_eq!(under & 0o7777, 0, "nobody writes under a missing mount");
+    assert!(!fleet.mnt.exists(), "nobody writes under a missing mount");
     fleet.start();
     let (mut lento, attached) = fleet.lento();
     assert_eq!(attached.volumes.len(), 1);
@@ -99,6 +97,50 @@ fn a_replay_is_seen_through_the_mount() {
     }));
     seen("two, and longer");
     assert_eq!(std::io::read_to_string(reader).unwrap(), "one", "who had it open keeps it");
+}
+
+/// A directory's time says nothing about its names: others' updates come with the time that the directory has at the end.
+#[test]
+fn a_replay_is_in_a_listing_that_the_kernel_has_kept_though_the_directory_keeps_its_time() {
+    let Some(mut fleet) = Fleet::new() else { return };
+    fleet.start();
+    let (mut lento, _) = fleet.lento();
+    let info = fleet.set_volume(&mut lento);
+    let names = || {
+        let entries = std::fs::read_dir(&fleet.mnt).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    std::fs::write(fleet.mnt.join("old"), "").unwrap();
+    let modified = std::fs::metadata(&fleet.mnt).unwrap().modified().unwrap();
+    let time = modified.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let time = v1::Time { sec: time.as_secs().cast_signed(), nsec: time.subsec_nanos() };
+    // One that has begun to read when the change comes, and one that the kernel has whole.
+    let mut reading = std::fs::read_dir(&fleet.mnt).unwrap();
+    reading.next().unwrap().unwrap();
+    for number in 0..20 {
+        assert_eq!(names().len(), 1 + number);
+        let name = format!("new-{number}");
+        let make = v1::Make {
+            dir: info.root.map(|root| v1::Ref { by: Some(v1::r#ref::By::File(root)) }),
+            name: name.clone().into(),
+            attributes: Some(v1::Attributes { mode: 0o100_644, ..Default::default() }),
+            ..Default::default()
+        };
+        let item = v1::ReplayItem {
+            op: Some(v1::replay_item::Op::Make(make)),
+            parent_mtime: Some(time),
+            ..Default::default()
+        };
+        let batch = v1::Replay { items: vec![item], untouched_since: u64::MAX };
+        let Body::Replayed(replayed) = lento.ask(fleet::NAME, Body::Replay(batch)).unwrap() else { panic!() };
+        assert_eq!(replayed.outcomes[0].result, v1::outcome::Result::Applied as i32);
+        let since = std::time::Instant::now();
+        while !names().contains(&name) {
+            assert!(since.elapsed() < Duration::from_secs(5), "{name} is not listed");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(std::fs::metadata(&fleet.mnt).unwrap().modified().unwrap(), modified);
+    }
 }
 
 /// After kill -9 at a random point: replaying the journal from its beginning gives the tree, exactly.
