@@ -18,7 +18,7 @@ DENY_VERSION    := 0.20.2
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Of the whole workspace, and not of packages: with other features the dependencies would be built once more.
-PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt survive stuck walk bench
+PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive walk bench
 CLUSTER    := cluster cluster-check cluster-test images
 
 .PHONY: help demo test test-fast test-kill test-survive test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
