@@ -22,6 +22,8 @@ use rustix::net::SendFlags;
 
 /// How often a holder is looked for while there is none.
 const RETRY: Duration = Duration::from_millis(20);
+/// The longest pause between two tries with a holder that is there and of no use.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often the thread looks whether it is needed.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -150,18 +152,26 @@ impl Holding {
 
 /// Notices when the holder goes, and when another one comes.
 fn watch(holding: &Weak<Holding>) {
+    let mut pause = RETRY;
     loop {
         let Some(strong) = holding.upgrade() else { return };
         let client = strong.client.lock().clone();
         match client {
             None => {
-                if strong.connect().is_err() {
-                    drop(strong);
+                let connected = strong.connect();
+                drop(strong);
+                if connected.is_err() {
                     std::thread::sleep(RETRY);
+                } else {
+                    // One that is there and of no use is asked less and less often.
+                    std::thread::sleep(pause);
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
                 }
             }
             Some(client) => {
-                if client.is_gone(WATCH) && strong.has_gone(&client) {
+                if !client.is_gone(WATCH) {
+                    pause = RETRY;
+                } else if strong.has_gone(&client) {
                     tracing::warn!(target: "holding", socket = %strong.path.display(),
                         "the holder has gone: until another one comes, mounts do not outlive presto");
                 }

@@ -62,9 +62,9 @@ pub(super) fn partition(suite: &mut Suite<'_>) -> Result<String> {
         ensure!(!now.is_empty(), "there is none");
         Ok(now)
     })?;
-    ensure!(listed == ["both"], "conflicts are {listed:?}");
+    ensure!(listed == ["/both"], "conflicts are {listed:?}");
     let from = suite.kubectl.run(&[
-        "get", "conflicts", "-o", "jsonpath={.items[?(@.spec.path==\"both\")].spec.nodeName} {.items[?(@.spec.path==\"both\")].spec.size}",
+        "get", "conflicts", "-o", "jsonpath={.items[?(@.spec.path==\"/both\")].spec.nodeName} {.items[?(@.spec.path==\"/both\")].spec.size}",
     ])?;
     ensure!(from == format!("node3 {}", "by node3, cut off".len()), "it is from {from}");
     suite.wait_condition("volume/shared", "InSync", "True")?;
