@@ -290,7 +290,11 @@ pub(crate) enum Pki {
     },
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// A number of seconds, perhaps with a fraction.
+///
+/// # Errors
+/// It is none.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| format!("\"{text}\" is not a number of seconds"))?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }

@@ -12,6 +12,7 @@ pub mod pki;
 pub mod progress;
 
 pub use args::Cli;
+pub use args::seconds;
 pub use commands::run;
 
 /// What the exit code says to scripts.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use intermezzo::output::Format;
+use intermezzo::seconds;
 
 /// InterMezzo's volumes in a cluster: how they are, how far, and whether what was written is safe.
 #[derive(Debug, Parser)]
@@ -86,11 +87,6 @@ pub(crate) struct WaitArgs {
     /// Give up after this many seconds [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| format!("\"{text}\" is not a number of seconds"))?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

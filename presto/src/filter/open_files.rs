@@ -148,15 +148,17 @@ impl Files {
 
     /// Registers an open that changes nothing. `file` is used if it is not in the table.
     pub(super) fn register(&self, file: Arc<OpenFile>, access: Access) -> Arc<Handle> {
-        let file = {
-            let mut table = self.table.lock();
-            let Table { files, kept, .. } = &mut *table;
-            let id = file.id;
-            let slot = files.entry(id).or_insert(Slot { file, opens: 0, after: AfterLast::Keep, turn: 0 });
-            slot.open(kept);
-            Arc::clone(&slot.file)
-        };
-        self.handle_of(file, access)
+        self.handle_of(self.count(file), access)
+    }
+
+    /// One more open of the inode: of this one, or of what is in the table for it.
+    fn count(&self, file: Arc<OpenFile>) -> Arc<OpenFile> {
+        let mut table = self.table.lock();
+        let Table { files, kept, .. } = &mut *table;
+        let id = file.id;
+        let slot = files.entry(id).or_insert(Slot { file, opens: 0, after: AfterLast::Keep, turn: 0 });
+        slot.open(kept);
+        Arc::clone(&slot.file)
     }
 
     /// Registers another open, for reading, of an inode that is in the table. `None`: it is not there.
@@ -187,14 +189,7 @@ impl Files {
 
     /// Takes over a handle of an earlier presto.
     pub(super) fn resume(&self, held: &HeldHandle, file: Arc<OpenFile>) {
-        let file = {
-            let mut table = self.table.lock();
-            let Table { files, kept, .. } = &mut *table;
-            let id = file.id;
-            let slot = files.entry(id).or_insert(Slot { file, opens: 0, after: AfterLast::Keep, turn: 0 });
-            slot.open(kept);
-            Arc::clone(&slot.file)
-        };
+        let file = self.count(file);
         let handle = Handle::new(held.number, file, held.access, Some(held.slot));
         if held.way == Way::Kernel {
             handle.set_passthrough();
