@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_client::Client;
 use kube_client::core::error_boundary::InvalidObject;
 use kube_runtime::controller::Action;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
 use crate::metrics::Metrics;
+use crate::names::FINALIZER;
 use crate::rate::{Applied, Writes};
 use crate::settings::Settings;
 use crate::world::World;
@@ -66,6 +68,13 @@ impl From<kube_client::Error> for ReconcileError {
     fn from(error: kube_client::Error) -> ReconcileError {
         ReconcileError::Api(Box::new(error))
     }
+}
+
+/// Whether the object is being deleted and waits for this operator.
+#[must_use]
+pub fn ends(object: &ObjectMeta) -> bool {
+    let ours = object.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    ours && object.deletion_timestamp.is_some()
 }
 
 /// What a person should know about an object that cannot be read.

@@ -94,7 +94,7 @@ pub(crate) fn at_client(name: &str, pending: u64) -> v1::VolumeStatus {
 /// What was asked of an API server that takes everything, in order: method, path, body.
 pub(crate) type Asked = Arc<parking_lot::Mutex<Vec<(String, String, Value)>>>;
 
-/// A context in this world whose API server answers with what it was sent.
+/// A context in this world, whose API server takes everything.
 pub(crate) fn context(world: Snapshot) -> (Arc<crate::context::Context>, Asked) {
     use kube_client::client::Body;
     let (service, mut handle) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
@@ -107,8 +107,11 @@ pub(crate) fn context(world: Snapshot) -> (Arc<crate::context::Context>, Asked) 
             let mut value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
             let path = parts.uri.path().to_owned();
             noted.lock().push((parts.method.to_string(), path.clone(), value.clone()));
-            if path.ends_with("/status") {
-                value["spec"] = json!({"server": {}});
+            // What is needed to read it as the kind.
+            if path.contains("/volumes/") {
+                value = json!({"metadata": {"name": "v"}, "spec": {"server": {}}});
+            } else if path.contains("/replicators/") {
+                value = json!({"metadata": {"name": "v"}, "spec": {"volume": "v", "nodeName": "n"}});
             }
             send.send_response(http::Response::new(Body::from(value.to_string().into_bytes())));
         }

@@ -16,9 +16,10 @@ use super::terminate::{End, end};
 use super::{status, validate};
 use crate::apply::Version;
 use crate::conditions::{Conditions, Truth};
-use crate::context::{Context, ReconcileError, unreadable};
+use crate::context::{Context, ReconcileError, ends, unreadable};
 use crate::names::FINALIZER;
 use crate::rate::Write;
+use crate::world::Snapshot;
 
 const CALM: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(5);
@@ -42,7 +43,18 @@ pub async fn reconcile(
     };
     let namespace = replicator.namespace().unwrap_or_default();
     let api: Api<Replicator> = Api::namespaced(context.client.clone(), &namespace);
-    let turn = |event| turn(event, &context, &api);
+    let world = context.world.now().ok_or(ReconcileError::NotListed)?;
+    // Asked before: kube takes any cleanup without an error for a finished one.
+    let left = if ends(replicator.meta()) {
+        let deadline = context.settings.borrow().deletion_deadline();
+        match end(&replicator, &world, deadline, Timestamp::now()) {
+            End::Waits(reason, message) => return wait(&replicator, reason, &message, &context, &api).await,
+            End::Done(left) => left,
+        }
+    } else {
+        None
+    };
+    let turn = |event| turn(event, left, &world, &context, &api);
     finalizer(&api, FINALIZER, replicator, turn).await.map_err(|error| match error {
         kube_runtime::finalizer::Error::ApplyFailed(error) => error,
         kube_runtime::finalizer::Error::CleanupFailed(error) => error,
@@ -52,45 +64,46 @@ pub async fn reconcile(
 
 async fn turn(
     event: Event<Replicator>,
+    left: Option<String>,
+    world: &Snapshot,
     context: &Context,
     api: &Api<Replicator>,
 ) -> Result<Action, ReconcileError> {
-    let world = context.world.now().ok_or(ReconcileError::NotListed)?;
-    let now = Timestamp::now();
     match event {
         Event::Apply(replicator) => {
-            let problems = validate::validate(&replicator, &world);
-            let status = status::status(&replicator, &problems, &world, now);
+            let problems = validate::validate(&replicator, world);
+            let status = status::status(&replicator, &problems, world, Timestamp::now());
             let action = write(&replicator, &status, context, api).await?;
             let well = crate::conditions::holds(&status.conditions, READY);
             Ok(action.unwrap_or_else(|| Action::requeue(if well { CALM } else { SOON })))
         }
         Event::Cleanup(replicator) => {
-            let deadline = context.settings.borrow().deletion_deadline();
-            match end(&replicator, &world, deadline, now) {
-                End::Done(left) => {
-                    if let Some(left) = left {
-                        context.events.warning(replicator.as_ref(), "DataLeft", &left).await;
-                        if let Some(volume) = world.volumes.get(&replicator.volume_id()) {
-                            context.events.warning(volume.as_ref(), "DataLeft", &left).await;
-                        }
-                    }
-                    context.writes.forget(&replicator.uid().unwrap_or_default());
-                    Ok(Action::await_change())
-                }
-                End::Waits(reason, message) => {
-                    let mut status = replicator.status.clone().unwrap_or_default();
-                    let generation = replicator.meta().generation;
-                    let mut conditions = Conditions::new(&status.conditions, generation, now);
-                    conditions.set(TERMINATING, Truth::Yes, reason, message);
-                    conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
-                    status.conditions = conditions.done();
-                    write(&replicator, &status, context, api).await?;
-                    Ok(Action::requeue(Duration::from_secs(1)))
+            if let Some(left) = left {
+                context.events.warning(replicator.as_ref(), "DataLeft", &left).await;
+                if let Some(volume) = world.volumes.get(&replicator.volume_id()) {
+                    context.events.warning(volume.as_ref(), "DataLeft", &left).await;
                 }
             }
+            context.writes.forget(&replicator.uid().unwrap_or_default());
+            Ok(Action::await_change())
         }
     }
+}
+
+async fn wait(
+    replicator: &Replicator,
+    reason: &str,
+    message: &str,
+    context: &Context,
+    api: &Api<Replicator>,
+) -> Result<Action, ReconcileError> {
+    let mut status = replicator.status.clone().unwrap_or_default();
+    let mut conditions = Conditions::new(&status.conditions, replicator.meta().generation, Timestamp::now());
+    conditions.set(TERMINATING, Truth::Yes, reason, message);
+    conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
+    status.conditions = conditions.done();
+    write(replicator, &status, context, api).await?;
+    Ok(Action::requeue(Duration::from_secs(1)))
 }
 
 async fn write(
@@ -111,5 +124,34 @@ async fn write(
             context.events.transitions(replicator, &old, new).await;
             Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{
+        at_client, context, deleted, replicator, report, seconds_ago, served, volume, world,
+    };
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_deleted_replicator_stays_until_its_node_has_sent_everything() {
+        let turn = |pending: u64| async move {
+            let volume = served(volume("v", json!({"server": {"nodeName": "a"}})), "a", &["b"]);
+            let mut ends = replicator("v", "b");
+            ends.metadata.finalizers = Some(vec![FINALIZER.into()]);
+            ends.metadata.deletion_timestamp = deleted(seconds_ago(1));
+            let mut world = world(vec![volume], vec![ends.clone()]);
+            world.reports.insert("b".into(), report(vec![at_client("ns/v", pending)]).into());
+            let (context, asked) = context(world);
+            reconcile(Arc::new(DeserializeGuard(Ok(ends))), context).await.unwrap();
+            let asked = asked.lock();
+            let patched =
+                |end: &str| asked.iter().any(|(method, path, _)| method == "PATCH" && path.ends_with(end));
+            (patched("/replicators/v-b/status"), patched("/replicators/v-b"))
+        };
+        assert_eq!(turn(3).await, (true, false));
+        assert_eq!(turn(0).await, (false, true));
     }
 }

@@ -20,11 +20,10 @@ use super::terminate::{End, end, listed};
 use super::{apply, build, status, validate};
 use crate::apply::Version;
 use crate::conditions::{Conditions, Truth};
-use crate::context::{Context, ReconcileError, unreadable};
+use crate::context::{Context, ReconcileError, ends, unreadable};
 use crate::control::NodeName;
 use crate::names::FINALIZER;
 use crate::rate::Write;
-use crate::settings::Settings;
 
 /// Another look without any news, for what was missed.
 const CALM: Duration = Duration::from_secs(60);
@@ -52,7 +51,12 @@ pub async fn reconcile(
         }
     };
     let api: Api<Volume> = Api::namespaced(context.client.clone(), &volume.namespace().unwrap_or_default());
-    let turn = |event| turn(event, &context, &api);
+    // Asked before: kube takes any cleanup without an error for a finished one.
+    let ended = if ends(volume.meta()) { Some(end_of(&volume, &context)?) } else { None };
+    if let Some(End::Waits { reason, nodes }) = &ended {
+        return wait(&volume, reason, nodes, &context, &api).await;
+    }
+    let turn = |event| turn(event, ended, &context, &api);
     finalizer(&api, FINALIZER, volume, turn).await.map_err(|error| match error {
         kube_runtime::finalizer::Error::ApplyFailed(error) => error,
         kube_runtime::finalizer::Error::CleanupFailed(error) => error,
@@ -60,10 +64,22 @@ pub async fn reconcile(
     })
 }
 
-async fn turn(event: Event<Volume>, context: &Context, api: &Api<Volume>) -> Result<Action, ReconcileError> {
+async fn turn(
+    event: Event<Volume>,
+    ended: Option<End>,
+    context: &Context,
+    api: &Api<Volume>,
+) -> Result<Action, ReconcileError> {
     match event {
         Event::Apply(volume) => carry_out(&volume, context, api).await,
-        Event::Cleanup(volume) => terminate(&volume, context, api).await,
+        Event::Cleanup(volume) => {
+            if let Some(End::Done { removed, left }) = ended {
+                tell_end(&volume, &removed, &left, context).await;
+            }
+            context.writes.forget(&volume.uid().unwrap_or_default());
+            context.conflicts.forget(&volume.uid().unwrap_or_default());
+            Ok(Action::await_change())
+        }
     }
 }
 
@@ -125,70 +141,67 @@ async fn write(
     }
 }
 
-async fn terminate(volume: &Volume, context: &Context, api: &Api<Volume>) -> Result<Action, ReconcileError> {
+fn end_of(volume: &Volume, context: &Context) -> Result<End, ReconcileError> {
     let world = context.world.now().ok_or(ReconcileError::NotListed)?;
-    let settings = context.settings.borrow().clone();
-    let deadline = settings.deletion_deadline();
-    let now = Timestamp::now();
-    let seen = Seen::new(volume, &world);
-    match end(&seen, deadline, now) {
-        End::Done { removed, left } => {
-            tell_end(&seen, &removed, &left, &settings, context).await;
-            context.writes.forget(&volume.uid().unwrap_or_default());
-            context.conflicts.forget(&volume.uid().unwrap_or_default());
-            Ok(Action::await_change())
-        }
-        End::Waits { reason, nodes } => {
-            let mut status = volume.status.clone().unwrap_or_default();
-            let message = format!("waiting, {} s at most, for {}", deadline.as_secs(), listed(&nodes));
-            let mut conditions = Conditions::new(&status.conditions, volume.meta().generation, now);
-            conditions.set(TERMINATING, Truth::Yes, reason, message);
-            conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
-            status.conditions = conditions.done();
-            write(volume, &status, context, api).await?;
-            Ok(Action::requeue(Duration::from_secs(1)))
-        }
-    }
+    let deadline = context.settings.borrow().deletion_deadline();
+    Ok(end(&Seen::new(volume, &world), deadline, Timestamp::now()))
+}
+
+async fn wait(
+    volume: &Volume,
+    reason: &str,
+    nodes: &BTreeMap<NodeName, String>,
+    context: &Context,
+    api: &Api<Volume>,
+) -> Result<Action, ReconcileError> {
+    let deadline = context.settings.borrow().deletion_deadline();
+    let mut status = volume.status.clone().unwrap_or_default();
+    let message = format!("waiting, {} s at most, for {}", deadline.as_secs(), listed(nodes));
+    let mut conditions = Conditions::new(&status.conditions, volume.meta().generation, Timestamp::now());
+    conditions.set(TERMINATING, Truth::Yes, reason, message);
+    conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
+    status.conditions = conditions.done();
+    write(volume, &status, context, api).await?;
+    Ok(Action::requeue(Duration::from_secs(1)))
 }
 
 /// What becomes of the data, for those who look at events: the object itself is about to go.
 async fn tell_end(
-    seen: &Seen<'_>,
+    volume: &Volume,
     removed: &BTreeSet<NodeName>,
     left: &BTreeMap<NodeName, String>,
-    settings: &Settings,
     context: &Context,
 ) {
-    if seen.volume.spec.deletion_policy == DeletionPolicy::Retain {
-        info!(target: "volume", volume = seen.id, "deleted; its data stays on the nodes");
+    let id = volume.id();
+    if volume.spec.deletion_policy == DeletionPolicy::Retain {
+        info!(target: "volume", volume = id, "deleted; its data stays on the nodes");
         return;
     }
     if !removed.is_empty() {
         let nodes: Vec<&str> = removed.iter().map(String::as_str).collect();
-        info!(target: "volume", volume = seen.id, nodes = nodes.join(","), "deleted; its data is removed");
+        info!(target: "volume", volume = id, nodes = nodes.join(","), "deleted; its data is removed");
         let note = format!("the data is removed from nodes {}", nodes.join(", "));
-        context.events.normal(seen.volume, "DataRemoved", &note).await;
+        context.events.normal(volume, "DataRemoved", &note).await;
     }
-    if let Some(Source::HostPath(at)) = &seen.volume.spec.source {
+    if let Some(Source::HostPath(at)) = &volume.spec.source {
         let note = format!(
             "the directory {} stays as it is; remove .intermezzo in it before another Volume adopts it",
             at.path
         );
-        context.events.normal(seen.volume, "SourceKept", &note).await;
+        context.events.normal(volume, "SourceKept", &note).await;
     }
     if !left.is_empty() {
-        let place = settings.host_directory.display();
-        let note =
-            format!("data stays in {place}/cache/{0} and {place}/state/{0}.*: {1}", seen.id, listed(left));
-        warn!(target: "volume", volume = seen.id, note, "deleted; data stays on nodes");
-        context.events.warning(seen.volume, "DataLeft", &note).await;
+        let place = context.settings.borrow().host_directory.display().to_string();
+        let note = format!("data stays in {place}/cache/{0} and {place}/state/{0}.*: {1}", id, listed(left));
+        warn!(target: "volume", volume = id, note, "deleted; data stays on nodes");
+        context.events.warning(volume, "DataLeft", &note).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{context, volume, world};
+    use crate::testing::{context, deleted, report, seconds_ago, served, volume, world};
     use serde_json::json;
 
     #[tokio::test]
@@ -209,5 +222,31 @@ mod tests {
         assert_eq!(status.pointer("/metadata/resourceVersion"), Some(&json!("7")));
         assert!(second.ends_with("/namespaces/ns/replicators/v-b"), "{second}");
         assert_eq!(replicator.pointer("/spec/nodeName"), Some(&json!("b")));
+    }
+
+    #[tokio::test]
+    async fn a_deleted_volume_stays_until_its_nodes_are_done_or_its_time_is_over() {
+        let turn = |age: u64, discarded: bool| async move {
+            let spec = json!({"server": {"nodeName": "a"}, "deletionPolicy": "Delete"});
+            let mut ends = served(volume("v", spec), "a", &[]);
+            ends.metadata.finalizers = Some(vec![FINALIZER.into()]);
+            ends.metadata.deletion_timestamp = deleted(seconds_ago(age));
+            let mut world = world(vec![ends.clone()], vec![]);
+            if discarded {
+                let mut report = report(vec![]);
+                report.discarded.insert(ends.id());
+                world.reports.insert("a".into(), report.into());
+            }
+            let (context, asked) = context(world);
+            reconcile(Arc::new(DeserializeGuard(Ok(ends))), context).await.unwrap();
+            let asked = asked.lock();
+            let patched =
+                |end: &str| asked.iter().any(|(method, path, _)| method == "PATCH" && path.ends_with(end));
+            let event = asked.iter().find_map(|(_, _, body)| body.get("reason").and_then(|it| it.as_str()));
+            (patched("/volumes/v/status"), patched("/volumes/v"), event.map(str::to_owned))
+        };
+        assert_eq!(turn(1, false).await, (true, false, Some("Discarding".into())));
+        assert_eq!(turn(1, true).await, (false, true, Some("DataRemoved".into())));
+        assert_eq!(turn(100_000, false).await, (false, true, Some("DataLeft".into())));
     }
 }
