@@ -18,6 +18,8 @@ pub struct Marks {
     pub on_demand: Switch,
     /// The log was full under the read-only policy; users' updates are refused until there is space.
     pub full: Switch,
+    /// It was taken away: who still has a way in gets ENOTCONN for updates. Nobody would learn of them.
+    pub ended: Switch,
 }
 
 impl Default for Marks {
@@ -29,6 +31,7 @@ impl Default for Marks {
             permit: Switch::new(true),
             on_demand: Switch::new(false),
             full: Switch::new(false),
+            ended: Switch::new(false),
         }
     }
 }

@@ -68,6 +68,9 @@ impl Volume {
         let mut stolen = false;
         let mut full_since = None;
         for _ in 0..ATTEMPTS {
+            if self.marks.ended.is_on() {
+                return Err(Errno::NOTCONN);
+            }
             let gate = self.gate.read();
             if !self.marks.permit.is_on() && !stolen && !self.marks.no_filter.is_on() {
                 drop(gate);

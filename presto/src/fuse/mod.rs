@@ -3,6 +3,7 @@
 //! `Mount` owns the mount and its threads. Dropping it unmounts without waiting for anybody. `takeover.rs` goes on with a
 //! mount that an earlier presto left.
 
+mod abort;
 mod adapter;
 mod backing;
 mod convert;
@@ -113,6 +114,8 @@ impl Default for MountOptions {
 pub struct Mount {
     volume: Arc<Volume>,
     mountpoint: PathBuf,
+    /// Number of the mount's device, by which the kernel knows the connection.
+    number: Option<u64>,
     /// The adopted directory, while the mount covers it. What is mounted there before stays: it is uncovered once.
     cover: Mutex<Option<PathBuf>>,
     kernel: Arc<Kernel>,
@@ -215,6 +218,12 @@ impl Mount {
         detach(&self.mountpoint).and(uncovered)
     }
 
+    /// Ends the connection of a mount that was taken away: whoever still uses it gets errors from now on (ENOTCONN), and
+    /// keeps only what the kernel does without presto: reads and writes of files that it has open.
+    pub fn abort(&self) -> Result<(), Errno> {
+        self.number.map_or(Err(Errno::NOENT), abort::abort)
+    }
+
     /// Waits until the last user of the detached mount is gone, at most this long. Says whether it is so.
     #[must_use]
     pub fn wait(&self, limit: Duration) -> bool {
@@ -305,6 +314,7 @@ impl Parts {
         held: Option<Arc<Held>>,
     ) -> std::io::Result<Mount> {
         let Parts { volume, mountpoint, nodes, kernel, device } = self;
+        let number = crate::lower::top(&mountpoint).map(|top| top.device);
         let notify = Device::new(rustix::io::fcntl_dupfd_cloexec(&device, 3)?, kernel.expires());
         volume.notifier.attach(true);
         let notified = Arc::clone(&volume);
@@ -331,6 +341,7 @@ impl Parts {
         Ok(Mount {
             volume,
             mountpoint,
+            number,
             cover: Mutex::new(None),
             kernel,
             holding: holding.cloned(),

@@ -61,6 +61,12 @@ impl Mounted for Mount {
         }
     }
 
+    fn abort(&self) {
+        if let Err(errno) = Mount::abort(self) {
+            tracing::warn!(target: "volumes", volume = self.volume().name, %errno, "its users cannot be told that it ended");
+        }
+    }
+
     fn wait(&self, limit: Duration) -> bool {
         Mount::wait(self, limit)
     }

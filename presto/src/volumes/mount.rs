@@ -17,6 +17,8 @@ const STACK: usize = 16;
 pub trait Mounted: Send + Sync {
     /// Takes the mount away from its place at once; what has it open goes on. Never waits for users.
     fn detach(&self);
+    /// Ends what still goes on in a detached mount: its users get errors from now on.
+    fn abort(&self) {}
     /// Waits until the last user of the detached mount is gone, at most this long. Says whether it is so.
     fn wait(&self, limit: Duration) -> bool;
     /// Whether data goes past presto in the kernel.

@@ -177,9 +177,10 @@ impl Served {
         self.spec.read().options(None).journal.max_bytes
     }
 
-    /// Users no longer find it; what they have open goes on until presto ends.
+    /// Users no longer find it, and who is still in it changes nothing any more; reads, and writes to what is open, go on.
     pub fn unmount(&self) {
         if let Ok(running) = self.running() {
+            running.volume.marks.ended.set(true);
             running.volume.notifier.attach(false);
             if let Some(mount) = running.mount.lock().as_ref() {
                 mount.detach();
@@ -199,7 +200,7 @@ impl Served {
         }
     }
 
-    /// Syncs and closes the journal.
+    /// Ends the mount, also for those who do not leave it, and closes the journal.
     pub fn close(&self, deadline: Duration) {
         self.unmount();
         let state =
@@ -209,7 +210,12 @@ impl Served {
         if let Some(mount) = running.mount.lock().take()
             && !mount.wait(deadline.min(LEAVE))
         {
-            tracing::info!(target: "volumes", volume = name, "users still have files open");
+            // What they would write now nobody would ever learn of.
+            tracing::info!(target: "volumes", volume = name, "still in use: its users get errors from now on");
+            mount.abort();
+            if !mount.wait(deadline.min(LEAVE)) {
+                tracing::warn!(target: "volumes", volume = name, "requests are still served");
+            }
         }
         // In a thread: a disk that hangs must not keep presto from ending.
         let (done, wait) = std::sync::mpsc::sync_channel(1);

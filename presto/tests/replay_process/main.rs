@@ -14,6 +14,7 @@ mod fleet;
 mod model;
 mod work;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -51,6 +52,35 @@ fn a_volume_is_mounted_over_the_channel_and_again_at_the_next_start_without_lent
     assert!(matches!(cleared, Body::Done(_)), "{cleared:?}");
     assert!(!is_mounted(&fleet));
     assert_eq!(fleet.set_volume(&mut lento).fault, "", "and once more in the same process");
+}
+
+/// As a pod has it: a way in that no unmount takes away, and a file open for writing.
+#[test]
+fn whoever_still_uses_a_cleared_volume_gets_errors_and_it_can_be_set_again() {
+    let Some(mut fleet) = Fleet::new() else { return };
+    fleet.start();
+    let (mut lento, _) = fleet.lento();
+    fleet.set_volume(&mut lento);
+    std::fs::write(fleet.mnt.join("f"), "hello").unwrap();
+    let dir = std::fs::File::open(&fleet.mnt).unwrap();
+    let inside = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&dir)));
+    let open = std::fs::OpenOptions::new().append(true).open(inside.join("f")).unwrap();
+    let cleared = lento.ask(fleet::NAME, Body::ClearVolume(v1::ClearVolume::default())).unwrap();
+    assert!(matches!(cleared, Body::Done(_)), "{cleared:?}");
+    for tried in [
+        std::fs::write(inside.join("f"), "too late"),
+        std::fs::write(inside.join("new"), ""),
+        std::fs::create_dir(inside.join("d")),
+        std::fs::remove_file(inside.join("f")),
+        std::fs::read(inside.join("f")).map(|_| ()),
+    ] {
+        assert_eq!(tried.unwrap_err().kind(), std::io::ErrorKind::NotConnected);
+    }
+    assert_eq!(std::fs::read(fleet.cache.join("tree/f")).unwrap(), b"hello");
+    assert_eq!(fleet.set_volume(&mut lento).fault, "", "{}", fleet.log());
+    assert_eq!(std::fs::read(fleet.mnt.join("f")).unwrap(), b"hello");
+    std::fs::write(fleet.mnt.join("f"), "again").unwrap();
+    drop(open);
 }
 
 #[test]
