@@ -20,6 +20,7 @@ use std::fs;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -41,6 +42,8 @@ struct World {
     dir: tempfile::TempDir,
     shell: Child,
     _watchdog: mpsc::Sender<()>,
+    /// The holder ends with it.
+    _stop: UnixStream,
 }
 
 impl Drop for World {
@@ -70,7 +73,8 @@ impl World {
         let table = serde_json::json!({"version": 1, "volumes": [volume]});
         fs::write(path("state/volumes.json"), table.to_string()).unwrap();
         let mut keeper = Keeper::bind(&path("holder.sock")).unwrap();
-        std::thread::spawn(move || keeper.run());
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || keeper.run(stopped));
         let shell = Command::new("sh")
             .args([
                 "-c",
@@ -90,7 +94,7 @@ impl World {
                 let _ = rustix::mount::unmount(&at, UnmountFlags::FORCE);
             }
         });
-        let world = World { dir, shell, _watchdog: alive };
+        let world = World { dir, shell, _watchdog: alive, _stop: stop };
         world.wait_for("presto serves", 1);
         Some(world)
     }

@@ -27,6 +27,12 @@ struct Session {
     memory: OwnedFd,
 }
 
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Served,
+    Stopped,
+}
+
 /// The holder.
 pub struct Keeper {
     path: PathBuf,
@@ -52,19 +58,19 @@ impl Keeper {
         })
     }
 
-    /// Answers for ever.
+    /// Answers until there is something to read at `stop`.
     ///
     /// # Errors
-    /// The listening socket cannot be waited for any more.
-    pub fn run(&mut self) -> Result<(), Errno> {
-        loop {
-            self.turn()?;
-        }
+    /// The sockets cannot be waited for any more.
+    pub fn run(&mut self, stop: impl AsFd) -> Result<(), Errno> {
+        while self.turn(stop.as_fd())? == Turn::Served {}
+        Ok(())
     }
 
-    fn turn(&mut self) -> Result<(), Errno> {
+    fn turn(&mut self, stop: BorrowedFd<'_>) -> Result<Turn, Errno> {
         let ready: Vec<bool> = {
-            let all = std::iter::once(self.listener.as_fd()).chain(self.clients.iter().map(AsFd::as_fd));
+            let own = [stop, self.listener.as_fd()];
+            let all = own.into_iter().chain(self.clients.iter().map(AsFd::as_fd));
             let mut fds: Vec<PollFd<'_>> =
                 all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             match poll(&mut fds, Some(&link::timespec(SWEEP))) {
@@ -73,7 +79,10 @@ impl Keeper {
             }
             fds.iter().map(|fd| !fd.revents().is_empty()).collect()
         };
-        let (coming, ready) = ready.split_first().unwrap_or((&false, &[]));
+        let [stopped, coming, ready @ ..] = ready.as_slice() else { return Ok(Turn::Stopped) };
+        if *stopped {
+            return Ok(Turn::Stopped);
+        }
         let clients = std::mem::take(&mut self.clients);
         for (client, ready) in clients.into_iter().zip(ready) {
             if !ready || self.serve(&client) {
@@ -86,7 +95,7 @@ impl Keeper {
         if self.swept.elapsed() >= SWEEP {
             self.sweep();
         }
-        Ok(())
+        Ok(Turn::Served)
     }
 
     fn welcome(&mut self) {

@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use presto_holder::Keeper;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 const USAGE: &str = "presto-holder --socket PATH
 
@@ -30,6 +32,14 @@ fn main() -> ExitCode {
 
 fn serve(path: PathBuf) -> ExitCode {
     let shown = path.display();
+    // As the first process of a container it would not even hear of SIGTERM otherwise.
+    let stop = match termination() {
+        Ok(stop) => stop,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "holder: cannot wait for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mut keeper = match Keeper::bind(&path) {
         Ok(keeper) => keeper,
         Err(errno) => {
@@ -38,13 +48,22 @@ fn serve(path: PathBuf) -> ExitCode {
         }
     };
     let _ = writeln!(std::io::stderr(), "holder: listens at {shown}");
-    match keeper.run() {
+    match keeper.run(&stop) {
         Ok(()) => ExitCode::SUCCESS,
         Err(errno) => {
             let _ = writeln!(std::io::stderr(), "holder: socket {shown}: {errno}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has something to read once somebody wants the holder to end.
+fn termination() -> std::io::Result<UnixStream> {
+    let (wait, tell) = UnixStream::pair()?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
+    }
+    Ok(wait)
 }
 
 /// `None`: help is wanted.
