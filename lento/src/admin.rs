@@ -326,6 +326,7 @@ pub(crate) fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::
         connected: status.connected,
         replicators: status.replicators.into_iter().map(|one| replicator_status(one, now)).collect(),
         conflicts: status.conflicts,
+        newest_conflict: status.newest_conflict.0,
         mountpoint: report.mountpoint,
         cache: report.cache,
         kml_first: kml.0,

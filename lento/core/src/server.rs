@@ -4,6 +4,7 @@
 //! forwarded once it is durable (rule 5). Nothing here waits for a writer (rule 15).
 
 mod absorb;
+mod conflicts;
 mod forward;
 mod judging;
 mod offers;
@@ -60,6 +61,7 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 pub use absorb::ConflictRow;
+use conflicts::Conflicts;
 pub use session::ReplicatorRow;
 
 /// How long after a refusal a record is tried again, in milliseconds; doubled each time, up to a minute.
@@ -98,8 +100,7 @@ pub struct Server {
     /// How much of it is kept for Replicators that are away, and since when they are.
     log_limit: LogLimit,
     away: BTreeMap<NodeName, Millis>,
-    /// Rows of the table of conflicts.
-    conflicts: u64,
+    conflicts: Conflicts,
     judged: Judged,
     /// What clients have of a log that this server has lost.
     offers: Offers,
@@ -229,10 +230,7 @@ impl Server {
             }
             Ok(())
         })?;
-        table::each_with_prefix(store, Table::Conflict, &[], |_, _| {
-            server.conflicts += 1;
-            Ok(())
-        })?;
+        server.conflicts = Conflicts::load(store)?;
         server.orphans = Orphans::load(store)?;
         Ok(server)
     }
@@ -544,7 +542,12 @@ impl Server {
 
     /// Conflicts kept.
     pub fn conflicts(&self) -> u64 {
-        self.conflicts
+        self.conflicts.count()
+    }
+
+    /// Position of the newest conflict.
+    pub fn newest_conflict(&self) -> Position {
+        Position(self.conflicts.newest().0)
     }
 
     /// Verdicts given since the volume was opened.

@@ -314,6 +314,41 @@ fn rule_6_a_close_is_judged_by_what_was_on_disk_before_it() {
 }
 
 #[test]
+fn rule_14_what_is_stored_over_a_loser_is_the_same_conflict() {
+    let mut world = world(2);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    for n in 1..=2 {
+        for client in [CLIENT, CLIENT + 1] {
+            store(&mut world, client, "f", &format!("{n} of {client}"));
+        }
+        store(&mut world, SERVER, "f", &format!("v{n}"));
+        // It reads them and sends them off; no verdict comes back yet.
+        for _ in 0..100 {
+            world.now += 20;
+            for node in 0..world.nodes.len() {
+                world.read_journal(node, 8);
+                world.run_job(node);
+                world.timeout(node);
+            }
+        }
+    }
+    settle(&mut world);
+    everywhere(&world, "f", Some("v2"));
+    let volume = world.nodes[SERVER].volume.as_ref().unwrap();
+    let status = volume.status(&world.nodes[SERVER].store).unwrap();
+    assert!(status.judged.conflicts > 2, "each was judged by itself: {:?}", status.judged);
+    let rows = lento_core::Volume::conflicts(&world.nodes[SERVER].store, 10).unwrap();
+    let hashes: Vec<Option<Hash>> = rows.iter().map(|(_, row)| row.hash).collect();
+    let of = |client: usize| Some(Hash::of(format!("2 of {client}").as_bytes()));
+    assert!(
+        hashes.len() == 2 && hashes.contains(&of(CLIENT)) && hashes.contains(&of(CLIENT + 1)),
+        "{rows:?}"
+    );
+    assert_eq!((status.conflicts, Some(status.newest_conflict)), (2, rows.last().map(|(at, _)| *at)));
+}
+
+#[test]
 fn rule_7_a_treatment_takes_only_what_it_left_itself() {
     let mut world = world(2);
     store(&mut world, CLIENT, "f", "v0");

@@ -29,8 +29,8 @@ pub(super) struct Reporter {
     volumes: Volumes,
     downcalls: Downcalls,
     told: Option<(Instant, v1::Report)>,
-    /// Read anew when their number changes.
-    conflicts: BTreeMap<String, (u64, Vec<v1::ConflictRecord>)>,
+    /// Read anew when their number or the position of the newest changes.
+    conflicts: BTreeMap<String, ((u64, u64), Vec<v1::ConflictRecord>)>,
 }
 
 impl Reporter {
@@ -108,14 +108,15 @@ impl Reporter {
         self.conflicts.retain(|name, _| present(name));
         let mut told = Vec::new();
         for status in volumes.iter().filter(|status| status.conflicts > 0) {
-            let known = self.conflicts.get(&status.name).filter(|(count, _)| *count == status.conflicts);
+            let now = (status.conflicts, status.newest_conflict);
+            let known = self.conflicts.get(&status.name).filter(|(then, _)| *then == now);
             let records = match known {
                 Some((_, records)) => records.clone(),
                 None => {
                     let Some(volume) = self.volumes.get(&status.name) else { continue };
                     let Ok(records) = listing::conflicts(&volume) else { continue };
                     let newest: Vec<_> = records.into_iter().rev().take(CONFLICTS).collect();
-                    self.conflicts.insert(status.name.clone(), (status.conflicts, newest.clone()));
+                    self.conflicts.insert(status.name.clone(), (now, newest.clone()));
                     newest
                 }
             };

@@ -90,6 +90,8 @@ impl Suite<'_> {
             self.cluster.stop_on("node3", program)?;
             std::thread::sleep(WORK);
             self.cluster.restart_on("node3", program)?;
+            // A kubelet that begins while there is no containerd ends again, and nobody starts it a second time here.
+            self.reports_again("node3")?;
         }
         goes_on("kubelet and containerd")?;
         until("node3 to be ready", PATIENCE, || {
@@ -98,6 +100,17 @@ impl Suite<'_> {
         })?;
         self.wait_parts()?;
         Ok(killed.split_off(1))
+    }
+
+    /// The node's kubelet renews its Lease.
+    fn reports_again(&self, node: &str) -> Result<()> {
+        let lease =
+            ["get", "lease", node, "--namespace", "kube-node-lease", "-o", "jsonpath={.spec.renewTime}"];
+        let before = self.kubectl.run(&lease)?;
+        until(&format!("{node} to report"), PATIENCE, || {
+            ensure!(self.kubectl.run(&lease)? != before, "its Lease is of {before}");
+            Ok(())
+        })
     }
 
     /// Paths of the Conflicts of `default`.

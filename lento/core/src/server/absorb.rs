@@ -16,8 +16,6 @@ use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
 use crate::record::Update;
 use crate::store::StoreError;
-use crate::store::Table;
-use crate::table;
 use crate::tree::Stored;
 use crate::tree::Tree;
 use crate::tree::View;
@@ -236,7 +234,6 @@ impl Server {
     fn conflict(&mut self, ctx: &mut Context<'_>, recno: Recno, row: ConflictRow) -> Result<(), StoreError> {
         let ConflictRow { record, kind, path, .. } = &row;
         ctx.out.push(Output::Event(Event::Conflict { record: *record, kind: *kind, path: path.clone() }));
-        self.conflicts += 1;
-        table::put(ctx.store, Table::Conflict, &table::number_key(recno.0), &row)
+        self.conflicts.add(ctx.store, recno, &row)
     }
 }

@@ -60,6 +60,8 @@ pub struct Status {
     pub replicators: Vec<ReplicatorStatus>,
     /// Server: conflicts kept.
     pub conflicts: u64,
+    /// Server: position of the newest of them.
+    pub newest_conflict: Position,
     /// Server: verdicts given since the volume was opened.
     pub judged: Judged,
     /// What it waits for and why.
@@ -222,6 +224,7 @@ impl Volume {
                     applied: Position(self.meta.last_read().0),
                     replicators,
                     conflicts: server.conflicts(),
+                    newest_conflict: server.newest_conflict(),
                     judged: server.judged(),
                     waiting: server.waiting(store)?,
                     connected: true,

@@ -1,0 +1,78 @@
+//! The table of conflicts: what was refused, by the position of its verdict.
+//!
+//! Owns how many there are, and which store of each client over which file was refused last: what the client then stores over
+//! that loser is the same conflict, further on. Whoever wrote it had seen the earlier one, so one row is enough for people.
+
+use super::ConflictRow;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
+use crate::types::Hash;
+use crate::types::ObjectId;
+use crate::types::OpKind;
+use crate::types::Recno;
+use std::collections::BTreeMap;
+
+/// What is kept in memory of them.
+#[derive(Debug, Default)]
+pub struct Conflicts {
+    count: u64,
+    newest: Recno,
+    /// By the client's replica and the file.
+    stores: BTreeMap<(u64, ObjectId), (Recno, Hash)>,
+}
+
+impl Conflicts {
+    /// Reads the table.
+    pub fn load(store: &dyn Store) -> Result<Conflicts, StoreError> {
+        let mut conflicts = Conflicts::default();
+        table::each_with_prefix(store, Table::Conflict, &[], |key, value| {
+            let row: ConflictRow = table::decode(Table::Conflict, value)?;
+            conflicts.note(Recno(table::number_from_key(key).unwrap_or_default()), &row);
+            Ok(())
+        })?;
+        Ok(conflicts)
+    }
+
+    /// Adds one, in the place of the one that it goes on with.
+    pub fn add(&mut self, store: &mut dyn Store, recno: Recno, row: &ConflictRow) -> Result<(), StoreError> {
+        if let Some(earlier) = self.continued(row).filter(|earlier| *earlier != recno) {
+            store.delete(Table::Conflict, &table::number_key(earlier.0))?;
+            self.count = self.count.saturating_sub(1);
+        }
+        self.note(recno, row);
+        table::put(store, Table::Conflict, &table::number_key(recno.0), row)
+    }
+
+    /// Rows.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Position of the newest.
+    pub fn newest(&self) -> Recno {
+        self.newest
+    }
+
+    fn note(&mut self, recno: Recno, row: &ConflictRow) {
+        self.count = self.count.saturating_add(1);
+        self.newest = self.newest.max(recno);
+        if let Some(((replica, object), _, hash)) = stored(row) {
+            self.stores.insert((replica, object), (recno, hash));
+        }
+    }
+
+    fn continued(&self, row: &ConflictRow) -> Option<Recno> {
+        let (key, before, hash) = stored(row)?;
+        let (recno, loser) = self.stores.get(&key)?;
+        (*loser == before || *loser == hash).then_some(*recno)
+    }
+}
+
+/// Whose store over which file, over what, and with what.
+fn stored(row: &ConflictRow) -> Option<((u64, ObjectId), Hash, Hash)> {
+    let op = row.op.as_ref()?;
+    let OpKind::Close { before, .. } = op.kind else { return None };
+    Some(((row.record.0.replica, op.object), before, row.hash?))
+}
