@@ -19,7 +19,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Of the whole workspace, and not of packages: with other features the dependencies would be built once more.
 PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive walk bench
-CLUSTER    := cluster cluster-check cluster-test images
+CLUSTER    := cluster cluster-check cluster-test images kubectl-intermezzo
 
 .PHONY: help demo test test-fast test-kill test-survive test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
@@ -49,6 +49,7 @@ test: format clippy architecture deny unit
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) test-survive KILLS=100
 	$(MAKE) demo
+	$(MAKE) test-cluster
 
 # Mount tests skip themselves by name here; `make unit` runs them.
 test-fast: format clippy architecture

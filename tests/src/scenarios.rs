@@ -10,6 +10,7 @@ mod install;
 mod kills;
 mod membership;
 mod partition;
+mod plugin;
 mod presto;
 mod privilege;
 mod refused;
@@ -39,7 +40,7 @@ pub const NODES: [&str; 3] = ["node1", "node2", "node3"];
 pub type Scenario = fn(&mut Suite<'_>) -> Result<String>;
 
 /// All of them by name, in the order in which they run.
-pub const ALL: [(&str, Scenario); 15] = [
+pub const ALL: [(&str, Scenario); 16] = [
     ("install", install::install),
     ("helm-test", install::helm_test),
     ("pod-first", early::pod_before_volume),
@@ -52,6 +53,7 @@ pub const ALL: [(&str, Scenario); 15] = [
     ("kills", kills::kills),
     ("presto", presto::killed),
     ("partition", partition::partition),
+    ("plugin", plugin::plugin),
     ("away", away::away),
     ("delete", ends::volumes),
     ("uninstall", ends::uninstall),

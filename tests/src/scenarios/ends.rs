@@ -67,7 +67,9 @@ impl Suite<'_> {
         let places: Vec<_> =
             NODES.iter().map(|node| self.on_node(node, "default/kept")).collect::<Result<_>>()?;
         let (first, last) = (places.first().context("no node")?, places.last().context("no node")?);
-        wait::seen("the mounts", || places.iter().all(|place| fs::write(place.join("probe"), "").is_ok()))?;
+        for place in &places {
+            wait::mounted(place)?;
+        }
         fs::write(first.join("data"), "to keep")?;
         wait::has(&last.join("data"), "to keep")?;
         self.kubectl.apply(&user_of("kept", "reader"))?;
@@ -106,7 +108,8 @@ impl Suite<'_> {
         self.kubectl.apply(&manifest)?;
         self.wait_condition("volume/stuck", "InSync", "True")?;
         let place = self.on_node("node3", "default/stuck")?;
-        wait::seen("the mount", || fs::write(place.join("data"), "to go").is_ok())?;
+        wait::mounted(&place)?;
+        fs::write(place.join("data"), "to go")?;
         self.cluster.partition("node3")?;
         let begin = Instant::now();
         let deleted = self.kubectl.delete(&manifest);
@@ -126,6 +129,11 @@ impl Suite<'_> {
             events.contains("DataLeft") && events.contains("node3"),
             "no event says what is left: {events}"
         );
+        ensure!(events.contains("DataRemoved"), "no event says what is removed: {events}");
+        for node in ["node1", "node2"] {
+            let cache = self.path_of(node, CACHE)?.join("default/stuck");
+            ensure!(!cache.exists(), "the data of {node} is not removed: {}", cache.display());
+        }
         let deadline = Duration::from_secs(DELETION_DEADLINE);
         ensure!(took + Duration::from_secs(1) >= deadline, "node3 was not waited for: {took:?}");
         // When it is back it lets go too.

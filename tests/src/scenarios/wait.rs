@@ -1,6 +1,7 @@
 //! Waiting for what others see: files, whole trees, conditions. Each with a deadline and the last reason.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,17 @@ pub(super) fn has(path: &Path, content: &str) -> Result<Duration> {
     seen(&format!("{} to be {content:?}", path.display()), || {
         fs::read(path).is_ok_and(|found| found == content.as_bytes())
     })
+}
+
+/// Waits until something is mounted there; what root writes a moment before lands in the directory under it.
+pub(super) fn mounted(path: &Path) -> Result<()> {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    let above = path.parent().context("the root directory")?;
+    seen(
+        &format!("{} to be mounted", path.display()),
+        || matches!((device(path), device(above)), (Ok(here), Ok(above)) if here != above),
+    )?;
+    Ok(())
 }
 
 /// Waits until all trees are equal in everything that a program can see; how many names they have.
