@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_client::Client;
 use kube_client::core::error_boundary::InvalidObject;
@@ -10,6 +11,7 @@ use kube_runtime::controller::Action;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::conditions::elapsed;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::names::FINALIZER;
@@ -35,8 +37,33 @@ pub struct Context {
     pub metrics: Metrics,
     /// Namespace of the operator.
     pub namespace: String,
+    /// When this operator began to lead.
+    pub began: Timestamp,
     /// Ends everything.
     pub stop: CancellationToken,
+}
+
+/// How long agents get to attach to an operator that has just begun to lead, and does not know what they have done.
+const ATTACH: Duration = Duration::from_secs(60);
+
+impl Context {
+    /// Whether the nodes of an object that is being deleted are still waited for.
+    #[must_use]
+    pub fn deadline_of(&self, ends: &ObjectMeta) -> Deadline {
+        let (deadline, now) = (self.settings.borrow().deletion_deadline(), Timestamp::now());
+        let since = ends.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+        let known = elapsed(self.began, now) > deadline.min(ATTACH);
+        if known && elapsed(since, now) > deadline { Deadline::Over } else { Deadline::Ahead }
+    }
+}
+
+/// Of the end of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// Nodes are waited for.
+    Ahead,
+    /// Who has not answered is left behind.
+    Over,
 }
 
 /// Why an object could not be reconciled.

@@ -82,6 +82,7 @@ pub async fn run(options: Run, stop: CancellationToken) -> anyhow::Result<()> {
         conflicts: Applied::default(),
         metrics,
         namespace: options.namespace,
+        began: jiff::Timestamp::now(),
         stop: running.clone(),
     });
     tokio::spawn(hand_out(world, ends, context.metrics.clone(), running.clone()));

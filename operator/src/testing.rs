@@ -126,6 +126,7 @@ pub(crate) fn context(world: Snapshot) -> (Arc<crate::context::Context>, Asked) 
         conflicts: crate::rate::Applied::default(),
         metrics: crate::metrics::Metrics::default(),
         namespace: "sys".into(),
+        began: seconds_ago(3600),
         stop: tokio_util::sync::CancellationToken::new(),
     };
     (Arc::new(context), asked)

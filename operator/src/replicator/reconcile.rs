@@ -46,8 +46,7 @@ pub async fn reconcile(
     let world = context.world.now().ok_or(ReconcileError::NotListed)?;
     // Asked before: kube takes any cleanup without an error for a finished one.
     let left = if ends(replicator.meta()) {
-        let deadline = context.settings.borrow().deletion_deadline();
-        match end(&replicator, &world, deadline, Timestamp::now()) {
+        match end(&replicator, &world, context.deadline_of(replicator.meta())) {
             End::Waits(reason, message) => return wait(&replicator, reason, &message, &context, &api).await,
             End::Done(left) => left,
         }

@@ -2,10 +2,9 @@
 
 use intermezzo_api::condition::TERMINATING;
 use intermezzo_api::{DeletionPolicy, Replicator};
-use jiff::Timestamp;
-use std::time::Duration;
 
-use crate::conditions::{elapsed, find};
+use crate::conditions::find;
+use crate::context::Deadline;
 use crate::world::Snapshot;
 
 /// Reason of the condition `Terminating` while the node removes its data: from then on it has no part in the volume.
@@ -24,7 +23,7 @@ pub enum End {
 
 /// How far it is.
 #[must_use]
-pub fn end(replicator: &Replicator, world: &Snapshot, deadline: Duration, now: Timestamp) -> End {
+pub fn end(replicator: &Replicator, world: &Snapshot, deadline: Deadline) -> End {
     let (id, node) = (replicator.volume_id(), &replicator.spec.node_name);
     let Some(volume) = world.volumes.get(&id).filter(|volume| super::validate::served(volume)) else {
         return End::Done(None); // The Volume's own end looks after the nodes.
@@ -33,8 +32,7 @@ pub fn end(replicator: &Replicator, world: &Snapshot, deadline: Duration, now: T
     if others.iter().any(|other| other.spec.node_name == *node && other.id() != replicator.id()) {
         return End::Done(None);
     }
-    let since = replicator.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
-    let late = elapsed(since, now) > deadline;
+    let late = deadline == Deadline::Over;
     let report = world.reports.get(node);
     let discards = volume.spec.deletion_policy == DeletionPolicy::Delete;
     let pending = match report.map(|report| report.volume(&id)) {

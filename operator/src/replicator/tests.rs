@@ -4,13 +4,13 @@ use intermezzo_api::Replicator;
 use intermezzo_api::condition::{ACCEPTED, CONNECTED, IN_SYNC, READY};
 use jiff::Timestamp;
 use serde_json::json;
-use std::time::Duration;
 
 use super::status::{NODE_GONE, status};
 use super::terminate::{DISCARDING, DRAINING, End, end};
 use super::validate::validate;
 use crate::conditions::{find, holds};
-use crate::testing::{at_client, at_server, deleted, replicator, report, seconds_ago, served, volume, world};
+use crate::context::Deadline;
+use crate::testing::{at_client, at_server, replicator, report, served, volume, world};
 use crate::world::Snapshot;
 
 fn reasons(replicator: &Replicator, world: &Snapshot) -> Vec<&'static str> {
@@ -64,33 +64,28 @@ fn conditions_say_how_it_is() {
 
 #[test]
 fn a_node_sends_what_it_has_before_its_replicator_ends() {
-    let deadline = Duration::from_secs(120);
     let v = |policy| {
         served(volume("v", json!({"server": {"nodeName": "a"}, "deletionPolicy": policy})), "a", &["b"])
     };
-    let mut r = replicator("v", "b");
+    let r = replicator("v", "b");
     let mut all = world(vec![v("Retain")], vec![r.clone()]);
-    let ends = |r: &mut Replicator, all: &Snapshot, seconds| {
-        r.metadata.deletion_timestamp = deleted(seconds_ago(seconds));
-        end(r, all, deadline, Timestamp::now())
-    };
     let reason = |end: End| match end {
         End::Waits(reason, _) => reason,
         End::Done(left) => left.map_or("done", |_| "left"),
     };
-    assert_eq!(reason(ends(&mut r, &all, 1)), DRAINING, "who is away may have something");
-    assert_eq!(reason(ends(&mut r, &all, 121)), "left");
+    assert_eq!(reason(end(&r, &all, Deadline::Ahead)), DRAINING, "who is away may have something");
+    assert_eq!(reason(end(&r, &all, Deadline::Over)), "left");
     all.reports.insert("b".into(), report(vec![at_client("ns/v", 4)]));
-    assert_eq!(reason(ends(&mut r, &all, 1)), DRAINING);
-    assert_eq!(reason(ends(&mut r, &all, 121)), "left", "somebody is told of the four updates");
+    assert_eq!(reason(end(&r, &all, Deadline::Ahead)), DRAINING);
+    assert_eq!(reason(end(&r, &all, Deadline::Over)), "left", "somebody is told of the four updates");
     all.reports.insert("b".into(), report(vec![at_client("ns/v", 0)]));
-    assert_eq!(reason(ends(&mut r, &all, 1)), "done");
+    assert_eq!(reason(end(&r, &all, Deadline::Ahead)), "done");
 
     all.volumes = world(vec![v("Delete")], vec![]).volumes;
-    assert_eq!(reason(ends(&mut r, &all, 1)), DISCARDING);
+    assert_eq!(reason(end(&r, &all, Deadline::Ahead)), DISCARDING);
     all.reports.get_mut("b").unwrap().discarded.insert("ns/v".into());
-    assert_eq!(reason(ends(&mut r, &all, 1)), "done");
+    assert_eq!(reason(end(&r, &all, Deadline::Ahead)), "done");
     all.volumes.clear();
     all.reports.clear();
-    assert_eq!(reason(ends(&mut r, &all, 1)), "done", "the Volume's own end looks after the nodes");
+    assert_eq!(reason(end(&r, &all, Deadline::Ahead)), "done", "the Volume's own end looks after the nodes");
 }

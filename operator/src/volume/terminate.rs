@@ -4,10 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use intermezzo_api::{DeletionPolicy, Volume};
-use jiff::Timestamp;
-use std::time::Duration;
 
-use crate::conditions::elapsed;
+use crate::context::Deadline;
 use crate::control::NodeName;
 use crate::volume::dereference::Seen;
 
@@ -40,7 +38,7 @@ pub fn members(volume: &Volume) -> BTreeSet<NodeName> {
 
 /// How far the end of this one is.
 #[must_use]
-pub fn end(seen: &Seen<'_>, deadline: Duration, now: Timestamp) -> End {
+pub fn end(seen: &Seen<'_>, deadline: Deadline) -> End {
     let deletes = seen.volume.spec.deletion_policy == DeletionPolicy::Delete;
     let busy = |node: &NodeName| match seen.reports.get(node) {
         Some(report) if deletes => !report.discarded.contains(&seen.id),
@@ -52,8 +50,7 @@ pub fn end(seen: &Seen<'_>, deadline: Duration, now: Timestamp) -> End {
     let why = |nodes: BTreeSet<NodeName>| -> BTreeMap<NodeName, String> {
         nodes.into_iter().map(|node| (node.clone(), reason(seen, &node))).collect()
     };
-    let since = seen.volume.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
-    if !waits.is_empty() && elapsed(since, now) <= deadline {
+    if !waits.is_empty() && deadline == Deadline::Ahead {
         return End::Waits { reason: if deletes { "Discarding" } else { "Unmounting" }, nodes: why(waits) };
     }
     if !deletes {

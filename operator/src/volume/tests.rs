@@ -4,7 +4,6 @@ use intermezzo_api::condition::{ACCEPTED, CONNECTED, IN_SYNC, READY, SERVING};
 use intermezzo_api::{Volume, VolumeStatus};
 use jiff::Timestamp;
 use serde_json::json;
-use std::time::Duration;
 
 use super::build::replicators;
 use super::dereference::Seen;
@@ -12,7 +11,8 @@ use super::status::status;
 use super::terminate::{End, end};
 use super::validate::{Judged, validate};
 use crate::conditions::{find, holds};
-use crate::testing::{at_server, deleted, report, seconds_ago, served, settings, volume, world};
+use crate::context::Deadline;
+use crate::testing::{at_server, report, served, settings, volume, world};
 use crate::world::Snapshot;
 
 fn judge(volume: &Volume, world: &Snapshot) -> Judged {
@@ -199,11 +199,8 @@ fn what_agents_cannot_do_yet_is_said_at_once_with_its_field() {
 
 #[test]
 fn the_end_waits_for_nodes_but_not_for_ever() {
-    let deadline = Duration::from_secs(120);
-    let ends = |spec, seconds, all: &mut Snapshot| {
-        let mut volume = served(volume("v", spec), "a", &["b"]);
-        volume.metadata.deletion_timestamp = deleted(seconds_ago(seconds));
-        end(&Seen::new(&volume, all), deadline, Timestamp::now())
+    let ends = |spec, deadline, all: &mut Snapshot| {
+        end(&Seen::new(&served(volume("v", spec), "a", &["b"]), all), deadline)
     };
     let keep = json!({"server": {"nodeName": "a"}});
     let remove = json!({"server": {"nodeName": "a"}, "deletionPolicy": "Delete"});
@@ -215,9 +212,9 @@ fn the_end_waits_for_nodes_but_not_for_ever() {
     };
     let pair = |node: &str, why: &str| (node.to_owned(), why.to_owned());
     let (silent, away) = ("it has not answered yet", "its agent is not attached");
-    assert_eq!(waits(ends(keep.clone(), 1, &mut all)), ("Unmounting", vec![pair("a", silent)]));
+    assert_eq!(waits(ends(keep.clone(), Deadline::Ahead, &mut all)), ("Unmounting", vec![pair("a", silent)]));
     let both = vec![pair("a", silent), pair("b", away)];
-    assert_eq!(waits(ends(remove.clone(), 1, &mut all)), ("Discarding", both));
+    assert_eq!(waits(ends(remove.clone(), Deadline::Ahead, &mut all)), ("Discarding", both));
 
     let stuck = crate::control::Problem {
         volume: "ns/v".into(),
@@ -225,14 +222,14 @@ fn the_end_waits_for_nodes_but_not_for_ever() {
         reason: "a mount is in the way".into(),
     };
     all.reports.get_mut("a").unwrap().problems.push(stuck);
-    let (_, nodes) = waits(ends(remove.clone(), 1, &mut all));
+    let (_, nodes) = waits(ends(remove.clone(), Deadline::Ahead, &mut all));
     assert_eq!(nodes[0], pair("a", "a mount is in the way"), "what the node says is passed on");
 
     let mut done = report(vec![]);
     done.discarded.insert("ns/v".into());
     all.reports.insert("a".into(), done);
-    assert_eq!(ends(keep, 1, &mut all), End::Done { removed: [].into(), left: [].into() });
-    assert_eq!(waits(ends(remove.clone(), 1, &mut all)).1, [pair("b", away)]);
-    let end = ends(remove, 121, &mut all);
+    assert_eq!(ends(keep, Deadline::Ahead, &mut all), End::Done { removed: [].into(), left: [].into() });
+    assert_eq!(waits(ends(remove.clone(), Deadline::Ahead, &mut all)).1, [pair("b", away)]);
+    let end = ends(remove, Deadline::Over, &mut all);
     assert_eq!(end, End::Done { removed: ["a".to_owned()].into(), left: [pair("b", away)].into() });
 }
