@@ -62,6 +62,22 @@ macro_rules! number_type {
         }
     };
 }
+/// Where numbers of records begin that no journal has: what a node tells for others, under its own name.
+const MADE_UP: u64 = 1 << 62;
+
+impl OpId {
+    /// The record with this number that a replica makes up.
+    #[must_use]
+    pub fn made_up(replica: u64, incarnation: u32, number: u64) -> OpId {
+        OpId(Tag { replica, incarnation, number: MADE_UP | number })
+    }
+
+    /// Whether this replica made it up in this incarnation.
+    #[must_use]
+    pub fn is_made_up_by(self, replica: u64, incarnation: u32) -> bool {
+        (self.0.replica, self.0.incarnation) == (replica, incarnation) && self.0.number >= MADE_UP
+    }
+}
 number_type!(
     /// Number of a record in this node's KML of the volume.
     Recno

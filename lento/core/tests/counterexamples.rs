@@ -725,3 +725,145 @@ fn rule_10_what_was_closed_and_is_on_the_disk_is_an_update_after_a_power_cut() {
     everywhere(&world, "f", Some("second, closed"));
     assert!(world.nodes[SERVER].kept.is_empty());
 }
+
+/// `CLIENT` has made a file that everybody has, and has not heard so; the server falls back to a time before it.
+fn made_and_forgotten(text: &str) -> World {
+    let mut world = world(2);
+    world.back_up();
+    store(&mut world, CLIENT, "f", text);
+    for _ in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT, OTHER] {
+            world.read_journal(node, 8);
+            while world.run_job(node) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(OTHER, SERVER) || world.deliver(SERVER, OTHER) {}
+    }
+    assert_eq!(read(&world, OTHER, "f").as_deref(), Some(text));
+    world.cut(CLIENT);
+    world.cut(OTHER);
+    world
+}
+
+#[test]
+fn rule_11_what_others_wrote_over_a_record_is_not_what_its_maker_saw() {
+    let mut world = made_and_forgotten("one");
+    remove(&mut world, CLIENT, "f");
+    store(&mut world, OTHER, "f", "two");
+    world.read_journal(OTHER, 8);
+    world.restore();
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+}
+
+#[test]
+fn rule_11_the_maker_of_a_record_gets_what_others_wrote_over_it() {
+    let mut world = made_and_forgotten("one");
+    store(&mut world, OTHER, "f", "two");
+    world.read_journal(OTHER, 8);
+    world.restore();
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+    assert!(world.nodes[SERVER].kept.is_empty(), "who wrote it had seen the first");
+}
+
+#[test]
+fn rule_11_who_has_a_content_brings_it_although_another_had_to_leave_it_out() {
+    let big = "x".repeat(100_000);
+    let mut world = world(2);
+    world.back_up();
+    store(&mut world, CLIENT, "f", &big);
+    for _ in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT, OTHER] {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, |job| matches!(job, Output::Fetch { .. })) {}
+            world.timeout(node);
+        }
+        for client in [CLIENT, OTHER] {
+            while world.deliver(client, SERVER) || world.deliver(SERVER, client) {}
+        }
+    }
+    assert_eq!(read(&world, OTHER, "f"), None, "it knows of the file, and has not got it");
+    world.restore();
+    // For the maker nobody waits for ever.
+    world.connect(OTHER);
+    world.rest_without(&[CLIENT]);
+    settle(&mut world);
+    everywhere(&world, "f", Some(&big));
+}
+
+#[test]
+fn rule_11_a_newer_content_in_the_place_of_one_that_others_brought_back_is_still_pending() {
+    let mut world = made_and_forgotten("one");
+    world.restore();
+    world.connect(CLIENT);
+    // The server knows nothing of the file: its newest content may take the oldest place.
+    for _ in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT] {
+            while world.run_job_except(node, |job| matches!(job, Output::ReadContent { .. })) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
+    }
+    store(&mut world, CLIENT, "f", "two");
+    world.read_journal(CLIENT, 8);
+    world.cut(CLIENT);
+    world.connect(OTHER);
+    world.rest_without(&[CLIENT]);
+    assert_eq!(read(&world, SERVER, "f").as_deref(), Some("one"), "the other one has brought it back");
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+    assert!(world.nodes[SERVER].kept.is_empty(), "it was made over that very content");
+}
+
+/// The client's disk has `here`, closed; the server has got `sent` in the place of that; then the current fails.
+fn sent_and_cut(here: &str, sent: &str) -> World {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "old");
+    settle(&mut world);
+    world.cut(CLIENT);
+    store(&mut world, CLIENT, "f", here);
+    world.read_journal(CLIENT, 8);
+    world.nodes[CLIENT].disk.make_durable();
+    world.nodes[CLIENT].store.make_durable();
+    if sent != here {
+        store(&mut world, CLIENT, "f", sent);
+    }
+    world.connect(CLIENT);
+    without_syncs(&mut world, |world| read(world, SERVER, "f").as_deref() == Some(sent));
+    world.power(CLIENT);
+    assert_eq!(read(&world, CLIENT, "f").as_deref(), Some(here));
+    world
+}
+
+#[test]
+fn after_a_power_cut_a_client_shows_what_the_server_has_and_not_what_it_believes_to_have_sent() {
+    let mut world = sent_and_cut("one", "two");
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+}
+
+#[test]
+fn after_a_power_cut_what_was_sent_and_is_lost_here_is_not_written_over_unseen() {
+    let mut world = sent_and_cut("one", "two, longer");
+    store(&mut world, CLIENT, "f", "over one");
+    settle(&mut world);
+    everywhere(&world, "f", Some("two, longer"));
+    assert!(is_kept(&world, "over one"));
+}
+
+#[test]
+fn after_a_power_cut_what_was_sent_and_is_here_is_an_ordinary_content() {
+    for again in [None, Some("two")] {
+        let mut world = sent_and_cut("one", "one");
+        if let Some(text) = again {
+            store(&mut world, CLIENT, "f", text);
+        }
+        settle(&mut world);
+        everywhere(&world, "f", Some(again.unwrap_or("one")));
+        assert!(world.nodes[SERVER].kept.is_empty(), "nothing of it is a conflict");
+    }
+}

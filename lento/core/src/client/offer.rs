@@ -5,13 +5,16 @@
 //! record under its first origin, before anything of our own. Then base is void, and the server's tree comes anew.
 //!
 //! Only the newest content of an object is still here. It takes the place of the oldest that it supersedes; what nobody
-//! here has any more is left out, and the records behind it are told what stands there instead.
+//! here has any more is left out, and the records behind it are told what stands there instead. A record that comes with
+//! another content than it had gets a name of this node's: its maker never saw that content, and may not take it for what
+//! its own next record found.
 //!
 //! Where the tail does not reach back to the fork, base is offered as it stands: what the server lacks comes back,
 //! contents that differ are kept as conflicts, names and removals since then are forgotten.
 
 use super::Client;
 use super::Stream;
+use super::follow;
 use crate::cml::Cml;
 use crate::cml::Row;
 use crate::cml::before_of;
@@ -25,7 +28,6 @@ use crate::facet::pending;
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::ReadResult;
-use crate::local::UNKNOWN;
 use crate::message::Message;
 use crate::message::Welcome;
 use crate::store::StoreError;
@@ -46,7 +48,6 @@ use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
-use crate::types::Tag;
 use crate::types::Ticket;
 use crate::volume::Millis;
 use std::collections::BTreeMap;
@@ -66,9 +67,6 @@ const UNSTABLE: u64 = 100;
 /// Rows of the tail that go at a time.
 const PAGE: usize = 2048;
 
-/// Where numbers of records begin that no journal has: what base says, told as records.
-const MADE_UP: u64 = 1 << 62;
-
 /// An offer under way.
 #[derive(Debug)]
 pub(super) struct Offering {
@@ -86,6 +84,22 @@ pub(super) struct Offering {
     read_again: Option<Millis>,
     /// Contents that the server will not find where a record says so.
     instead: BTreeMap<ObjectId, Instead>,
+    names: Names,
+}
+
+/// Names for records that nobody made like that.
+#[derive(Debug)]
+struct Names {
+    replica: u64,
+    incarnation: u32,
+    made_up: u64,
+}
+
+impl Names {
+    fn make_up(&mut self) -> OpId {
+        self.made_up += 1;
+        OpId::made_up(self.replica, self.incarnation, self.made_up)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,12 +126,13 @@ struct TreeWalk {
     records: VecDeque<Operation>,
     /// Objects of several names that were told.
     told: BTreeSet<ObjectId>,
-    made_up: u64,
 }
 
 #[derive(Debug)]
 struct Offered {
     position: Position,
+    /// The record that it is, or stands for.
+    origin: OpId,
     op: Operation,
     /// Still to be read.
     file: Option<FileId>,
@@ -125,8 +140,8 @@ struct Offered {
 
 impl Offering {
     /// What lies behind the fork, or all there is.
-    pub fn new(welcome: Welcome, fork: Position, tail_from: Position) -> Offering {
-        let (source, from) = if tail_from <= fork {
+    pub fn new(welcome: Welcome, fork: Position, meta: &Meta) -> Offering {
+        let (source, from) = if meta.tail_from <= fork {
             (Source::Tail, fork)
         } else {
             let walk = TreeWalk { dirs: VecDeque::from([ObjectId::ROOT]), ..TreeWalk::default() };
@@ -142,6 +157,7 @@ impl Offering {
             answered: from,
             read_again: None,
             instead: BTreeMap::new(),
+            names: Names { replica: meta.replica, incarnation: meta.incarnation, made_up: 0 },
         }
     }
 
@@ -166,8 +182,8 @@ impl Offering {
         }
     }
 
-    /// The next record, with its number.
-    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<(Position, Operation)>, StoreError> {
+    /// The next record.
+    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<Offered>, StoreError> {
         let end = self.end(ctx.meta);
         match &mut self.source {
             Source::Tail => {
@@ -176,11 +192,18 @@ impl Offering {
                     return Ok(None);
                 };
                 let position = Position(table::number_from_key(&key).unwrap_or(end.0)).min(end);
-                Ok(Some((position, table::decode(Table::Tail, &value)?)))
+                let op: Operation = table::decode(Table::Tail, &value)?;
+                Ok(Some(Offered { position, origin: op.id, op, file: None }))
             }
             Source::Tree(walk) => {
-                let op = walk.next(ctx)?;
-                Ok(op.map(|op| (Position(self.taken.0.saturating_add(1)), op)))
+                let Some(mut op) = walk.next(ctx, &mut self.names)? else { return Ok(None) };
+                let origin = op.id;
+                if matches!(&op.kind, OpKind::Create { attributes, .. } if attributes.is_file()) {
+                    // What the file was made with, base does not say.
+                    op.id = self.names.make_up();
+                }
+                let position = Position(self.taken.0.saturating_add(1));
+                Ok(Some(Offered { position, origin, op, file: None }))
             }
         }
     }
@@ -211,15 +234,23 @@ impl Offering {
         let there = new.hash;
         fill_content(&mut offered.op, new);
         if let Some(believed) = believed {
+            if believed != there {
+                offered.op.id = self.names.make_up();
+            }
             self.changed(object, believed, there);
         }
     }
 
-    /// Nobody here has the content of a record: a file is born empty, a close says nothing.
+    /// Nobody here has the content of a record: a file is born empty, a close says nothing. Who has it may still tell it
+    /// under its first name.
     fn leave_out(&mut self, at: usize) {
         let Some(offered) = self.queue.get_mut(at) else { return };
         if matches!(offered.op.kind, OpKind::Create { .. }) {
-            return self.fill(at, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
+            self.fill(at, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
+            if let Some(offered) = self.queue.get_mut(at) {
+                offered.origin = offered.op.id;
+            }
+            return;
         }
         let Some(Offered { mut op, .. }) = self.queue.remove(at) else { return };
         let believed = left_by(&op);
@@ -231,14 +262,14 @@ impl Offering {
 }
 
 impl TreeWalk {
-    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<Operation>, StoreError> {
+    fn next(&mut self, ctx: &Context<'_>, names: &mut Names) -> Result<Option<Operation>, StoreError> {
         loop {
             if let Some(op) = self.records.pop_front() {
                 return Ok(Some(op));
             }
             let Some(dir) = self.dirs.pop_front() else { return Ok(None) };
             for (name, object) in View::new(ctx.store, Which::Base).children(dir, usize::MAX)? {
-                self.tell(ctx, dir, name, object)?;
+                self.tell(ctx, names, dir, name, object)?;
             }
         }
     }
@@ -247,6 +278,7 @@ impl TreeWalk {
     fn tell(
         &mut self,
         ctx: &Context<'_>,
+        names: &mut Names,
         dir: ObjectId,
         name: Name,
         object: ObjectId,
@@ -256,7 +288,7 @@ impl TreeWalk {
         let dir_mtime = view.object(dir)?.unwrap_or_default().attributes.mtime;
         let several = view.names(object)?.len() > 1;
         if several && !self.told.insert(object) {
-            let id = self.make_up(ctx);
+            let id = names.make_up();
             let kind = OpKind::Link { dir, name, dir_mtime };
             self.records.push_back(Operation { id, time: dir_mtime, object, kind });
             return Ok(());
@@ -269,28 +301,16 @@ impl TreeWalk {
             name,
             attributes: state.attributes,
             symlink: state.symlink,
-            content: content.clone(),
+            content,
             xattrs: state.xattrs.into_iter().collect(),
             dir_mtime,
             seen: Position(0),
         };
         self.records.push_back(Operation { id: OpId(object.0), time: mtime, object, kind });
-        if let Some(content) = content {
-            // Where the server has the object with another content, nobody can tell which one is newer.
-            let id = self.make_up(ctx);
-            let kind = OpKind::Close { before: UNKNOWN, content, mtime };
-            self.records.push_back(Operation { id, time: mtime, object, kind });
-        }
         if state.attributes.is_dir() {
             self.dirs.push_back(object);
         }
         Ok(())
-    }
-
-    fn make_up(&mut self, ctx: &Context<'_>) -> OpId {
-        self.made_up += 1;
-        let Meta { replica, incarnation, .. } = *ctx.meta;
-        OpId(Tag { replica, incarnation, number: MADE_UP | self.made_up })
     }
 }
 
@@ -374,9 +394,9 @@ impl Client {
                 let Some(offered) = offering.queue.pop_front_if(|offered| offered.file.is_none()) else {
                     break;
                 };
-                let Offered { position, op, .. } = offered;
+                let Offered { position, origin, op, .. } = offered;
                 bytes += content_of(&op).and_then(|content| content.inline.as_ref()).map_or(0, Vec::len);
-                records.push(LogRecord { position, origin: op.id, what: LogWhat::Operation(op) });
+                records.push(LogRecord { position, origin, what: LogWhat::Operation(op) });
             }
             // Positions of which nothing is offered count as offered.
             let upto = match offering.queue.front() {
@@ -397,21 +417,24 @@ impl Client {
             && offering.taken < end
             && offering.taken.0 < offering.answered.0.saturating_add(WINDOW)
         {
-            let Some((position, mut op)) = offering.next(ctx)? else {
+            let Some(mut offered) = offering.next(ctx)? else {
                 offering.taken = end;
                 return Ok(());
             };
-            offering.taken = position;
-            offering.correct(&mut op);
-            if let OpKind::Create { seen, .. } = &mut op.kind {
+            offering.taken = offered.position;
+            offering.correct(&mut offered.op);
+            if let OpKind::Create { seen, .. } = &mut offered.op.kind {
                 // Said of the positions before the fork, it says nothing of the server's new ones.
                 *seen = (*seen).min(offering.answered);
             }
-            let carries = content_of(&op).is_some_and(|content| content.hash != Hash::empty());
-            let file = if carries { self.holds(ctx, &op)? } else { None };
-            offering.queue.push_back(Offered { position, op, file });
+            let carries = content_of(&offered.op).is_some_and(|content| content.hash != Hash::empty());
+            if carries {
+                offered.file = self.holds(ctx, &offered.op)?;
+            }
+            let is_here = offered.file.is_some();
+            offering.queue.push_back(offered);
             let at = offering.queue.len().saturating_sub(1);
-            if carries && file.is_none() {
+            if carries && !is_here {
                 offering.leave_out(at);
             }
         }
@@ -482,7 +505,7 @@ impl Client {
         self.work = super::Work::default();
         self.durable = (Position(0), Position(0));
         self.acked = Default::default();
-        ctx.meta.lineage = offering.welcome.lineage;
+        follow(ctx, &offering.welcome.lineage)?;
         ctx.meta.position = Position(0);
         ctx.meta.tail_from = Position(0);
         ctx.meta.snapshot = Some(Snapshot::default());

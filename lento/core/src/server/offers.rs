@@ -17,9 +17,13 @@ use crate::message::Message;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
+use crate::types::Attributes;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
+use crate::types::Mask;
 use crate::types::OpId;
+use crate::types::OpKind;
+use crate::types::Operation;
 use crate::types::Position;
 use crate::volume::Millis;
 use std::collections::BTreeSet;
@@ -174,22 +178,27 @@ impl Server {
         if upto <= session.offer.upto {
             return hang_up("an offer out of order");
         }
+        let Some(Hello { replica, incarnation, .. }) = session.hello else { return };
         let mut operations = Vec::new();
         for LogRecord { origin, what, .. } in records {
             let LogWhat::Operation(op) = what else { return hang_up("a verdict is offered") };
-            if op.id != origin || vetting::lies(&op) {
+            let stands_in = op.id != origin;
+            if (stands_in && !op.id.is_made_up_by(replica, incarnation)) || vetting::lies(&op) {
                 return hang_up("an offer of another origin, or with a wrong hash");
             }
+            if self.offers.knows(&origin) {
+                continue;
+            }
+            let done = stands_in.then(|| superseded(origin, &op));
             operations.push(op);
+            operations.extend(done);
         }
         if let Some(why) = session.too_much(&operations) {
             return hang_up(why);
         }
         session.offer.upto = upto;
         session.offer.target = None;
-        for op in operations.into_iter().filter(|op| !self.offers.knows(&op.id)) {
-            session.put(op);
-        }
+        operations.into_iter().for_each(|op| session.put(op));
     }
 
     /// Answers offers whose records have their places, durably.
@@ -213,4 +222,10 @@ impl Server {
             }
         }
     }
+}
+
+/// The verdict of a record in whose place `by` came: nothing of it remains to be done.
+fn superseded(origin: OpId, by: &Operation) -> Operation {
+    let kind = OpKind::SetAttr { mask: Mask::default(), attributes: Attributes::default() };
+    Operation { id: origin, kind, ..*by }
 }
