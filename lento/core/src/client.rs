@@ -317,7 +317,12 @@ impl Client {
                 Ok(())
             }
             Message::Welcome(welcome) => {
+                let is_half = ctx.meta.snapshot.is_some() && ctx.meta.lineage != welcome.lineage;
                 follow(ctx, &welcome.lineage)?;
+                if is_half {
+                    // It shows objects as they were later, and that may be lost: the server sends another one.
+                    self.await_tree(ctx)?;
+                }
                 self.stream = Stream::Up(welcome);
                 self.frozen = true;
                 self.fetch_again.news();

@@ -13,7 +13,6 @@ use crate::tree::View;
 use crate::types::ConflictKind;
 use crate::types::Content;
 use crate::types::Hash;
-use crate::types::Mask;
 use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::OpKind;
@@ -55,8 +54,7 @@ pub fn judge(
             judge_rename(view, &moved, (*from, from_name), (*to, to_name))
         }
         OpKind::Close { before, content, mtime } => judge_close(view, op.object, *before, content, *mtime),
-        // It changes nothing: another record came in its place (`server/offers.rs`).
-        OpKind::SetAttr { mask, .. } if *mask == Mask::default() => Ok(Decision::Unify(op.object)),
+        OpKind::SetAttr { .. } if op.is_done() => Ok(Decision::Unify(op.object)),
         OpKind::SetAttr { .. } | OpKind::SetXattr { .. } | OpKind::DelXattr { .. } => {
             Ok(match view.object(op.object)? {
                 Some(_) => Decision::Accept,

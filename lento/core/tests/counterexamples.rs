@@ -674,6 +674,99 @@ fn rule_11_who_is_furthest_ahead_comes_first() {
 }
 
 #[test]
+fn rule_11_a_tree_says_more_than_the_records_that_made_it() {
+    let mut world = world(2);
+    world.tail = 0;
+    world.restart(CLIENT);
+    settle(&mut world);
+    world.back_up();
+    store(&mut world, SERVER, "f", "one");
+    settle(&mut world);
+    // So that all of that is durable everywhere, and CLIENT keeps no records of it.
+    store(&mut world, SERVER, "g", "g");
+    settle(&mut world);
+    world.cut(OTHER);
+    store(&mut world, CLIENT, "f", "two");
+    world.rest_without(&[OTHER]);
+    world.restore();
+    // OTHER has the records, and brings them back first.
+    world.connect(OTHER);
+    world.rest_without(&[CLIENT]);
+    assert_eq!(read(&world, SERVER, "f").as_deref(), Some("one"));
+    settle(&mut world);
+    assert!(is_kept(&world, "two") || read(&world, SERVER, "f").as_deref() == Some("two"));
+}
+
+/// `CLIENT` has half of a tree durably, and the server falls back to a time before that.
+fn half_a_tree() -> World {
+    let mut world = world(2);
+    for number in 0..8 {
+        store(&mut world, SERVER, &format!("f{number}"), "old");
+    }
+    settle(&mut world);
+    world.back_up();
+    for number in 0..8 {
+        store(&mut world, OTHER, &format!("f{number}"), "new");
+    }
+    settle(&mut world);
+    world.wipe(CLIENT);
+    world.connect(CLIENT);
+    let is_half = |world: &World| waiting(world, CLIENT).iter().any(|why| why.starts_with("6 of about"));
+    for _ in 0..20_000 {
+        if is_half(&world) {
+            break;
+        }
+        world.step();
+    }
+    assert!(is_half(&world), "{:?}", waiting(&world, CLIENT));
+    for _ in 0..8 {
+        world.now += 40;
+        world.timeout(CLIENT);
+        while world.run_job(CLIENT) {}
+    }
+    world.restore();
+    world
+}
+
+#[test]
+fn half_a_tree_of_a_log_that_is_lost_is_begun_anew() {
+    let mut world = half_a_tree();
+    world.rest_without(&[OTHER]);
+    assert_eq!(read(&world, CLIENT, "f7").as_deref(), Some("old"));
+    settle(&mut world);
+    everywhere(&world, "f7", Some("new"));
+}
+
+#[test]
+fn half_a_tree_of_a_log_that_is_lost_is_void_before_the_next_one_comes() {
+    let mut world = half_a_tree();
+    world.connect(CLIENT);
+    for _ in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT] {
+            world.read_journal(node, 8);
+            while world.run_job(node) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) {}
+        // The welcome, and nothing behind it.
+        if world.deliver(SERVER, CLIENT) {
+            break;
+        }
+    }
+    world.cut(CLIENT);
+    // Its position is one of the new log as well by the time.
+    for number in 0..8 {
+        store(&mut world, SERVER, &format!("g{number}"), "since then");
+    }
+    world.rest_without(&[CLIENT, OTHER]);
+    world.rest_without(&[OTHER]);
+    assert_eq!(read(&world, CLIENT, "f0").as_deref(), Some("old"));
+    settle(&mut world);
+    everywhere(&world, "f0", Some("new"));
+}
+
+#[test]
 fn a_power_cut_of_the_server_costs_no_new_tree() {
     let mut world = world(1);
     for name in ["a", "b", "c", "d"] {

@@ -23,7 +23,6 @@ use crate::cml::fill_content;
 use crate::cml::left_by;
 use crate::context::Context;
 use crate::context::Meta;
-use crate::context::Snapshot;
 use crate::facet::pending;
 use crate::io::Event;
 use crate::io::Output;
@@ -84,6 +83,8 @@ pub(super) struct Offering {
     read_again: Option<Millis>,
     /// Contents that the server will not find where a record says so.
     instead: BTreeMap<ObjectId, Instead>,
+    /// Files that were offered without their contents.
+    empty: BTreeSet<ObjectId>,
     names: Names,
 }
 
@@ -157,6 +158,7 @@ impl Offering {
             answered: from,
             read_again: None,
             instead: BTreeMap::new(),
+            empty: BTreeSet::new(),
             names: Names { replica: meta.replica, incarnation: meta.incarnation, made_up: 0 },
         }
     }
@@ -196,14 +198,9 @@ impl Offering {
                 Ok(Some(Offered { position, origin: op.id, op, file: None }))
             }
             Source::Tree(walk) => {
-                let Some(mut op) = walk.next(ctx, &mut self.names)? else { return Ok(None) };
-                let origin = op.id;
-                if matches!(&op.kind, OpKind::Create { attributes, .. } if attributes.is_file()) {
-                    // What the file was made with, base does not say.
-                    op.id = self.names.make_up();
-                }
+                let op = walk.next(ctx, &mut self.names)?;
                 let position = Position(self.taken.0.saturating_add(1));
-                Ok(Some(Offered { position, origin, op, file: None }))
+                Ok(op.map(|op| Offered { position, origin: op.id, op, file: None }))
             }
         }
     }
@@ -234,7 +231,7 @@ impl Offering {
         let there = new.hash;
         fill_content(&mut offered.op, new);
         if let Some(believed) = believed {
-            if believed != there {
+            if believed != there && !offered.op.id.is_made_up() {
                 offered.op.id = self.names.make_up();
             }
             self.changed(object, believed, there);
@@ -249,6 +246,7 @@ impl Offering {
             self.fill(at, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
             if let Some(offered) = self.queue.get_mut(at) {
                 offered.origin = offered.op.id;
+                self.empty.insert(offered.op.object);
             }
             return;
         }
@@ -301,12 +299,20 @@ impl TreeWalk {
             name,
             attributes: state.attributes,
             symlink: state.symlink,
-            content,
+            content: content.clone(),
             xattrs: state.xattrs.into_iter().collect(),
             dir_mtime,
             seen: Position(0),
         };
-        self.records.push_back(Operation { id: OpId(object.0), time: mtime, object, kind });
+        let op = Operation { id: OpId(object.0), time: mtime, object, kind };
+        if content.is_some() {
+            // What the file was made with, base does not say: its content goes on under a name of ours, and the record that
+            // made it is done.
+            self.records.push_back(Operation { id: names.make_up(), ..op.clone() });
+            self.records.push_back(Operation::done(op.id, &op));
+        } else {
+            self.records.push_back(op);
+        }
         if state.attributes.is_dir() {
             self.dirs.push_back(object);
         }
@@ -395,6 +401,9 @@ impl Client {
                     break;
                 };
                 let Offered { position, origin, op, .. } = offered;
+                if op.is_done() && offering.empty.contains(&op.object) {
+                    continue;
+                }
                 bytes += content_of(&op).and_then(|content| content.inline.as_ref()).map_or(0, Vec::len);
                 records.push(LogRecord { position, origin, what: LogWhat::Operation(op) });
             }
@@ -499,16 +508,10 @@ impl Client {
                 }
             }
         }
-        for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName, Table::Dirty, Table::Tail] {
-            ctx.store.clear(table)?;
-        }
+        ctx.store.clear(Table::Dirty)?;
         self.work = super::Work::default();
-        self.durable = (Position(0), Position(0));
-        self.acked = Default::default();
         follow(ctx, &offering.welcome.lineage)?;
-        ctx.meta.position = Position(0);
-        ctx.meta.tail_from = Position(0);
-        ctx.meta.snapshot = Some(Snapshot::default());
+        self.await_tree(ctx)?;
         self.greet_as_new(ctx);
         Ok(())
     }

@@ -17,12 +17,9 @@ use crate::message::Message;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
-use crate::types::Attributes;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
-use crate::types::Mask;
 use crate::types::OpId;
-use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::volume::Millis;
@@ -189,7 +186,7 @@ impl Server {
             if self.offers.knows(&origin) {
                 continue;
             }
-            let done = stands_in.then(|| superseded(origin, &op));
+            let done = stands_in.then(|| Operation::done(origin, &op));
             operations.push(op);
             operations.extend(done);
         }
@@ -222,10 +219,4 @@ impl Server {
             }
         }
     }
-}
-
-/// The verdict of a record in whose place `by` came: nothing of it remains to be done.
-fn superseded(origin: OpId, by: &Operation) -> Operation {
-    let kind = OpKind::SetAttr { mask: Mask::default(), attributes: Attributes::default() };
-    Operation { id: origin, kind, ..*by }
 }

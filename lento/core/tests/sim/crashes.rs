@@ -45,6 +45,7 @@ impl World {
         node.volume = None;
         node.store = Memory::default();
         node.disk = Disk::new();
+        node.disk.nsec = index as u32;
         node.lives = 0;
         node.wiped += 1;
         self.start(index, false);

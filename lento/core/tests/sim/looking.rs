@@ -159,9 +159,10 @@ impl Disk {
             out.insert(
                 path.clone(),
                 format!(
-                    "{:o} t{} {:?} x{:?} n{} {}",
+                    "{:o} t{}.{} {:?} x{:?} n{} {}",
                     inode.attributes.mode,
                     inode.attributes.mtime.sec,
+                    inode.attributes.mtime.nsec,
                     String::from_utf8_lossy(&inode.symlink),
                     inode.xattrs,
                     if inode.attributes.is_dir() { 1 } else { self.links(*file) },

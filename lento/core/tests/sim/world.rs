@@ -147,6 +147,7 @@ impl World {
             mangle: None,
         };
         for index in 0..=clients {
+            world.nodes[index].disk.nsec = index as u32;
             world.start(index, false);
         }
         for index in 1..=clients {
