@@ -308,7 +308,7 @@ impl Client {
                     fork,
                     position: ctx.meta.position,
                 }));
-                self.offering = Some(Offering::new(welcome, fork, ctx.meta));
+                self.offering = Some(Offering::new(ctx, welcome, fork)?);
                 self.stream = Stream::Offering;
                 Ok(())
             }

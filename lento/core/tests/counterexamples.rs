@@ -697,6 +697,67 @@ fn rule_11_a_tree_says_more_than_the_records_that_made_it() {
     assert!(is_kept(&world, "two") || read(&world, SERVER, "f").as_deref() == Some("two"));
 }
 
+#[test]
+fn rule_11_an_older_content_never_stands_for_one_that_is_not_here_yet() {
+    let two = "two".repeat(40_000);
+    let mut world = world(2);
+    store(&mut world, SERVER, "f", "one");
+    settle(&mut world);
+    world.back_up();
+    store(&mut world, OTHER, "f", &two);
+    for _ in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT, OTHER] {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, |job| matches!(job, Output::Fetch { .. })) {}
+            world.timeout(node);
+        }
+        for client in [CLIENT, OTHER] {
+            while world.deliver(client, SERVER) || world.deliver(SERVER, client) {}
+        }
+    }
+    assert_eq!(
+        read(&world, CLIENT, "f").as_deref(),
+        Some("one"),
+        "it knows of the other, and has not got it"
+    );
+    world.cut(CLIENT);
+    let file = at(&world, CLIENT, "f").unwrap();
+    world.nodes[CLIENT].disk.user_setattr(file, 0o600);
+    world.read_journal(CLIENT, 8);
+    world.restore();
+    world.connect(CLIENT);
+    world.rest_without(&[OTHER]);
+    settle(&mut world);
+    everywhere(&world, "f", Some(&two));
+}
+
+#[test]
+fn rule_20_what_a_lost_conflict_store_had_is_told_again_where_it_still_is() {
+    let mut world = world(1);
+    store(&mut world, SERVER, "f", "old");
+    settle(&mut world);
+    world.back_up();
+    world.cut(CLIENT);
+    store(&mut world, CLIENT, "f", "mine");
+    store(&mut world, SERVER, "f", &"theirs".repeat(20_000));
+    world.connect(CLIENT);
+    for _ in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT] {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, |job| matches!(job, Output::Fetch { .. })) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
+    }
+    assert!(is_kept(&world, "mine"));
+    assert_eq!(read(&world, CLIENT, "f").as_deref(), Some("mine"), "the other one is not there yet");
+    world.restore();
+    settle(&mut world);
+    assert!(is_kept(&world, "mine") || read(&world, SERVER, "f").as_deref() == Some("mine"));
+}
+
 /// `CLIENT` has half of a tree durably, and the server falls back to a time before that.
 fn half_a_tree() -> World {
     let mut world = world(2);

@@ -1,5 +1,6 @@
 //! Random histories on a server and its clients: after healing all trees are equal and nothing is lost.
-//! `SIM_SEED=n` replays one seed, `SIM_RUNS=n` sets how many, `SIM_TRACE=1` prints what happened.
+//! `SIM_SEED=n` replays one seed, `SIM_RUNS=n` sets how many, `SIM_FROM=n` from which one on, `SIM_TRACE=1` prints what
+//! happened.
 
 #![allow(clippy::all, clippy::restriction, missing_docs)]
 
@@ -23,8 +24,7 @@ struct Mix {
     tears: bool,
     /// Clocks of nodes are years apart, and jump.
     clocks: bool,
-    /// The server's current fails as well. What it had not told anybody's disk is gone then (rule 11 will bring it
-    /// back); here all nodes must still agree in the end.
+    /// The server's current fails as well.
     server_power: bool,
     /// The server is set back to a backup.
     backups: bool,

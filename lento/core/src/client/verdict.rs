@@ -118,6 +118,9 @@ impl Client {
                 }
             }
             (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => {
+                if let Some(hash) = hash {
+                    self.keep_refused(ctx, record.position, &row.op, origin, hash)?;
+                }
                 self.settle(ctx, recno, row, hash)?;
             }
             // Somebody else's, or a position without effect.

@@ -198,6 +198,20 @@ impl Server {
         operations.into_iter().for_each(|op| session.put(op));
     }
 
+    /// `node` has brought back a record of somebody who was welcomed before: what that one sends of older ones would pass
+    /// for judged. It learns by another welcome what is known of it.
+    pub(super) fn greet_again(&mut self, ctx: &mut Context<'_>, node: &NodeName, record: OpId) {
+        let is_of =
+            |hello: &Hello| (hello.replica, hello.incarnation) == (record.0.replica, record.0.incarnation);
+        let owner = self.sessions.iter().find(|(other, session)| {
+            *other != node && session.is_welcomed() && session.hello.as_ref().is_some_and(is_of)
+        });
+        let Some(owner) = owner.map(|(owner, _)| owner.clone()) else { return };
+        let why = format!("{node} has brought back records of it that were lost here");
+        ctx.out.push(Output::Hangup(owner.clone(), why));
+        self.sessions.remove(&owner);
+    }
+
     /// Answers offers whose records have their places, durably.
     pub(super) fn settle_offers(&mut self, ctx: &mut Context<'_>) {
         let read = Position(ctx.meta.last_read().0);

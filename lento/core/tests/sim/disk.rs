@@ -75,6 +75,12 @@ impl Disk {
         self.durable = Some(Box::new(copy));
     }
 
+    /// Contents that a power cut leaves.
+    pub fn durable_contents(&self) -> BTreeSet<Hash> {
+        let durable = self.durable.iter().flat_map(|disk| disk.inodes.values());
+        durable.map(|inode| Hash::of(&inode.bytes)).collect()
+    }
+
     /// Power cut: everything since the last sync is gone, the log as well. Of files that were written since, their size and
     /// time may be on the disk, and of the content something else. The answer: what became of which content.
     pub fn power_cut(&mut self, mut torn: Option<&mut Dice>) -> Vec<(Hash, Hash)> {

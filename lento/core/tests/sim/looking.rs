@@ -31,8 +31,9 @@ impl World {
             }
         }
         for node in &self.nodes {
-            let torn = node.disk.inodes.values().find(|i| self.torn.contains(&Hash::of(&i.bytes)));
-            if let Some(torn) = torn {
+            let mut torn =
+                node.disk.inodes.iter().filter(|(_, inode)| self.torn.contains(&Hash::of(&inode.bytes)));
+            if let Some((_, torn)) = torn.find(|(file, _)| node.disk.links(**file) > 0) {
                 let text = String::from_utf8_lossy(&torn.bytes);
                 return Err(format!("{}: a torn file took the place of a good one: {text}", node.name));
             }
