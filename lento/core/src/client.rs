@@ -21,6 +21,7 @@ use crate::io::FetchResult;
 use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::ReplayOutcome;
+use crate::lineage::Lineage;
 use crate::local;
 use crate::message::Ack;
 use crate::message::Hello;
@@ -76,6 +77,8 @@ pub struct Client {
     greeting: u64,
     /// Since the welcome, base has not reached its position: the server's log may still say what it has of ours.
     frozen: bool,
+    /// A content is pending under a number that has its verdict.
+    tell_again: bool,
     /// Newest record when presto came up.
     journal_end: Option<Recno>,
     /// The same until presto was told what to keep in limbo.
@@ -136,6 +139,7 @@ impl Client {
             barriers: BTreeMap::new(),
             greeting: 0,
             frozen: true,
+            tell_again: false,
             journal_end: None,
             limbo_end: None,
             offering: None,
@@ -231,6 +235,8 @@ impl Client {
             return Ok(());
         }
         let first = Cml::first(ctx.store)?.unwrap_or(ctx.meta.next_recno);
+        // What is sealed may not be here as it was sent.
+        let first = first.max(Recno(Cml::sealed(ctx.store)?.0.saturating_add(1)));
         self.stream = Stream::Greeting;
         self.cml.freeze(ctx.meta.last_read());
         self.greeting += 1;
@@ -302,7 +308,7 @@ impl Client {
                     fork,
                     position: ctx.meta.position,
                 }));
-                self.offering = Some(Offering::new(welcome, fork, ctx.meta.tail_from));
+                self.offering = Some(Offering::new(ctx, welcome, fork)?);
                 self.stream = Stream::Offering;
                 Ok(())
             }
@@ -311,8 +317,11 @@ impl Client {
                 Ok(())
             }
             Message::Welcome(welcome) => {
-                if ctx.meta.lineage != welcome.lineage {
-                    ctx.meta.lineage = welcome.lineage.clone();
+                let is_half = ctx.meta.snapshot.is_some() && ctx.meta.lineage != welcome.lineage;
+                follow(ctx, &welcome.lineage)?;
+                if is_half {
+                    // It shows objects as they were later, and that may be lost: the server sends another one.
+                    self.await_tree(ctx)?;
                 }
                 self.stream = Stream::Up(welcome);
                 self.frozen = true;
@@ -526,6 +535,17 @@ impl Client {
         list.extend(self.work.waiting(store)?);
         Ok(list)
     }
+}
+
+/// From here on this node is in the newest of these eras.
+fn follow(ctx: &mut Context<'_>, lineage: &Lineage) -> Result<(), StoreError> {
+    if ctx.meta.lineage != *lineage {
+        if !ctx.meta.lineage.is_empty() {
+            Cml::seal(ctx.store, ctx.meta.last_read())?;
+        }
+        ctx.meta.lineage = lineage.clone();
+    }
+    Ok(())
 }
 
 /// Where the server's log ends for us, if ours has gone on from there: what we have behind that, it has lost.

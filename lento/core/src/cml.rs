@@ -6,10 +6,12 @@
 
 mod process;
 mod read;
+mod settle;
 
 pub use read::AfterRead;
+pub use settle::Settled;
+pub use settle::content_part;
 
-use crate::facet::Facet;
 use crate::facet::pending;
 use crate::io::Output;
 use crate::local::TORN;
@@ -34,6 +36,9 @@ use serde::Deserialize;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// Where the end of what is sealed is noted.
+const SEALED: &[u8] = b"sealed";
+
 /// One pending record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -47,6 +52,20 @@ impl Row {
     /// Bytes of content on this node's disk that it stands for.
     pub fn bytes(&self) -> u64 {
         self.slot.map_or(0, |slot| slot.version.size)
+    }
+
+    /// The content that it was last sent with; `None`: this one never was, as far as this store knows.
+    fn sent_with(&self) -> Option<Hash> {
+        content_of(&self.op).map(|content| content.hash).filter(|hash| *hash != UNKNOWN)
+    }
+
+    /// A newer content takes the place of what was sent.
+    fn forget_content(&mut self) {
+        match &mut self.op.kind {
+            OpKind::Create { content, .. } => *content = None,
+            OpKind::Close { content, .. } => content.hash = UNKNOWN,
+            _ => {}
+        }
     }
 }
 
@@ -125,9 +144,21 @@ impl Cml {
         self.frozen = self.frozen.max(recno);
     }
 
-    /// The server said what it received: everything after it is ours again, and every content is read anew.
-    pub fn thaw(&mut self, received: Recno) {
-        self.frozen = received;
+    /// A server of another era may have received the records up to here and forgotten them, and others may bring them
+    /// back: they stay as they are, whatever this server says.
+    pub fn seal(store: &mut dyn Store, upto: Recno) -> Result<(), StoreError> {
+        table::put(store, Table::Meta, SEALED, &upto)
+    }
+
+    /// Up to where records are sealed.
+    pub fn sealed(store: &dyn Store) -> Result<Recno, StoreError> {
+        Ok(table::get(store, Table::Meta, SEALED)?.unwrap_or_default())
+    }
+
+    /// The server said what it received: everything after it that is not sealed is ours again, and every content is read
+    /// anew.
+    pub fn thaw(&mut self, received: Recno, sealed: Recno) {
+        self.frozen = received.max(sealed);
         self.sent = received;
         self.ready.clear();
         self.reads.clear();
@@ -234,21 +265,6 @@ impl Cml {
         store.delete(Table::Pending, &table::number_key(recno.0))
     }
 
-    /// Takes a record out because it has its verdict. `hash`: the content that the server knows it by, if it says.
-    pub fn settle(
-        &mut self,
-        store: &mut dyn Store,
-        recno: Recno,
-        hash: Option<Hash>,
-    ) -> Result<Option<Row>, StoreError> {
-        let Some(row) = Cml::row(store, recno)? else { return Ok(None) };
-        self.discard(store, recno, &row)?;
-        if let Some(left) = left_by(&row.op) {
-            Cml::hand_on(store, recno, row.op.object, hash.unwrap_or(left))?;
-        }
-        Ok(Some(row))
-    }
-
     /// The record as it goes over the wire, if its content is at hand. Freezes it.
     pub fn take_ready(
         &mut self,
@@ -310,25 +326,6 @@ impl Cml {
             }
         }
         Ok(None)
-    }
-
-    /// Record `recno` is no predecessor any more: those that had it found this content.
-    fn hand_on(store: &mut dyn Store, recno: Recno, object: ObjectId, left: Hash) -> Result<(), StoreError> {
-        for later in pending::list(store, &Facet::Object(object))?.into_iter().filter(|later| *later > recno)
-        {
-            let Some(mut row) = Cml::row(store, later)? else { continue };
-            if let Some((before, found)) = before_of(&mut row.op)
-                && found == object
-                && *before == UNKNOWN
-            {
-                *before = left;
-                Cml::write(store, later, &row)?;
-            }
-            if row.op.object == object && left_by(&row.op).is_some() {
-                return Ok(());
-            }
-        }
-        Ok(())
     }
 
     /// Limbo files whose contents no pending record needs any more.

@@ -204,6 +204,13 @@ impl Syncing {
         self.in_flight.is_some()
     }
 
+    /// What the one under way was to show is void.
+    pub fn void(&mut self) {
+        if let Some((_, first, second)) = &mut self.in_flight {
+            (*first, *second) = (Position(0), Position(0));
+        }
+    }
+
     /// Presto went away: the answer will not come.
     pub fn forget(&mut self) {
         self.in_flight = None;

@@ -54,6 +54,7 @@ pub fn judge(
             judge_rename(view, &moved, (*from, from_name), (*to, to_name))
         }
         OpKind::Close { before, content, mtime } => judge_close(view, op.object, *before, content, *mtime),
+        OpKind::SetAttr { .. } if op.is_done() => Ok(Decision::Unify(op.object)),
         OpKind::SetAttr { .. } | OpKind::SetXattr { .. } | OpKind::DelXattr { .. } => {
             Ok(match view.object(op.object)? {
                 Some(_) => Decision::Accept,

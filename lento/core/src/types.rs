@@ -62,6 +62,28 @@ macro_rules! number_type {
         }
     };
 }
+/// Where numbers of records begin that no journal has: what a node tells for others, under its own name.
+const MADE_UP: u64 = 1 << 62;
+
+impl OpId {
+    /// The record with this number that a replica makes up.
+    #[must_use]
+    pub fn made_up(replica: u64, incarnation: u32, number: u64) -> OpId {
+        OpId(Tag { replica, incarnation, number: MADE_UP | number })
+    }
+
+    /// Whether somebody made it up.
+    #[must_use]
+    pub fn is_made_up(self) -> bool {
+        self.0.number >= MADE_UP
+    }
+
+    /// Whether this replica made it up in this incarnation.
+    #[must_use]
+    pub fn is_made_up_by(self, replica: u64, incarnation: u32) -> bool {
+        (self.0.replica, self.0.incarnation) == (replica, incarnation) && self.is_made_up()
+    }
+}
 number_type!(
     /// Number of a record in this node's KML of the volume.
     Recno
@@ -256,6 +278,21 @@ pub struct Operation {
     pub object: ObjectId,
     /// What it does.
     pub kind: OpKind,
+}
+
+impl Operation {
+    /// This record's effect is there in the shape of another one's: a change of nothing.
+    #[must_use]
+    pub fn done(id: OpId, by: &Operation) -> Operation {
+        let kind = OpKind::SetAttr { mask: Mask::default(), attributes: Attributes::default() };
+        Operation { id, time: by.time, object: by.object, kind }
+    }
+
+    /// Whether it says only that.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self.kind, OpKind::SetAttr { mask, .. } if mask == Mask::default())
+    }
 }
 
 /// What an operation does.

@@ -5,33 +5,37 @@
 //! record under its first origin, before anything of our own. Then base is void, and the server's tree comes anew.
 //!
 //! Only the newest content of an object is still here. It takes the place of the oldest that it supersedes; what nobody
-//! here has any more is left out, and the records behind it are told what stands there instead.
+//! here has any more is left out, and the records behind it are told what stands there instead. A record that comes with
+//! another content than it had gets a name of this node's: its maker never saw that content, and may not take it for what
+//! its own next record found.
 //!
 //! Where the tail does not reach back to the fork, base is offered as it stands: what the server lacks comes back,
 //! contents that differ are kept as conflicts, names and removals since then are forgotten.
 
+mod tree;
+
 use super::Client;
 use super::Stream;
+use super::follow;
 use crate::cml::Cml;
 use crate::cml::Row;
 use crate::cml::before_of;
 use crate::cml::content_of;
+use crate::cml::content_part;
 use crate::cml::fill_content;
 use crate::cml::left_by;
 use crate::context::Context;
 use crate::context::Meta;
-use crate::context::Snapshot;
 use crate::facet::pending;
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::ReadResult;
-use crate::local::UNKNOWN;
+use crate::local::TORN;
 use crate::message::Message;
 use crate::message::Welcome;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
-use crate::tree::Stored;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Content;
@@ -39,19 +43,19 @@ use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
-use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
-use crate::types::Tag;
 use crate::types::Ticket;
 use crate::volume::Millis;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
+use tree::Names;
+use tree::TreeWalk;
 
 /// Records taken up and not sent.
 const QUEUE: usize = 64;
@@ -65,9 +69,6 @@ const BYTES: usize = 1 << 20;
 const UNSTABLE: u64 = 100;
 /// Rows of the tail that go at a time.
 const PAGE: usize = 2048;
-
-/// Where numbers of records begin that no journal has: what base says, told as records.
-const MADE_UP: u64 = 1 << 62;
 
 /// An offer under way.
 #[derive(Debug)]
@@ -84,8 +85,12 @@ pub(super) struct Offering {
     /// The server has answered up to here.
     answered: Position,
     read_again: Option<Millis>,
+    made_over: BTreeMap<ObjectId, Seen>,
     /// Contents that the server will not find where a record says so.
     instead: BTreeMap<ObjectId, Instead>,
+    /// Files that were offered without their contents.
+    empty: BTreeSet<ObjectId>,
+    names: Names,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,36 +110,47 @@ enum Source {
     Tree(Box<TreeWalk>),
 }
 
-/// Base, directories before what is in them.
-#[derive(Debug, Default)]
-struct TreeWalk {
-    dirs: VecDeque<ObjectId>,
-    records: VecDeque<Operation>,
-    /// Objects of several names that were told.
-    told: BTreeSet<ObjectId>,
-    made_up: u64,
-}
-
 #[derive(Debug)]
 struct Offered {
     position: Position,
+    /// The record that it is, or stands for.
+    origin: OpId,
     op: Operation,
-    /// Still to be read.
-    file: Option<FileId>,
+    /// Where its content is still to be read.
+    held: Option<Held>,
+}
+
+/// What a lower file is to a record.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    /// Whatever is in it was made over the record's content.
+    Newest(FileId),
+    /// It has the record's content, or is nothing to it.
+    Same(FileId),
+}
+
+/// What a user's pending content was made over.
+#[derive(Debug)]
+struct Seen {
+    /// This content, whoever left it.
+    before: Hash,
+    /// And so over what older records of the tail left; 0: it came before the tail.
+    upto: Position,
 }
 
 impl Offering {
     /// What lies behind the fork, or all there is.
-    pub fn new(welcome: Welcome, fork: Position, tail_from: Position) -> Offering {
-        let (source, from) = if tail_from <= fork {
+    pub fn new(ctx: &Context<'_>, welcome: Welcome, fork: Position) -> Result<Offering, StoreError> {
+        let meta = &ctx.meta;
+        let (source, from) = if meta.tail_from <= fork {
             (Source::Tail, fork)
         } else {
-            let walk = TreeWalk { dirs: VecDeque::from([ObjectId::ROOT]), ..TreeWalk::default() };
-            (Source::Tree(Box::new(walk)), Position(0))
+            (Source::Tree(Box::new(TreeWalk::new())), Position(0))
         };
-        Offering {
+        Ok(Offering {
             welcome,
             source,
+            made_over: Client::made_over(ctx, fork)?,
             taken: from,
             queue: VecDeque::new(),
             reads: BTreeMap::new(),
@@ -142,7 +158,9 @@ impl Offering {
             answered: from,
             read_again: None,
             instead: BTreeMap::new(),
-        }
+            empty: BTreeSet::new(),
+            names: Names::new(meta),
+        })
     }
 
     /// When to go on, if it waits for the clock.
@@ -166,8 +184,8 @@ impl Offering {
         }
     }
 
-    /// The next record, with its number.
-    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<(Position, Operation)>, StoreError> {
+    /// The next record.
+    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<Offered>, StoreError> {
         let end = self.end(ctx.meta);
         match &mut self.source {
             Source::Tail => {
@@ -176,11 +194,16 @@ impl Offering {
                     return Ok(None);
                 };
                 let position = Position(table::number_from_key(&key).unwrap_or(end.0)).min(end);
-                Ok(Some((position, table::decode(Table::Tail, &value)?)))
+                let op: Operation = table::decode(Table::Tail, &value)?;
+                Ok(Some(Offered { position, origin: op.id, op, held: None }))
             }
             Source::Tree(walk) => {
-                let op = walk.next(ctx)?;
-                Ok(op.map(|op| (Position(self.taken.0.saturating_add(1)), op)))
+                let op = match walk.next(ctx, &mut self.names)? {
+                    Some(op) => Some(op),
+                    None => walk.next_refused(ctx)?,
+                };
+                let position = Position(self.taken.0.saturating_add(1));
+                Ok(op.map(|op| Offered { position, origin: op.id, op, held: None }))
             }
         }
     }
@@ -206,91 +229,36 @@ impl Offering {
     /// The content of a record is known.
     fn fill(&mut self, at: usize, new: Content) {
         let Some(offered) = self.queue.get_mut(at) else { return };
-        offered.file = None;
+        offered.held = None;
         let (object, believed) = (offered.op.object, left_by(&offered.op));
         let there = new.hash;
         fill_content(&mut offered.op, new);
         if let Some(believed) = believed {
+            if believed != there && !offered.op.id.is_made_up() {
+                offered.op.id = self.names.make_up();
+            }
             self.changed(object, believed, there);
         }
     }
 
-    /// Nobody here has the content of a record: a file is born empty, a close says nothing.
+    /// Nobody here has the content of a record: a file is born empty, a close says nothing. Who has it may still tell it
+    /// under its first name.
     fn leave_out(&mut self, at: usize) {
         let Some(offered) = self.queue.get_mut(at) else { return };
         if matches!(offered.op.kind, OpKind::Create { .. }) {
-            return self.fill(at, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
+            self.fill(at, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
+            if let Some(offered) = self.queue.get_mut(at) {
+                offered.origin = offered.op.id;
+                self.empty.insert(offered.op.object);
+            }
+            return;
         }
         let Some(Offered { mut op, .. }) = self.queue.remove(at) else { return };
-        let believed = left_by(&op);
+        let believed = left_by(&op).filter(|_| !was_refused(&op));
         if let (Some(believed), Some((before, object))) = (believed, before_of(&mut op)) {
             let there = *before;
             self.changed(object, believed, there);
         }
-    }
-}
-
-impl TreeWalk {
-    fn next(&mut self, ctx: &Context<'_>) -> Result<Option<Operation>, StoreError> {
-        loop {
-            if let Some(op) = self.records.pop_front() {
-                return Ok(Some(op));
-            }
-            let Some(dir) = self.dirs.pop_front() else { return Ok(None) };
-            for (name, object) in View::new(ctx.store, Which::Base).children(dir, usize::MAX)? {
-                self.tell(ctx, dir, name, object)?;
-            }
-        }
-    }
-
-    /// One name as records: an object is made under its first name, by the record that once made it.
-    fn tell(
-        &mut self,
-        ctx: &Context<'_>,
-        dir: ObjectId,
-        name: Name,
-        object: ObjectId,
-    ) -> Result<(), StoreError> {
-        let view = View::new(ctx.store, Which::Base);
-        let Some(state) = view.object(object)? else { return Ok(()) };
-        let dir_mtime = view.object(dir)?.unwrap_or_default().attributes.mtime;
-        let several = view.names(object)?.len() > 1;
-        if several && !self.told.insert(object) {
-            let id = self.make_up(ctx);
-            let kind = OpKind::Link { dir, name, dir_mtime };
-            self.records.push_back(Operation { id, time: dir_mtime, object, kind });
-            return Ok(());
-        }
-        let mtime = state.attributes.mtime;
-        let content = state.content.filter(|_| state.attributes.is_file());
-        let content = content.map(|Stored { hash, size }| Content { hash, size, inline: None });
-        let kind = OpKind::Create {
-            dir,
-            name,
-            attributes: state.attributes,
-            symlink: state.symlink,
-            content: content.clone(),
-            xattrs: state.xattrs.into_iter().collect(),
-            dir_mtime,
-            seen: Position(0),
-        };
-        self.records.push_back(Operation { id: OpId(object.0), time: mtime, object, kind });
-        if let Some(content) = content {
-            // Where the server has the object with another content, nobody can tell which one is newer.
-            let id = self.make_up(ctx);
-            let kind = OpKind::Close { before: UNKNOWN, content, mtime };
-            self.records.push_back(Operation { id, time: mtime, object, kind });
-        }
-        if state.attributes.is_dir() {
-            self.dirs.push_back(object);
-        }
-        Ok(())
-    }
-
-    fn make_up(&mut self, ctx: &Context<'_>) -> OpId {
-        self.made_up += 1;
-        let Meta { replica, incarnation, .. } = *ctx.meta;
-        OpId(Tag { replica, incarnation, number: MADE_UP | self.made_up })
     }
 }
 
@@ -308,6 +276,23 @@ impl Client {
             fill_content(&mut op, Content { inline: None, ..content });
         }
         table::put(ctx.store, Table::Tail, &table::number_key(position.0), &op)
+    }
+
+    /// The server keeps a content of ours as a conflict. As long as it is still here, that is told again as well: over
+    /// nothing, so that it never becomes anything else.
+    pub(super) fn keep_refused(
+        &self,
+        ctx: &mut Context<'_>,
+        position: Position,
+        op: &Operation,
+        origin: OpId,
+        hash: Hash,
+    ) -> Result<(), StoreError> {
+        let Some(mut refused) = content_part(op, TORN) else { return Ok(()) };
+        if let OpKind::Close { content, .. } = &mut refused.kind {
+            content.hash = hash;
+        }
+        self.keep_tail(ctx, position, &refused, origin)
     }
 
     /// Every Replicator has the log up to here on its disk. Some more is kept, because disks are not all that is lost.
@@ -358,7 +343,7 @@ impl Client {
         loop {
             self.take_up(ctx, offering)?;
             for at in 0..offering.queue.len() {
-                let Some(Offered { position, file: Some(file), .. }) = offering.queue.get(at) else {
+                let Some(Offered { position, held: Some(held), .. }) = offering.queue.get(at) else {
                     continue;
                 };
                 if offering.reads.values().any(|reading| reading == position) {
@@ -367,16 +352,20 @@ impl Client {
                 let ticket = ctx.ticket();
                 offering.reads.insert(ticket, *position);
                 let stage_at = Some(self.server.clone());
-                ctx.out.push(Output::ReadContent { ticket, file: *file, stage_at });
+                let (Held::Newest(file) | Held::Same(file)) = *held;
+                ctx.out.push(Output::ReadContent { ticket, file, stage_at });
             }
             let (mut records, mut bytes) = (Vec::new(), 0);
             while records.len() < RECORDS && bytes < BYTES {
-                let Some(offered) = offering.queue.pop_front_if(|offered| offered.file.is_none()) else {
+                let Some(offered) = offering.queue.pop_front_if(|offered| offered.held.is_none()) else {
                     break;
                 };
-                let Offered { position, op, .. } = offered;
+                let Offered { position, origin, op, .. } = offered;
+                if op.is_done() && offering.empty.contains(&op.object) {
+                    continue;
+                }
                 bytes += content_of(&op).and_then(|content| content.inline.as_ref()).map_or(0, Vec::len);
-                records.push(LogRecord { position, origin: op.id, what: LogWhat::Operation(op) });
+                records.push(LogRecord { position, origin, what: LogWhat::Operation(op) });
             }
             // Positions of which nothing is offered count as offered.
             let upto = match offering.queue.front() {
@@ -397,35 +386,85 @@ impl Client {
             && offering.taken < end
             && offering.taken.0 < offering.answered.0.saturating_add(WINDOW)
         {
-            let Some((position, mut op)) = offering.next(ctx)? else {
+            let Some(mut offered) = offering.next(ctx)? else {
                 offering.taken = end;
                 return Ok(());
             };
-            offering.taken = position;
-            offering.correct(&mut op);
-            if let OpKind::Create { seen, .. } = &mut op.kind {
+            offering.taken = offered.position;
+            offering.correct(&mut offered.op);
+            if let OpKind::Create { seen, .. } = &mut offered.op.kind {
                 // Said of the positions before the fork, it says nothing of the server's new ones.
                 *seen = (*seen).min(offering.answered);
             }
-            let carries = content_of(&op).is_some_and(|content| content.hash != Hash::empty());
-            let file = if carries { self.holds(ctx, &op)? } else { None };
-            offering.queue.push_back(Offered { position, op, file });
+            let carries = content_of(&offered.op).is_some_and(|content| content.hash != Hash::empty());
+            if carries {
+                offered.held = self.holds(ctx, offering, &offered)?;
+            }
+            let is_here = offered.held.is_some();
+            offering.queue.push_back(offered);
             let at = offering.queue.len().saturating_sub(1);
-            if carries && file.is_none() {
+            if carries && !is_here {
                 offering.leave_out(at);
             }
         }
         Ok(())
     }
 
-    /// The lower file that holds this record's content or one that has come over it; `None`: it is not here, or gone.
-    fn holds(&self, ctx: &Context<'_>, op: &Operation) -> Result<Option<FileId>, StoreError> {
+    /// The lower file that holds this record's content, or one that was made over it by somebody who saw it; `None`: it is
+    /// not here, or gone.
+    fn holds(
+        &self,
+        ctx: &Context<'_>,
+        offering: &Offering,
+        offered: &Offered,
+    ) -> Result<Option<Held>, StoreError> {
+        let op = &offered.op;
         let Some(here) = View::new(ctx.store, Which::Local).object(op.object)? else { return Ok(None) };
         let there = View::new(ctx.store, Which::Base).object(op.object)?.and_then(|object| object.content);
-        // A content that base has and the tree has not got yet: somebody else will have it.
-        let newest = here.content == there || !pending::own(ctx.store, op.object)?.is_empty();
+        let is_newer = match (offering.made_over.get(&op.object), &offering.source) {
+            _ if was_refused(op) => false,
+            (Some(seen), Source::Tail) => offered.position <= seen.upto,
+            (Some(seen), Source::Tree(_)) => left_by(op) == Some(seen.before),
+            // A content that base has and the tree has not got yet: somebody else will have it.
+            (None, _) => here.content == there,
+        };
         let same = here.content.map(|content| content.hash) == left_by(op);
-        Ok((newest || same).then_some(here.file))
+        Ok(match (is_newer, same) {
+            (true, _) => Some(Held::Newest(here.file)),
+            (false, true) => Some(Held::Same(here.file)),
+            (false, false) => None,
+        })
+    }
+
+    /// What users' pending contents were made over.
+    fn made_over(ctx: &Context<'_>, fork: Position) -> Result<BTreeMap<ObjectId, Seen>, StoreError> {
+        let mut made_over = BTreeMap::new();
+        for (_, mut row) in Cml::rows(ctx.store, Recno(0), usize::MAX)? {
+            if row.slot.is_some() {
+                let before = before_of(&mut row.op).map_or(TORN, |(before, _)| *before);
+                made_over.entry(row.op.object).or_insert(Seen { before, upto: Position(0) });
+            }
+        }
+        if made_over.is_empty() {
+            return Ok(made_over);
+        }
+        let mut from = fork;
+        loop {
+            let rows = ctx.store.scan(Table::Tail, &table::number_key(from.0.saturating_add(1)), PAGE)?;
+            for (key, value) in &rows {
+                from = Position(table::number_from_key(key).unwrap_or(u64::MAX));
+                let op: Operation = table::decode(Table::Tail, value)?;
+                if let Some(seen) = made_over.get_mut(&op.object)
+                    && seen.upto == Position(0)
+                    && left_by(&op) == Some(seen.before)
+                {
+                    seen.upto = from;
+                }
+            }
+            if rows.len() < PAGE {
+                return Ok(made_over);
+            }
+        }
     }
 
     /// A content was read for an offer; `Some`: it was not.
@@ -440,7 +479,10 @@ impl Client {
         let Some(at) = offering.queue.iter().position(|offered| offered.position == position) else {
             return Ok(None);
         };
+        let only = offering.queue.get(at).filter(|offered| matches!(offered.held, Some(Held::Same(_))));
+        let only = only.and_then(|offered| left_by(&offered.op));
         match result {
+            ReadResult::Whole { hash, .. } if only.is_some_and(|only| only != hash) => offering.leave_out(at),
             ReadResult::Whole { hash, size, inline, .. } => offering.fill(at, Content { hash, size, inline }),
             ReadResult::Gone => offering.leave_out(at),
             ReadResult::Unstable => offering.read_again = Some(Millis(ctx.now.0.saturating_add(UNSTABLE))),
@@ -476,16 +518,10 @@ impl Client {
                 }
             }
         }
-        for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName, Table::Dirty, Table::Tail] {
-            ctx.store.clear(table)?;
-        }
+        ctx.store.clear(Table::Dirty)?;
         self.work = super::Work::default();
-        self.durable = (Position(0), Position(0));
-        self.acked = Default::default();
-        ctx.meta.lineage = offering.welcome.lineage;
-        ctx.meta.position = Position(0);
-        ctx.meta.tail_from = Position(0);
-        ctx.meta.snapshot = Some(Snapshot::default());
+        follow(ctx, &offering.welcome.lineage)?;
+        self.await_tree(ctx)?;
         self.greet_as_new(ctx);
         Ok(())
     }
@@ -497,4 +533,9 @@ impl Client {
         self.cml.freeze(Recno(u64::MAX));
         self.frozen = true;
     }
+}
+
+/// A record that stands for nothing but a content which the server kept as a conflict.
+fn was_refused(op: &Operation) -> bool {
+    matches!(op.kind, OpKind::Close { before: TORN, .. })
 }

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::context::Snapshot;
 use crate::facet::Facet;
 use crate::io::Output;
+use crate::message::Ack;
 use crate::message::Message;
 use crate::message::SnapshotObject;
 use crate::store::StoreError;
@@ -30,19 +31,32 @@ use std::collections::BTreeSet;
 const PAGE: usize = 4096;
 
 impl Client {
+    /// Base is void: another tree comes, which may be that of a smaller position.
+    pub(super) fn await_tree(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName, Table::Tail] {
+            ctx.store.clear(table)?;
+        }
+        ctx.meta.position = Position(0);
+        ctx.meta.tail_from = Position(0);
+        ctx.meta.snapshot = Some(Snapshot::default());
+        // Nothing of it is durable here.
+        self.durable = (Position(0), Position(0));
+        self.acked = Ack::default();
+        self.syncing.void();
+        Ok(())
+    }
+
     pub(super) fn snapshot_begin(
         &mut self,
         ctx: &mut Context<'_>,
         position: Position,
         total: u64,
     ) -> Result<(), StoreError> {
+        self.await_tree(ctx)?;
         ctx.meta.snapshot = Some(Snapshot { total, ..Snapshot::default() });
         ctx.meta.position = position;
         // What came before the snapshot has no records here.
         ctx.meta.tail_from = position;
-        for table in [Table::BaseObject, Table::BaseEntry, Table::BaseName, Table::Tail] {
-            ctx.store.clear(table)?;
-        }
         Ok(())
     }
 

@@ -47,7 +47,12 @@ impl Client {
                 self.greet_as_new(ctx);
                 return Ok(());
             }
-            self.cml.thaw(received);
+            self.cml.thaw(received, Cml::sealed(ctx.store)?);
+            self.tell_again = false;
+        }
+        if std::mem::take(&mut self.tell_again) {
+            self.greet_as_new(ctx);
+            return Ok(());
         }
         if !ctx.presto {
             return Ok(());

@@ -5,7 +5,9 @@ use crate::apply;
 use crate::apply::LastName;
 use crate::cml::Cml;
 use crate::cml::Row;
+use crate::cml::Settled;
 use crate::cml::content_of;
+use crate::cml::content_part;
 use crate::cml::fill_content;
 use crate::cml::left_by;
 use crate::context::Context;
@@ -81,8 +83,9 @@ impl Client {
                 }
                 apply::apply(&mut Tree::new(ctx.store, Which::Base), &op, last_name)?;
                 self.keep_tail(ctx, record.position, &op, origin)?;
-                if let Some((recno, row)) = own {
+                if let Some((recno, mut row)) = own {
                     let hash = left_by(&op);
+                    Cml::recognise(ctx.store, recno, &mut row, &op)?;
                     let here = row.op.object;
                     self.settle(ctx, recno, row, hash)?;
                     if matches!(op.kind, OpKind::Create { .. }) && here != op.object {
@@ -96,8 +99,15 @@ impl Client {
                     let content = Content { hash, ..content.clone() };
                     fill_content(&mut row.op, content);
                 }
-                apply::apply(&mut Tree::new(ctx.store, Which::Base), &row.op, last_name)?;
-                self.keep_tail(ctx, record.position, &row.op, origin)?;
+                let mut op = row.op.clone();
+                if matches!(op.kind, OpKind::Create { .. })
+                    && View::new(ctx.store, Which::Base).object(op.object)?.is_some()
+                {
+                    // It was there already: the server took the content, and nothing else.
+                    op = content_part(&op, Hash::empty()).unwrap_or(op);
+                }
+                apply::apply(&mut Tree::new(ctx.store, Which::Base), &op, last_name)?;
+                self.keep_tail(ctx, record.position, &op, origin)?;
                 self.settle(ctx, recno, row, hash)?;
             }
             (LogWhat::Verdict(Verdict::Unified(target)), Some((recno, row))) => {
@@ -108,6 +118,9 @@ impl Client {
                 }
             }
             (LogWhat::Verdict(Verdict::Conflict(_, hash)), Some((recno, row))) => {
+                if let Some(hash) = hash {
+                    self.keep_refused(ctx, record.position, &row.op, origin, hash)?;
+                }
                 self.settle(ctx, recno, row, hash)?;
             }
             // Somebody else's, or a position without effect.
@@ -144,10 +157,11 @@ impl Client {
     ) -> Result<(), StoreError> {
         let object = row.op.object;
         let touched = facet::touched(&row.op);
-        self.cml.settle(ctx.store, recno, hash)?;
-        let sent = content_of(&row.op)
-            .map(|content| Stored { hash: hash.unwrap_or(content.hash), size: content.size });
-        if let (Some(stored), Some(slot)) = (sent, row.slot) {
+        let settled = self.cml.settle(ctx.store, recno, hash)?;
+        let sent = content_of(&row.op).map(|content| Stored { hash: content.hash, size: content.size });
+        if settled == Settled::ButContent {
+            self.tell_again = true;
+        } else if let (Some(stored), Some(slot)) = (sent, row.slot) {
             let mut tree = Tree::new(ctx.store, Which::Local);
             if let Some(mut state) = tree.view().object(object)?
                 && state.written == slot.latest

@@ -200,6 +200,7 @@ impl Cml {
         }
         let before = row.bytes();
         row.slot = slot;
+        row.forget_content();
         self.count_bytes(before, row.bytes());
         match (&mut row.op.kind, &op.kind) {
             (OpKind::Create { attributes, xattrs, .. }, _) => drop_privileges(attributes, xattrs),

@@ -72,9 +72,11 @@ impl Server {
                 self.flying.remove(&id);
                 if let Some(at) = self.in_flight.iter().position(|flight| flight.op.id == id)
                     && let Some(done) = self.in_flight.remove(at)
-                    && let Some(session) = self.sessions.get_mut(&done.node)
                 {
-                    session.refused = None;
+                    if let Some(session) = self.sessions.get_mut(&done.node) {
+                        session.refused = None;
+                    }
+                    self.greet_again(ctx, &done.node, id);
                 }
                 let op = verdicts::take(ctx.store, id)?;
                 self.count_verdict(verdict);

@@ -6,16 +6,21 @@ use super::session::judged;
 use crate::cml::content_of;
 use crate::cml::fill_content;
 use crate::context::Context;
+use crate::facet;
+use crate::facet::Facet;
 use crate::io::NodeName;
 use crate::io::Output;
+use crate::judge::alias;
 use crate::message::Hello;
 use crate::message::Message;
+use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
 use crate::types::Content;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
+use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Verdict;
@@ -78,7 +83,7 @@ impl Server {
             if row.record.position > limit {
                 break;
             }
-            let mut record = for_receiver(row.record, hello);
+            let mut record = for_receiver(ctx.store, row.record, hello)?;
             if let LogWhat::Operation(op) = &mut record.what
                 && let Some(content) = content_of(op)
                 && let Some(small) = self.contents.get(&content.hash)
@@ -130,16 +135,29 @@ impl Server {
     }
 }
 
-/// A Replicator gets the verdict of what it sent itself and still has, else the full record (rule 4).
-fn for_receiver(record: LogRecord, hello: &Hello) -> LogRecord {
+/// A Replicator gets the verdict of what it sent itself and still has, else the full record (rule 4): also where it may
+/// have named the object otherwise, and not have heard that it is one with this.
+fn for_receiver(store: &dyn Store, record: LogRecord, hello: &Hello) -> Result<LogRecord, StoreError> {
     let origin = record.origin.0;
     let own = origin.replica == hello.replica && origin.incarnation == hello.incarnation;
     let has = own && origin.number >= hello.has.0.0 && hello.has.0.0 > 0;
-    match record.what {
-        LogWhat::Operation(op) if has => {
+    Ok(match record.what {
+        LogWhat::Operation(op) if has && !has_another_name(store, &op, hello.replica)? => {
             let hash = content_of(&op).map(|content| content.hash);
             LogRecord { what: LogWhat::Verdict(Verdict::Accepted(hash)), ..record }
         }
         LogWhat::Operation(_) | LogWhat::Verdict(_) => record,
+    })
+}
+
+/// Whether an object of this replica became one with an object of the record.
+fn has_another_name(store: &dyn Store, op: &Operation, replica: u64) -> Result<bool, StoreError> {
+    for facet in facet::touched(op) {
+        if let Facet::Object(object) = facet
+            && alias::is_target(store, &alias::UnderWay::new(), replica, object)?
+        {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }

@@ -10,6 +10,7 @@ use super::verdict_code;
 use super::verdicts;
 use crate::apply;
 use crate::cml::content_of;
+use crate::cml::content_part;
 use crate::context::Context;
 use crate::io::Busy;
 use crate::io::KeepContent;
@@ -90,6 +91,9 @@ impl Server {
         let kept = session.kept == Some(id);
         alias::map(ctx.store, &self.aliases, &mut op)?;
         let view = View::planned(ctx.store, &self.replaying.overlay);
+        if let Some(close) = over_nothing(&view, &op)? {
+            op = close;
+        }
         if waits_for_content(&view, &op)? {
             return Ok(Step::Held);
         }
@@ -354,6 +358,17 @@ fn waits_for_content(view: &View<'_>, op: &Operation) -> Result<bool, StoreError
         | OpKind::SetXattr { .. }
         | OpKind::DelXattr { .. } => Ok(false),
     }
+}
+
+/// A creation whose object is here, with another content: somebody who did not have the content had to make it empty
+/// (`client/offer.rs`), or it has gone on since.
+fn over_nothing(view: &View<'_>, op: &Operation) -> Result<Option<Operation>, StoreError> {
+    let OpKind::Create { content: Some(content), .. } = &op.kind else { return Ok(None) };
+    let Some(there) = view.object(op.object)?.filter(|there| there.attributes.is_file()) else {
+        return Ok(None);
+    };
+    let is_same = there.content.is_some_and(|there| there.hash == content.hash);
+    Ok(if content.size == 0 || is_same { None } else { content_part(op, Hash::empty()) })
 }
 
 fn noop(op: &Operation, object: ObjectId, verdict: u8) -> ReplayItem {

@@ -20,6 +20,7 @@ use crate::table;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
 use crate::types::OpId;
+use crate::types::Operation;
 use crate::types::Position;
 use crate::volume::Millis;
 use std::collections::BTreeSet;
@@ -174,22 +175,41 @@ impl Server {
         if upto <= session.offer.upto {
             return hang_up("an offer out of order");
         }
+        let Some(Hello { replica, incarnation, .. }) = session.hello else { return };
         let mut operations = Vec::new();
         for LogRecord { origin, what, .. } in records {
             let LogWhat::Operation(op) = what else { return hang_up("a verdict is offered") };
-            if op.id != origin || vetting::lies(&op) {
+            let stands_in = op.id != origin;
+            if (stands_in && !op.id.is_made_up_by(replica, incarnation)) || vetting::lies(&op) {
                 return hang_up("an offer of another origin, or with a wrong hash");
             }
+            if self.offers.knows(&origin) {
+                continue;
+            }
+            let done = stands_in.then(|| Operation::done(origin, &op));
             operations.push(op);
+            operations.extend(done);
         }
         if let Some(why) = session.too_much(&operations) {
             return hang_up(why);
         }
         session.offer.upto = upto;
         session.offer.target = None;
-        for op in operations.into_iter().filter(|op| !self.offers.knows(&op.id)) {
-            session.put(op);
-        }
+        operations.into_iter().for_each(|op| session.put(op));
+    }
+
+    /// `node` has brought back a record of somebody who was welcomed before: what that one sends of older ones would pass
+    /// for judged. It learns by another welcome what is known of it.
+    pub(super) fn greet_again(&mut self, ctx: &mut Context<'_>, node: &NodeName, record: OpId) {
+        let is_of =
+            |hello: &Hello| (hello.replica, hello.incarnation) == (record.0.replica, record.0.incarnation);
+        let owner = self.sessions.iter().find(|(other, session)| {
+            *other != node && session.is_welcomed() && session.hello.as_ref().is_some_and(is_of)
+        });
+        let Some(owner) = owner.map(|(owner, _)| owner.clone()) else { return };
+        let why = format!("{node} has brought back records of it that were lost here");
+        ctx.out.push(Output::Hangup(owner.clone(), why));
+        self.sessions.remove(&owner);
     }
 
     /// Answers offers whose records have their places, durably.

@@ -45,6 +45,7 @@ impl World {
         node.volume = None;
         node.store = Memory::default();
         node.disk = Disk::new();
+        node.disk.nsec = index as u32;
         node.lives = 0;
         node.wiped += 1;
         self.start(index, false);
@@ -97,8 +98,16 @@ impl World {
         self.cut_all(SERVER);
         let node = &mut self.nodes[SERVER];
         disk.go_on_from(&node.disk);
+        // What was kept since then was on the server's disk only, and whoever wrote it had been told so.
+        self.superseded.extend(node.kept.difference(&kept).copied());
         (node.disk, node.store, node.kept, node.volume) = (disk, store, kept, None);
         self.forget_what_is_on_no_disk(SERVER);
+        let durable: BTreeSet<Hash> = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.disk.durable_contents().into_iter().chain(node.kept.iter().copied()))
+            .collect();
+        self.fragile.extend(self.written.keys().filter(|hash| !durable.contains(*hash)));
         self.start(SERVER, true);
     }
 
@@ -116,7 +125,8 @@ impl World {
             .iter()
             .filter(|(hash, who)| {
                 let theirs = index == SERVER;
-                (theirs || who.starts_with(&format!("n{index}:"))) && !on_disks.contains(*hash)
+                let own = who.starts_with(&format!("n{index}:"));
+                (theirs || own || self.fragile.contains(*hash)) && !on_disks.contains(*hash)
             })
             .map(|(hash, _)| *hash)
             .collect();

@@ -37,6 +37,8 @@ pub struct Disk {
     pub kml: Vec<KmlRecord>,
     pub(super) next_ino: u64,
     pub(super) clock: u64,
+    /// No two nodes have the same nanosecond.
+    pub(super) nsec: u32,
     pub(super) touched: BTreeMap<(FileId, Vec<u8>), Recno>,
     pub(super) last_close: BTreeMap<FileId, Recno>,
     pub settled: u64,
@@ -73,12 +75,29 @@ impl Disk {
         self.durable = Some(Box::new(copy));
     }
 
+    /// Contents that a power cut leaves.
+    pub fn durable_contents(&self) -> BTreeSet<Hash> {
+        let durable = self.durable.iter().flat_map(|disk| disk.inodes.values());
+        durable.map(|inode| Hash::of(&inode.bytes)).collect()
+    }
+
     /// Power cut: everything since the last sync is gone, the log as well. Of files that were written since, their size and
     /// time may be on the disk, and of the content something else. The answer: what became of which content.
     pub fn power_cut(&mut self, mut torn: Option<&mut Dice>) -> Vec<(Hash, Hash)> {
         let last = std::mem::take(&mut self.inodes);
         let mut back = self.durable.take().map_or_else(Disk::new, |disk| *disk);
         back.writers.clear();
+        // What was stored into a file without a name and never closed is promised to nobody.
+        let closed = |file: FileId| {
+            back.kml.iter().any(|record| {
+                matches!(record.update, Update::Close { file: f, left: Left::Orphan, .. } if f == file)
+            })
+        };
+        let open = back.orphans.iter().copied().filter(|file| !closed(*file) && back.links(*file) == 0);
+        for file in open.collect::<Vec<_>>() {
+            back.inodes.remove(&file);
+            back.limbo.remove(&file);
+        }
         back.orphans.clear();
         back.clock = self.clock + 1000;
         back.next_ino = self.next_ino + 1000;
@@ -120,7 +139,7 @@ impl Disk {
 
     pub(super) fn tick(&mut self) -> Time {
         self.clock += 1;
-        Time { sec: self.clock as i64, nsec: 0 }
+        Time { sec: self.clock as i64, nsec: self.nsec }
     }
 
     pub(super) fn after(&self, file: FileId) -> After {

@@ -31,8 +31,9 @@ impl World {
             }
         }
         for node in &self.nodes {
-            let torn = node.disk.inodes.values().find(|i| self.torn.contains(&Hash::of(&i.bytes)));
-            if let Some(torn) = torn {
+            let mut torn =
+                node.disk.inodes.iter().filter(|(_, inode)| self.torn.contains(&Hash::of(&inode.bytes)));
+            if let Some((_, torn)) = torn.find(|(file, _)| node.disk.links(**file) > 0) {
                 let text = String::from_utf8_lossy(&torn.bytes);
                 return Err(format!("{}: a torn file took the place of a good one: {text}", node.name));
             }
@@ -159,9 +160,10 @@ impl Disk {
             out.insert(
                 path.clone(),
                 format!(
-                    "{:o} t{} {:?} x{:?} n{} {}",
+                    "{:o} t{}.{} {:?} x{:?} n{} {}",
                     inode.attributes.mode,
                     inode.attributes.mtime.sec,
+                    inode.attributes.mtime.nsec,
                     String::from_utf8_lossy(&inode.symlink),
                     inode.xattrs,
                     if inode.attributes.is_dir() { 1 } else { self.links(*file) },

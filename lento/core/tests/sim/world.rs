@@ -80,6 +80,9 @@ pub struct World {
     pub log: Vec<String>,
     /// Contents that were closed.
     pub written: BTreeMap<Hash, String>,
+    /// Contents that a restored server does not have, and nobody else durably: nobody was promised that they survive
+    /// one more power cut.
+    pub fragile: BTreeSet<Hash>,
     /// Contents that a user took away while looking at them.
     pub superseded: BTreeSet<Hash>,
     /// Positions of the server's log that clients keep in any case.
@@ -138,6 +141,7 @@ impl World {
             log: vec![],
             written: BTreeMap::new(),
             superseded: BTreeSet::new(),
+            fragile: BTreeSet::new(),
             tail,
             backup: None,
             trees_sent: 0,
@@ -147,6 +151,7 @@ impl World {
             mangle: None,
         };
         for index in 0..=clients {
+            world.nodes[index].disk.nsec = index as u32;
             world.start(index, false);
         }
         for index in 1..=clients {

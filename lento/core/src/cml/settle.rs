@@ -1,0 +1,150 @@
+//! A record has its verdict: what of it remains to be done on this node.
+//!
+//! Mostly nothing. But the server says what *it* has, and the file here may hold something else: after a power cut an older
+//! content than was sent, after a backup of the server a newer one. What is not known to be safe stays pending.
+
+use super::Cml;
+use super::Row;
+use super::before_of;
+use super::content_of;
+use super::fill_content;
+use super::left_by;
+use crate::facet::Facet;
+use crate::facet::pending;
+use crate::local::TORN;
+use crate::local::UNKNOWN;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::types::Content;
+use crate::types::Hash;
+use crate::types::ObjectId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Recno;
+use crate::types::Time;
+
+/// What became of a record with a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing of it is pending any more.
+    Whole,
+    /// What is in its file is not known to be safe, and still pending.
+    ButContent,
+}
+
+impl Row {
+    /// Whether what is in its file is what the server has, now that the server has told its verdict.
+    fn is_safe(&self, told: Option<Hash>) -> bool {
+        self.slot.is_none() || self.sent_with().is_some_and(|sent| told.is_none_or(|told| told == sent))
+    }
+}
+
+impl Cml {
+    /// Takes a record out because it has its verdict. `hash`: the content that the server knows it by, if it says.
+    pub fn settle(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        hash: Option<Hash>,
+    ) -> Result<Settled, StoreError> {
+        let Some(row) = Cml::row(store, recno)? else { return Ok(Settled::Whole) };
+        let is_safe = row.is_safe(hash);
+        if !is_safe && !Cml::is_overwritten(store, row.op.object, recno)? {
+            self.keep_content(store, recno, row)?;
+            return Ok(Settled::ButContent);
+        }
+        self.discard(store, recno, &row)?;
+        if let Some(left) = left_by(&row.op) {
+            let found = if is_safe || row.sent_with().is_some() { hash.unwrap_or(left) } else { TORN };
+            Cml::hand_on(store, recno, row.op.object, found)?;
+        }
+        Ok(Settled::Whole)
+    }
+
+    /// What is in the file may be another content than the server has: after a power cut an older one, after a backup
+    /// of the server a newer one. It is told once more, as one that takes the place of no other.
+    fn keep_content(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row) -> Result<(), StoreError> {
+        pending::remove(store, recno, &row.op)?;
+        self.ready.remove(&recno);
+        let arrived = self.under_way.remove(&recno).unwrap_or_default();
+        self.under_way_bytes = self.under_way_bytes.saturating_sub(arrived);
+        let mtime = left_at(&row.op).unwrap_or(row.op.time);
+        let content = Content { hash: UNKNOWN, size: row.bytes(), inline: None };
+        row.op.kind = OpKind::Close { before: TORN, content, mtime };
+        pending::insert(store, recno, &row.op)?;
+        self.look_again(recno);
+        Cml::write(store, recno, &row)
+    }
+
+    /// A record that came back whole after a power cut, and whose content has been written over since: that it is the
+    /// same content, its time and size say, as they do for Presto's recovery.
+    pub fn recognise(
+        store: &mut dyn Store,
+        recno: Recno,
+        row: &mut Row,
+        told: &Operation,
+    ) -> Result<(), StoreError> {
+        let Some(slot) = row.slot.filter(|_| row.sent_with().is_none()) else { return Ok(()) };
+        let same =
+            |content: &&Content| content.size == slot.version.size && left_at(told) == left_at(&row.op);
+        let Some(content) = content_of(told).filter(same) else { return Ok(()) };
+        if !Cml::is_overwritten(store, row.op.object, recno)? {
+            return Ok(());
+        }
+        fill_content(&mut row.op, Content { inline: None, ..content.clone() });
+        Cml::write(store, recno, row)
+    }
+
+    /// Whether a later record stands for what is in the file by now.
+    fn is_overwritten(store: &dyn Store, object: ObjectId, recno: Recno) -> Result<bool, StoreError> {
+        for later in pending::own(store, object)?.into_iter().filter(|later| *later > recno) {
+            if Cml::row(store, later)?.is_some_and(|row| row.slot.is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Record `recno` is no predecessor any more: those that had it found this content.
+    pub(super) fn hand_on(
+        store: &mut dyn Store,
+        recno: Recno,
+        object: ObjectId,
+        left: Hash,
+    ) -> Result<(), StoreError> {
+        for later in pending::list(store, &Facet::Object(object))?.into_iter().filter(|later| *later > recno)
+        {
+            let Some(mut row) = Cml::row(store, later)? else { continue };
+            if let Some((before, found)) = before_of(&mut row.op)
+                && found == object
+                && *before == UNKNOWN
+            {
+                *before = left;
+                Cml::write(store, later, &row)?;
+            }
+            if row.op.object == object && left_by(&row.op).is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The time of the content that a record leaves.
+fn left_at(op: &Operation) -> Option<Time> {
+    match &op.kind {
+        OpKind::Create { attributes, .. } => Some(attributes.mtime),
+        OpKind::Close { mtime, .. } => Some(*mtime),
+        _ => None,
+    }
+}
+
+/// The part of a record that is about content alone: what is left of a creation whose object is there already.
+pub fn content_part(op: &Operation, before: Hash) -> Option<Operation> {
+    let (content, mtime) = match &op.kind {
+        OpKind::Create { content: Some(content), attributes, .. } => (content.clone(), attributes.mtime),
+        OpKind::Close { content, mtime, .. } => (content.clone(), *mtime),
+        _ => return None,
+    };
+    Some(Operation { kind: OpKind::Close { before, content, mtime }, ..*op })
+}
