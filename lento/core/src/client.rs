@@ -2,6 +2,7 @@
 //! equal to base wherever no record of its own is pending.
 
 mod asking;
+mod backfetch;
 mod materialise;
 mod offer;
 mod repair;
@@ -44,6 +45,7 @@ use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
 use asking::AskAgain;
+use backfetch::Backfetches;
 use materialise::Work;
 use offer::Offering;
 use std::collections::BTreeMap;
@@ -84,6 +86,8 @@ pub struct Client {
     /// The same until presto was told what to keep in limbo.
     limbo_end: Option<Recno>,
     offering: Option<Offering>,
+    /// Contents that the server has lost.
+    backfetches: Backfetches,
     /// Positions of the server's log that are kept in any case.
     tail: u64,
 }
@@ -143,6 +147,7 @@ impl Client {
             journal_end: None,
             limbo_end: None,
             offering: None,
+            backfetches: Backfetches::default(),
             tail,
         })
     }
@@ -259,6 +264,7 @@ impl Client {
     pub fn disconnected(&mut self) {
         self.stream = Stream::Down;
         self.offering = None;
+        self.backfetches.clear();
         self.acked = Ack::default();
         for barrier in self.barriers.values_mut() {
             barrier.asked = false;
@@ -312,6 +318,7 @@ impl Client {
                 self.stream = Stream::Offering;
                 Ok(())
             }
+            Message::Backfetch { object, hash } => self.backfetch(ctx, object, hash),
             Message::Offered(upto) => {
                 self.offered(upto);
                 Ok(())
@@ -351,6 +358,7 @@ impl Client {
             | Message::Offer { .. }
             | Message::Ack(_)
             | Message::SnapshotStored(_)
+            | Message::Backfetched { .. }
             | Message::Barrier { .. } => {
                 ctx.out.push(Output::Hangup(node.clone(), "a client's message from the server".into()));
                 Ok(())

@@ -1,6 +1,7 @@
 //! The old content that a new one is built upon where it travels: the object's own, or where somebody saves by renaming a
 //! new file over an old one, that one's.
 
+use crate::server::torn;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::tree::Object;
@@ -36,16 +37,16 @@ pub fn of(
     enough: u64,
 ) -> Result<Option<Ground>, Fault> {
     let local = View::new(store, Which::Local);
-    let ground = |state: Object| Ground {
+    let ground = |state: Object, is_torn: bool| Ground {
         file: state.file,
         version: state.version,
-        hash: state.content.map(|content| content.hash),
+        hash: state.content.filter(|_| !is_torn).map(|content| content.hash),
     };
     let candidates = [Some(object), over].into_iter().flatten();
     for object in candidates.chain(instead(store, object, Which::Base, Which::Local)?) {
         let state = local.object(object)?.filter(|state| state.attributes.is_file());
-        if let Some(ground) = state.map(ground).filter(|ground| ground.version.size >= enough) {
-            return Ok(Some(ground));
+        if let Some(state) = state.filter(|state| state.version.size >= enough) {
+            return Ok(Some(ground(state, torn::is_torn(store, object)?)));
         }
     }
     Ok(None)

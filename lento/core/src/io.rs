@@ -249,6 +249,23 @@ pub enum Event {
         /// Path, as far as known.
         path: String,
     },
+    /// Server: a power cut may have torn a file. What it held before is looked for; what is there now is kept as a conflict.
+    Torn {
+        /// Path.
+        path: String,
+    },
+    /// Server: it has its good content again.
+    Restored {
+        /// Path.
+        path: String,
+    },
+    /// Server: nobody has a better content of a torn file than what is left of it: that is its content from now on.
+    TornTaken {
+        /// Path.
+        path: String,
+        /// What is left, where that is known by now.
+        left: Option<Hash>,
+    },
     /// Something waits: text names the path and the reason.
     Waiting(String),
     /// A replay that the lower file system refuses; retried.

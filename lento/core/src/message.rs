@@ -1,7 +1,9 @@
 //! What cores of two nodes say to each other about one volume. `proto/` gives it bytes; the shell converts.
 
 use crate::lineage::Lineage;
+pub use crate::tree::Stored;
 use crate::types::Attributes;
+use crate::types::Content;
 use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::Name;
@@ -68,11 +70,40 @@ pub enum Message {
     SnapshotChunk(Vec<SnapshotObject>),
     /// Server: that was all. With the log up to this position it is the tree of that position.
     SnapshotEnd(Position),
+    /// Server: a power cut tore this object's content here. Does the client have it?
+    Backfetch {
+        /// The object.
+        object: ObjectId,
+        /// What it held; `None`: the server has forgotten it.
+        hash: Option<Hash>,
+    },
+    /// Client: what it has of a content that was asked for.
+    Backfetched {
+        /// The object.
+        object: ObjectId,
+        /// What there is.
+        holds: Holds,
+    },
     /// Server: answer to `Barrier`.
     BarrierReached {
         /// The client's id.
         id: u64,
     },
+}
+
+/// What a client has of a content that its server has lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Nothing.
+    Nothing,
+    /// It has it and cannot give it just now.
+    NotNow,
+    /// It knows what it was, and has it no more.
+    Named(Stored),
+    /// It knows what it was, and sends it.
+    Coming(Stored),
+    /// All of it: inline, or staged at the server.
+    Whole(Content),
 }
 
 /// Who the client is and what it has.

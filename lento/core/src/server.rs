@@ -4,14 +4,18 @@
 //! forwarded once it is durable (rule 5). Nothing here waits for a writer (rule 15).
 
 mod absorb;
+mod backfetch;
 mod conflicts;
 mod forward;
 mod judging;
 mod offers;
 mod orphans;
+mod restoring;
 mod retention;
 mod session;
 mod snapshot;
+pub mod torn;
+mod unread;
 mod verdicts;
 mod vetting;
 
@@ -24,7 +28,6 @@ use crate::io::Event;
 use crate::io::LogLimit;
 use crate::io::NodeName;
 use crate::io::Output;
-use crate::io::ReadResult;
 use crate::io::ReplayOutcome;
 use crate::ledger::Ledger;
 use crate::ledger::Sums;
@@ -59,6 +62,8 @@ pub use session::resync;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
+use torn::TornFiles;
+use unread::Unread;
 
 pub use absorb::ConflictRow;
 use conflicts::Conflicts;
@@ -71,6 +76,8 @@ const REFUSED_PAUSE: u64 = 500;
 #[derive(Debug, Default)]
 pub struct Server {
     replist: BTreeSet<NodeName>,
+    /// This life has been told it.
+    knows_replist: bool,
     sessions: BTreeMap<NodeName, Session>,
     replaying: Replaying,
     /// Records of clients that were planned and are not confirmed, in the order of planning.
@@ -86,11 +93,15 @@ pub struct Server {
     contents: Contents,
     /// The first log row of each object that waits for its content.
     unread: Unread,
-    reads: BTreeMap<Ticket, (ObjectId, Position, Recno)>,
+    reads: BTreeMap<Ticket, (ObjectId, Recno)>,
+    /// The newest record when presto came up: one before it may say that a content is torn.
+    journal_end: Recno,
     read_again: BTreeMap<ObjectId, Millis>,
     keeps: BTreeMap<Ticket, Keeping>,
     /// What writers left.
     orphans: Orphans,
+    /// What a power cut left.
+    torn: TornFiles,
     syncing: Syncing,
     durable: Position,
     barriers: BTreeMap<u64, (Position, bool)>,
@@ -119,35 +130,6 @@ pub struct Judged {
     pub conflicts: u64,
 }
 
-/// Contents without a hash: by object, and by the position that they hold up.
-#[derive(Debug, Default)]
-struct Unread {
-    objects: BTreeMap<ObjectId, Position>,
-    positions: BTreeSet<Position>,
-}
-
-impl Unread {
-    fn get(&self, object: &ObjectId) -> Option<Position> {
-        self.objects.get(object).copied()
-    }
-
-    fn insert(&mut self, object: ObjectId, position: Position) {
-        self.remove(&object);
-        self.objects.insert(object, position);
-        self.positions.insert(position);
-    }
-
-    fn remove(&mut self, object: &ObjectId) {
-        if let Some(position) = self.objects.remove(object) {
-            self.positions.remove(&position);
-        }
-    }
-
-    fn first(&self) -> Option<Position> {
-        self.positions.first().copied()
-    }
-}
-
 /// A client's record on its way into the tree.
 #[derive(Clone, Debug)]
 struct InFlight {
@@ -168,11 +150,22 @@ enum Keeping {
         /// Its closes up to here are in the copy.
         upto: Recno,
     },
+    /// What a power cut left.
+    Torn {
+        /// Of what.
+        object: ObjectId,
+        /// Its closes up to here are in the copy.
+        upto: Recno,
+    },
 }
 
 impl Keeping {
     fn is_of(&self, orphan: FileId) -> bool {
         matches!(self, Keeping::Orphan { file, .. } if *file == orphan)
+    }
+
+    fn is_torn(&self, torn: ObjectId) -> bool {
+        matches!(self, Keeping::Torn { object, .. } if *object == torn)
     }
 }
 
@@ -223,23 +216,23 @@ impl Server {
         table::each_with_prefix(store, Table::Log, &[], |_, value| {
             let row: LogRow = table::decode(Table::Log, value)?;
             row.note(&mut server.ledger);
-            if let (Some(_), LogWhat::Operation(op)) = (row.slot, &row.record.what)
-                && server.unread.get(&op.object).is_none()
-            {
+            if let (Some(_), LogWhat::Operation(op)) = (row.slot, &row.record.what) {
                 server.unread.insert(op.object, row.record.position);
             }
             Ok(())
         })?;
         server.conflicts = Conflicts::load(store)?;
         server.orphans = Orphans::load(store)?;
+        server.torn = TornFiles::load(store)?;
         Ok(server)
     }
 
     /// Everything that may go on, goes on. Called after each input.
     pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        self.read_contents(ctx)?;
         self.keep_orphans(ctx)?;
         self.welcome_waiting(ctx)?;
+        self.tend_torn(ctx)?;
+        self.read_contents(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
         if read > self.durable {
@@ -257,6 +250,7 @@ impl Server {
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
         times.extend(self.offers.wake().map(|at| (at, "no longer wait for who may have what is lost here")));
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
+        times.extend(self.torn.wake().map(|at| (at, "look again for the content of a torn file")));
         times.extend(self.sessions.values().filter_map(|session| {
             session.refused.as_ref().map(|refused| (refused.until, "try a refused record again"))
         }));
@@ -270,6 +264,8 @@ impl Server {
         self.replaying.presto_up(last);
         self.syncing.forget();
         self.reads.clear();
+        self.torn.presto_changed();
+        self.journal_end = last;
         self.orphans.limbo_end = Some(last);
     }
 
@@ -292,6 +288,7 @@ impl Server {
             BatchEnd::Fine => {}
             BatchEnd::Unknown => self.requeue(),
             BatchEnd::Stopped { object, record, dirs, why } => {
+                self.restore_stopped(ctx.now, object, record);
                 if let ReplayOutcome::Refused { message, .. } = &why {
                     self.hold(ctx.now, record, message);
                 }
@@ -325,6 +322,7 @@ impl Server {
     fn requeue(&mut self) {
         self.flying.clear();
         self.aliases.clear();
+        self.torn.replan();
         for flight in self.in_flight.drain(..).rev() {
             if let Some(session) = self.sessions.get_mut(&flight.node)
                 && session.generation == flight.generation
@@ -347,18 +345,16 @@ impl Server {
         self.replaying.is_idle(ctx)
     }
 
-    fn first_unread(&self) -> Option<Position> {
-        self.unread.first()
-    }
-
     /// Newest position that may be forwarded.
     fn forwardable(&self) -> Position {
-        self.first_unread().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))))
+        self.unread.first().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))))
     }
 
     /// The replication list changed.
     pub fn set_replist(&mut self, ctx: &mut Context<'_>, nodes: Vec<NodeName>) -> Result<(), StoreError> {
         self.replist = nodes.into_iter().collect();
+        self.knows_replist = true;
+        self.torn.stir();
         let strangers: Vec<NodeName> =
             self.sessions.keys().filter(|node| !self.replist.contains(*node)).cloned().collect();
         for node in strangers {
@@ -396,7 +392,7 @@ impl Server {
             return self.settle_peer_barriers(ctx, everywhere);
         }
         let forwardable = self.forwardable();
-        let safe = self.orphans.safe();
+        let safe = self.orphans.safe().min(self.torn.safe());
         self.barriers.retain(|id, (upto, all)| {
             let reached = forwardable >= *upto && safe >= *upto && (!*all || everywhere >= *upto);
             if reached {
@@ -405,68 +401,6 @@ impl Server {
             !reached
         });
         self.settle_peer_barriers(ctx, everywhere)
-    }
-
-    fn read_contents(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        if !ctx.presto {
-            return Ok(());
-        }
-        let wanted: Vec<(ObjectId, Position)> = self
-            .unread
-            .objects
-            .iter()
-            .filter(|(object, _)| !self.reads.values().any(|(o, _, _)| o == *object))
-            .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
-            .map(|(object, at)| (*object, *at))
-            .take(64_usize.saturating_sub(self.reads.len()))
-            .collect();
-        for (object, position) in wanted {
-            self.read_again.remove(&object);
-            let Some(slot) = LogRow::get(ctx.store, position)?.and_then(|row| row.slot) else {
-                self.unread.remove(&object);
-                continue;
-            };
-            let ticket = ctx.ticket();
-            self.reads.insert(ticket, (object, position, ctx.meta.next_recno));
-            ctx.out.push(Output::ReadContent { ticket, file: slot.file, stage_at: None });
-        }
-        Ok(())
-    }
-
-    /// Answer to a read of a user's content.
-    pub fn content_read(
-        &mut self,
-        ctx: &mut Context<'_>,
-        ticket: Ticket,
-        result: ReadResult,
-    ) -> Result<(), StoreError> {
-        let Some((object, position, began_before)) = self.reads.remove(&ticket) else { return Ok(()) };
-        let Some(mut row) = LogRow::get(ctx.store, position)? else { return Ok(()) };
-        let Some(slot) = row.slot else { return Ok(()) };
-        match result {
-            ReadResult::Whole { hash, size, version, racy, inline } => {
-                if !(slot.latest < began_before || version == slot.version && !racy) {
-                    return Ok(());
-                }
-                self.fill(ctx, object, &mut row, hash, size)?;
-                if let Some(bytes) = inline {
-                    self.contents.insert(hash, bytes);
-                }
-            }
-            ReadResult::Unstable | ReadResult::Failed(_) => {
-                let path = View::new(ctx.store, Which::Local).path(object)?;
-                ctx.out.push(Output::Event(Event::Waiting(format!("{path}: changes while it is read"))));
-                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(100)));
-            }
-            // Removed meanwhile: its removal is a later record, and nobody has to show this content.
-            ReadResult::Gone => {
-                row.slot = None;
-                row.record.what = LogWhat::Verdict(crate::types::Verdict::Accepted(None));
-                row.put(ctx.store)?;
-                self.unread.remove(&object);
-            }
-        }
-        Ok(())
     }
 
     /// Answer to `Keep`.
@@ -493,6 +427,7 @@ impl Server {
                 self.sessions.remove(&node);
             }
             (Keeping::Orphan { file, upto }, result) => self.orphan_kept(ctx, file, upto, result)?,
+            (Keeping::Torn { object, upto }, result) => self.torn_kept(ctx, object, upto, result)?,
         }
         Ok(())
     }
@@ -500,12 +435,13 @@ impl Server {
     /// What waits, for people.
     pub fn waiting(&self, store: &dyn Store) -> Result<Vec<String>, StoreError> {
         let mut list = Vec::new();
-        for object in self.unread.objects.keys().take(3) {
-            list.push(format!("{}: content not read yet", View::new(store, Which::Local).path(*object)?));
+        for object in self.unread.objects().filter(|object| !self.torn.contains(*object)).take(3) {
+            list.push(format!("{}: content not read yet", View::new(store, Which::Local).path(object)?));
         }
         if self.orphans.len() > 0 {
             list.push(format!("{} files that writers left are being kept", self.orphans.len()));
         }
+        self.torn_waiting(store, &mut list)?;
         for (node, session) in &self.sessions {
             if session.state == SessionState::Offering {
                 list.push(format!("{node} brings back what was lost here"));
@@ -572,6 +508,8 @@ pub mod verdict_code {
 
     /// Unified.
     pub const UNIFIED: u8 = 1;
+    /// Not a verdict: what a power cut left of a file is its content from here on.
+    pub const TAKEN: u8 = 11;
 
     /// Conflict.
     pub fn of(kind: ConflictKind) -> u8 {

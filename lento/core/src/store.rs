@@ -45,11 +45,13 @@ pub enum Table {
     Verdict = 17,
     /// Client: the newest records of the server's log, by position, for a server that has lost them.
     Tail = 18,
+    /// Server: files that a power cut may have torn, by object.
+    Torn = 19,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 19] = [
+    pub const ALL: [Table; 20] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -69,6 +71,7 @@ impl Table {
         Table::Limbo,
         Table::Verdict,
         Table::Tail,
+        Table::Torn,
     ];
 }
 

@@ -18,6 +18,7 @@ use crate::record::KmlRecord;
 use crate::scrub::Found;
 use crate::scrub::Scrub;
 use crate::server::Server;
+use crate::server::torn;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::tree::Object;
@@ -350,7 +351,7 @@ impl Volume {
         self.backlog.back().map_or(self.meta.next_recno, |record| Recno(record.recno.0.saturating_add(1)))
     }
 
-    /// Server: the lower file that should hold this content now, for a peer's fetch. `None`: superseded.
+    /// Server: the lower file that should hold this content now, for a peer's fetch. `None`: superseded, or torn.
     ///
     /// # Errors
     /// The store's.
@@ -359,6 +360,9 @@ impl Volume {
         object: ObjectId,
         hash: Hash,
     ) -> Result<Option<(FileId, Version)>, Fault> {
+        if torn::is_torn(store, object)? {
+            return Ok(None);
+        }
         let state = View::new(store, Which::Local).object(object)?;
         let state = state.filter(|state| state.content.is_some_and(|content| content.hash == hash));
         Ok(state.map(|state| (state.file, state.version)))

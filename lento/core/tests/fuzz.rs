@@ -122,7 +122,7 @@ fn lineage(dice: &mut Dice) -> Lineage {
 }
 
 fn message(dice: &mut Dice) -> Message {
-    match dice.roll(15) {
+    match dice.roll(16) {
         0 => Message::Hello(Hello {
             greeting: dice.roll(3),
             snapshot: (dice.roll(4) == 0).then(|| object(dice)),
@@ -182,6 +182,20 @@ fn message(dice: &mut Dice) -> Message {
             entries: vec![(object(dice), name(dice))],
         }]),
         12 => Message::Offered(Position(number(dice))),
+        13 if dice.roll(2) == 0 => {
+            Message::Backfetch { object: object(dice), hash: (dice.roll(3) > 0).then(|| hash(dice)) }
+        }
+        13 => {
+            let stored = Stored { hash: hash(dice), size: number(dice) };
+            let holds = match dice.roll(5) {
+                0 => Holds::Nothing,
+                1 => Holds::NotNow,
+                2 => Holds::Named(stored),
+                3 => Holds::Coming(stored),
+                _ => Holds::Whole(content(dice)),
+            };
+            Message::Backfetched { object: object(dice), holds }
+        }
         _ => Message::BarrierReached { id: number(dice) },
     }
 }
@@ -235,9 +249,9 @@ fn input(dice: &mut Dice) -> Input {
                 },
                 _ => Update::Close {
                     file: file(dice),
-                    replaces: Some(file(dice)),
+                    replaces: (dice.roll(2) == 0).then(|| file(dice)),
                     after: After::default(),
-                    left: Left::Whole,
+                    left: if dice.roll(2) == 0 { Left::Whole } else { Left::Unvouched },
                 },
             };
             let origin = if dice.roll(2) == 0 {

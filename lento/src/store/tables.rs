@@ -40,6 +40,7 @@ fn definition(table: Table) -> Definition {
         Table::Limbo => "limbo",
         Table::Verdict => "verdict",
         Table::Tail => "tail",
+        Table::Torn => "torn",
     })
 }
 

@@ -266,6 +266,18 @@ fn tell(volume: &str, event: Event) {
             warn!(target: "volume", volume, node, %position, stored, limit,
                 "the log is too long to be kept for a Replicator that is away: it will get the whole tree when it is back");
         }
+        Event::Torn { path } => {
+            warn!(target: "volume", volume, path,
+                "a power cut may have torn a file: it is given to nobody until a Replicator has brought back its good content");
+        }
+        Event::Restored { path } => {
+            info!(target: "volume", volume, path, "a file that a power cut tore has its good content again");
+        }
+        Event::TornTaken { path, left } => {
+            let left = left.map(|left| left.to_string()).unwrap_or_default();
+            warn!(target: "volume", volume, path, left,
+                "a power cut may have torn a file, and nobody has a better content: look at it");
+        }
         Event::Scrubbed { looked, found, taken } => {
             info!(target: "volume", volume, looked, found, taken, "the tree was looked through");
         }

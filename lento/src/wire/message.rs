@@ -14,6 +14,8 @@ use super::operation::operation;
 use super::operation::operation_back;
 use super::words::attributes;
 use super::words::attributes_back;
+use super::words::content;
+use super::words::content_back;
 use super::words::entry_name;
 use super::words::is_possible;
 use super::words::maybe_hash;
@@ -25,6 +27,7 @@ use super::words::tag;
 use super::words::xattrs;
 use super::words::xattrs_back;
 use intermezzo_proto::v1;
+use intermezzo_proto::v1::backfetched::Holds as HoldsWord;
 use intermezzo_proto::v1::client_frame::Body as Client;
 use intermezzo_proto::v1::server_frame::Body as Server;
 use lento_core::lineage::ERAS_MAX;
@@ -32,9 +35,12 @@ use lento_core::lineage::Era;
 use lento_core::lineage::Lineage;
 use lento_core::message::Ack;
 use lento_core::message::Hello;
+use lento_core::message::Holds;
 use lento_core::message::Message;
 use lento_core::message::SnapshotObject;
+use lento_core::message::Stored;
 use lento_core::message::Welcome;
+use lento_core::types::Content;
 use lento_core::types::Epoch;
 use lento_core::types::LogRecord;
 use lento_core::types::ObjectId;
@@ -125,6 +131,10 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
         Message::SnapshotStored(object) => {
             vec![Client::SnapshotStored(v1::SnapshotStored { object: Some(tag(object.0)) })]
         }
+        Message::Backfetched { object, holds } => {
+            let object = Some(tag(object.0));
+            vec![Client::Backfetched(v1::Backfetched { object, holds: Some(holds_word(holds)) })]
+        }
         Message::Barrier { id, after } => {
             vec![Client::Barrier(v1::Barrier { id: *id, after: after.0 })]
         }
@@ -182,6 +192,10 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
         Client::SnapshotStored(stored) => {
             Message::SnapshotStored(object_id("snapshot_stored.object", stored.object)?)
         }
+        Client::Backfetched(told) => Message::Backfetched {
+            object: object_id("backfetched.object", told.object)?,
+            holds: holds_back(need("backfetched.holds", told.holds)?)?,
+        },
         Client::Barrier(barrier) => Message::Barrier { id: barrier.id, after: Recno(barrier.after) },
         Client::Goodbye(_) => return Ok(None),
     }))
@@ -210,6 +224,10 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
             log_groups(records, *upto).into_iter().map(frame).collect()
         }
         Message::Offered(upto) => vec![Server::Offered(v1::Offered { upto: upto.0 })],
+        Message::Backfetch { object, hash } => {
+            let (object, hash) = (Some(tag(object.0)), maybe_hash_bytes(*hash));
+            vec![Server::Backfetch(v1::Backfetch { object, hash })]
+        }
         Message::SnapshotBegin { position: at, objects } => {
             vec![Server::SnapshotBegin(v1::SnapshotBegin { position: position(*at), objects: *objects })]
         }
@@ -285,6 +303,10 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
             Message::Records { records: log_records("records.records", records.records, upto)?, upto, stable }
         }
         Server::Offered(offered) => Message::Offered(Position(offered.upto)),
+        Server::Backfetch(asked) => Message::Backfetch {
+            object: object_id("backfetch.object", asked.object)?,
+            hash: maybe_hash("backfetch.hash", &asked.hash)?,
+        },
         Server::SnapshotBegin(begin) => Message::SnapshotBegin {
             position: position_back("snapshot_begin.position", begin.position)?,
             objects: begin.objects,
@@ -298,6 +320,37 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
             Message::SnapshotEnd(position_back("snapshot_end.position", end.position)?)
         }
         Server::BarrierReached(reached) => Message::BarrierReached { id: reached.id },
+    })
+}
+
+fn holds_word(holds: &Holds) -> HoldsWord {
+    let named = |stored: &Stored| content(&Content { hash: stored.hash, size: stored.size, inline: None });
+    match holds {
+        Holds::Nothing => HoldsWord::Nothing(true),
+        Holds::NotNow => HoldsWord::NotNow(true),
+        Holds::Named(stored) => HoldsWord::Named(named(stored)),
+        Holds::Coming(stored) => HoldsWord::Coming(named(stored)),
+        Holds::Whole(whole) => HoldsWord::Whole(content(whole)),
+    }
+}
+
+fn holds_back(holds: HoldsWord) -> Result<Holds, WireError> {
+    let named = |word: &v1::Content| {
+        let Content { hash, size, inline } = content_back(word)?;
+        if inline.is_some_and(|bytes| !bytes.is_empty()) {
+            return Err(WireError::Wrong {
+                field: "backfetched.named",
+                reason: "bytes where a name was to be",
+            });
+        }
+        Ok(Stored { hash, size })
+    };
+    Ok(match holds {
+        HoldsWord::Nothing(_) => Holds::Nothing,
+        HoldsWord::NotNow(_) => Holds::NotNow,
+        HoldsWord::Named(word) => Holds::Named(named(&word)?),
+        HoldsWord::Coming(word) => Holds::Coming(named(&word)?),
+        HoldsWord::Whole(word) => Holds::Whole(content_back(&word)?),
     })
 }
 

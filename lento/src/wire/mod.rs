@@ -17,8 +17,8 @@ pub use words::hash;
 pub use words::object_id;
 pub use words::tag;
 
-/// Version of the replication protocol.
-pub const PROTOCOL: u32 = 2;
+/// Version of the replication protocol. 3: contents that a power cut took from a server come back (`Backfetch`).
+pub const PROTOCOL: u32 = 3;
 /// Messages are split so that none is longer, in bytes.
 pub const MESSAGE_TARGET: usize = 3 << 20;
 /// Longest message that is accepted, in bytes.

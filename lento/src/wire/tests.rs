@@ -15,8 +15,10 @@ use lento_core::lineage::Era;
 use lento_core::lineage::Lineage;
 use lento_core::message::Ack;
 use lento_core::message::Hello;
+use lento_core::message::Holds;
 use lento_core::message::Message;
 use lento_core::message::SnapshotObject;
+use lento_core::message::Stored;
 use lento_core::message::Welcome;
 use lento_core::types::Attributes;
 use lento_core::types::ConflictKind;
@@ -155,6 +157,39 @@ fn through_server(message: &Message) -> Vec<Message> {
 fn eras(eras: &[(u64, u64)]) -> Lineage {
     let era = |(epoch, from): &(u64, u64)| Era { epoch: Epoch(*epoch), from: Position(*from) };
     Lineage::new(eras.iter().map(era).collect())
+}
+
+#[test]
+fn what_a_power_cut_took_is_asked_for_and_answered() {
+    for hash in [None, Some(Hash::of(b"good"))] {
+        let asked = Message::Backfetch { object: object(3), hash };
+        assert_eq!(through_server(&asked), std::slice::from_ref(&asked));
+        assert!(client_frames("ns/v", &asked).is_empty());
+    }
+    let stored = Stored { hash: Hash::of(b"good"), size: 1 << 40 };
+    for holds in [
+        Holds::Nothing,
+        Holds::NotNow,
+        Holds::Named(stored),
+        Holds::Named(Stored { hash: Hash::empty(), size: 0 }),
+        Holds::Coming(stored),
+        Holds::Whole(content(b"good")),
+        Holds::Whole(Content { hash: stored.hash, size: stored.size, inline: None }),
+    ] {
+        let told = Message::Backfetched { object: object(3), holds };
+        assert_eq!(through_client(&told), std::slice::from_ref(&told));
+        assert!(server_frames("ns/v", &told).is_empty());
+    }
+    let said = |holds| {
+        let object = Some(v1::Tag { replica: 1, incarnation: 1, number: 3 });
+        from_client(Some(v1::client_frame::Body::Backfetched(v1::Backfetched { object, holds })))
+    };
+    let bytes =
+        v1::Content { hash: Bytes::copy_from_slice(&Hash::of(b"good").0), size: 4, inline: "good".into() };
+    let other = v1::Content { inline: "evil".into(), ..bytes.clone() };
+    assert!(said(None).is_err());
+    assert!(said(Some(v1::backfetched::Holds::Named(bytes))).is_err(), "a name is no content");
+    assert!(said(Some(v1::backfetched::Holds::Whole(other))).is_err(), "not what its hash says");
 }
 
 #[test]

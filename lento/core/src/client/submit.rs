@@ -130,6 +130,7 @@ impl Client {
             ReadResult::Unstable => Some("changes while it is read".into()),
             ReadResult::Whole { .. } | ReadResult::Gone => None,
         };
+        let Some(result) = self.backfetch_read(ctx, ticket, result) else { return Ok(()) };
         let Some(result) = self.offer_read(ctx, ticket, result)? else { return Ok(()) };
         let object = self.cml.object_of_read(ctx.store, ticket)?;
         match self.cml.content_read(ctx.store, ticket, result)? {

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::io::Listed;
 use crate::io::ScrubItem;
+use crate::server::torn;
 use crate::store::StoreError;
 use crate::tree::Object;
 use crate::tree::View;
@@ -36,6 +37,10 @@ pub(super) fn file_of(ctx: &Context<'_>, object: ObjectId) -> Result<Option<File
 /// The question about an object; `None` where nothing is known of it.
 pub(super) fn object(ctx: &Context<'_>, object: ObjectId) -> Result<Option<ScrubItem>, StoreError> {
     let Some(row) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(None) };
+    // What a power cut tore is known to be different.
+    if torn::is_torn(ctx.store, object)? {
+        return Ok(None);
+    }
     // The time of a root that nobody has changed is not known; only one that is adopted comes with a meaning.
     if object == ObjectId::ROOT && row.attributes.mtime == Time::default() && !ctx.meta.adopting {
         return Ok(None);

@@ -62,13 +62,20 @@ impl Server {
     pub fn absorb(&mut self, ctx: &mut Context<'_>, record: &KmlRecord) -> Result<(), StoreError> {
         let position = Position(record.recno.0);
         let me = (ctx.meta.replica, ctx.meta.incarnation);
+        if self.is_about_torn(ctx, record)? {
+            return Ok(());
+        }
         let absorbed = local::absorb(ctx.store, me, record)?;
         ctx.unknown(record, absorbed.unknown);
+        self.torn_after(ctx, record, absorbed.operation.as_ref())?;
         let origin = match record.origin {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
             KmlOrigin::Replay { record: id, object, hash, verdict } => {
                 judged::note(ctx.store, id)?;
                 self.offers.note(id);
+                if verdict == verdict_code::TAKEN {
+                    return self.torn_taken(ctx, record, id, object, hash);
+                }
                 self.flying.remove(&id);
                 if let Some(at) = self.in_flight.iter().position(|flight| flight.op.id == id)
                     && let Some(done) = self.in_flight.remove(at)
@@ -110,7 +117,7 @@ impl Server {
         }
     }
 
-    fn log(
+    pub(super) fn log(
         &mut self,
         ctx: &mut Context<'_>,
         position: Position,
@@ -131,7 +138,8 @@ impl Server {
         }
     }
 
-    /// A content that has no hash yet holds up the log; a later one of the same object takes its place.
+    /// A content that has no hash yet holds up the log; a later one of the same object takes its place. Where an earlier life
+    /// may have told that place with another content, the later one is told at its own as well.
     fn log_unread(
         &mut self,
         ctx: &mut Context<'_>,
@@ -140,10 +148,14 @@ impl Server {
         slot: Slot,
     ) -> Result<(), StoreError> {
         let origin = op.id;
-        let earlier = self.unread.get(&op.object);
-        if let Some(mut row) = earlier.map(|at| LogRow::get(ctx.store, at)).transpose()?.flatten() {
+        let earlier = self.unread.of(op.object);
+        for at in &earlier {
+            let Some(mut row) = LogRow::get(ctx.store, *at)? else { continue };
             row.slot = Some(slot);
             row.put(ctx.store)?;
+        }
+        let told = ctx.meta.lineage.eras().last().map_or(Position(0), |era| era.from);
+        if earlier.last().is_some_and(|at| *at > told) {
             let OpKind::Close { mtime, .. } = op.kind else { return Ok(()) };
             let attributes = Attributes { mtime, ..Attributes::default() };
             let kind = OpKind::SetAttr { mask: Mask::MTIME, attributes };
@@ -153,21 +165,24 @@ impl Server {
         self.log(ctx, position, origin, LogWhat::Operation(op), Some(slot))
     }
 
-    /// The content of a log row is known.
+    /// The content of an object's log rows is known.
     pub(super) fn fill(
         &mut self,
         ctx: &mut Context<'_>,
         object: ObjectId,
-        row: &mut LogRow,
         hash: Hash,
         size: u64,
     ) -> Result<(), StoreError> {
-        if let LogWhat::Operation(op) = &mut row.record.what {
-            crate::cml::fill_content(op, Content { hash, size, inline: None });
+        let mut slot = None;
+        for at in self.unread.of(object) {
+            let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
+            if let LogWhat::Operation(op) = &mut row.record.what {
+                crate::cml::fill_content(op, Content { hash, size, inline: None });
+            }
+            slot = row.slot.take();
+            row.put(ctx.store)?;
+            self.ledger.fill(at, size);
         }
-        let slot = row.slot.take();
-        row.put(ctx.store)?;
-        self.ledger.fill(row.record.position, size);
         self.unread.remove(&object);
         let mut tree = Tree::new(ctx.store, Which::Local);
         if let Some(mut state) = tree.view().object(object)?
@@ -233,7 +248,12 @@ impl Server {
         )
     }
 
-    fn conflict(&mut self, ctx: &mut Context<'_>, recno: Recno, row: ConflictRow) -> Result<(), StoreError> {
+    pub(super) fn conflict(
+        &mut self,
+        ctx: &mut Context<'_>,
+        recno: Recno,
+        row: ConflictRow,
+    ) -> Result<(), StoreError> {
         let ConflictRow { record, kind, path, .. } = &row;
         ctx.out.push(Output::Event(Event::Conflict { record: *record, kind: *kind, path: path.clone() }));
         self.conflicts.add(ctx.store, recno, &row)

@@ -45,6 +45,19 @@ impl Conflicts {
         table::put(store, Table::Conflict, &table::number_key(recno.0), row)
     }
 
+    /// The loser of one that is listed has changed.
+    pub fn change(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        row: &ConflictRow,
+    ) -> Result<(), StoreError> {
+        if let Some((key, _, hash)) = stored(row) {
+            self.stores.insert(key, (recno, hash));
+        }
+        table::put(store, Table::Conflict, &table::number_key(recno.0), row)
+    }
+
     /// Rows.
     pub fn count(&self) -> u64 {
         self.count

@@ -3,6 +3,7 @@
 use super::InFlight;
 use super::Keeping;
 use super::Server;
+use super::restoring::Restore;
 use super::session::Session;
 use super::session::SessionState;
 use super::session::judged;
@@ -23,6 +24,7 @@ use crate::judge::Decision;
 use crate::judge::alias;
 use crate::judge::judge;
 use crate::store::StoreError;
+use crate::tree::Object;
 use crate::tree::Tree;
 use crate::tree::View;
 use crate::types::Attributes;
@@ -32,6 +34,7 @@ use crate::types::Hash;
 use crate::types::INLINE_MAX;
 use crate::types::Mask;
 use crate::types::ObjectId;
+use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Recno;
@@ -51,6 +54,7 @@ impl Server {
         if !self.replaying.may_plan(ctx) {
             return Ok(());
         }
+        self.restore_torn(ctx)?;
         let held =
             |session: &Session| session.refused.as_ref().is_some_and(|refused| refused.until > ctx.now);
         let free = self.sessions.iter().filter(|(_, session)| !held(session));
@@ -94,7 +98,10 @@ impl Server {
         if let Some(close) = over_nothing(&view, &op)? {
             op = close;
         }
-        if waits_for_content(&view, &op)? {
+        let torn = self.takes_from_torn(&view, &op)?;
+        let is_overdue = torn.is_some() && self.torn.is_overdue(ctx.now);
+        let is_unsafe = torn.is_some_and(|(object, _)| self.torn.is_unsafe(object));
+        if !is_overdue && (is_unsafe || waits_for_content(&view, &op)?) {
             return Ok(Step::Held);
         }
         let mut decision = judge(ctx.store, &self.aliases, &view, &op)?;
@@ -106,6 +113,10 @@ impl Server {
         if is_close && self.written.contains(&id) && decision == Decision::Accept {
             // Never wait for a writer (rule 15): what he has stays, and the other is kept.
             decision = Decision::Refuse(ConflictKind::StoreStore);
+        }
+        if let Some((_, kind)) = torn.filter(|_| is_unsafe && decision == Decision::Accept) {
+            // Somebody writes to it on and on, and what is there cannot be kept: it stays, and the other is kept.
+            decision = Decision::Refuse(kind);
         }
         match decision {
             Decision::Accept => {
@@ -195,7 +206,7 @@ impl Server {
     }
 
     /// A staged file goes into the tree by rename, so each serves one record.
-    fn take_staged(&mut self, hash: &Hash) -> Option<(String, u64)> {
+    pub(super) fn take_staged(&mut self, hash: &Hash) -> Option<(String, u64)> {
         let names = self.staged.get_mut(hash)?;
         let last = names.pop();
         if names.is_empty() {
@@ -236,6 +247,61 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// A replay that ends the state of a torn file.
+    pub(super) fn plan_restore(
+        &mut self,
+        ctx: &mut Context<'_>,
+        (object, id, time): (ObjectId, OpId, Time),
+        row: &Object,
+        restore: Restore,
+    ) -> Result<(), StoreError> {
+        let attributes = row.attributes;
+        let (kind, content, left) = match restore {
+            Restore::Install(bytes) => {
+                let Some(good) = row.content else { return Ok(()) };
+                let content = Content { hash: good.hash, size: good.size, inline: None };
+                let kind = OpKind::Close { before: good.hash, content, mtime: attributes.mtime };
+                (kind, Some(bytes), None)
+            }
+            Restore::Attributes => (OpKind::SetAttr { mask: Mask::ALL, attributes }, None, None),
+            // A change of nothing, which is done only while nobody writes to it.
+            Restore::Take(left) => (OpKind::SetAttr { mask: Mask::default(), attributes }, None, Some(left)),
+        };
+        let op = Operation { id, time, object, kind };
+        let mut item = self.item(ctx, &op, content)?;
+        if let Some(left) = left {
+            (item.hash, item.verdict) = (Some(left.hash), verdict_code::TAKEN);
+        }
+        self.plan(ctx, &op, item)
+    }
+
+    /// The torn file whose content a record would take away, and what it is if it may not.
+    fn takes_from_torn(
+        &self,
+        view: &View<'_>,
+        op: &Operation,
+    ) -> Result<Option<(ObjectId, ConflictKind)>, StoreError> {
+        if self.torn.is_empty() {
+            return Ok(None);
+        }
+        let taken = match &op.kind {
+            OpKind::Close { .. } => Some((op.object, ConflictKind::StoreStore)),
+            OpKind::Remove { .. } => Some((op.object, ConflictKind::RemoveUpdate)),
+            OpKind::Rename { replaced: Some(replaced), .. } => {
+                Some((replaced.object, ConflictKind::TargetTaken))
+            }
+            OpKind::Create { dir, name, .. } => {
+                view.entry(*dir, name)?.map(|there| (there, ConflictKind::NameName))
+            }
+            OpKind::Rename { .. }
+            | OpKind::Link { .. }
+            | OpKind::SetAttr { .. }
+            | OpKind::SetXattr { .. }
+            | OpKind::DelXattr { .. } => None,
+        };
+        Ok(taken.filter(|(object, _)| self.torn.contains(*object)))
     }
 
     fn item(

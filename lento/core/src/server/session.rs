@@ -227,6 +227,7 @@ pub(super) mod judged {
 impl Server {
     /// A stream came up; an older one of the same node is fenced by it.
     pub fn connected(&mut self, node: NodeName, generation: u64) {
+        self.torn.peer_changed(&node);
         self.sessions.insert(node, Session { generation, ..Session::default() });
     }
 
@@ -268,6 +269,7 @@ impl Server {
                 session.hello = Some(hello);
                 session.state = SessionState::Fencing;
                 session.snapshot = None;
+                self.torn.peer_changed(node);
             }
             Message::Submit(operations) => {
                 let Some(hello) = session.hello.as_ref().filter(|_| session.state == SessionState::Welcomed)
@@ -291,6 +293,7 @@ impl Server {
                     sending.stored(upto);
                 }
             }
+            Message::Backfetched { object, holds } => self.backfetched(ctx, node, object, holds)?,
             Message::Ack(ack) => self.acknowledged(ctx, node, ack)?,
             Message::Barrier { .. } if session.barriers.len() >= vetting::BARRIERS => {
                 ctx.out.push(Output::Hangup(node.clone(), "too many barriers".into()));
@@ -300,6 +303,7 @@ impl Server {
             | Message::Refused { .. }
             | Message::Records { .. }
             | Message::Offered(_)
+            | Message::Backfetch { .. }
             | Message::SnapshotBegin { .. }
             | Message::SnapshotChunk(_)
             | Message::SnapshotEnd(_)
@@ -351,6 +355,7 @@ impl Server {
             let welcome = Welcome { greeting, lineage, position, received };
             ctx.out.push(Output::Send(node.clone(), Message::Welcome(welcome)));
             session.state = SessionState::Welcomed;
+            self.torn.stir();
             let fork = hello.lineage.fork(hello.position, &ctx.meta.lineage, position);
             if fork.is_none() && !hello.lineage.is_empty() {
                 session.state = SessionState::Estranged;

@@ -10,6 +10,7 @@ use crate::message::Hello;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
+use crate::types::Content;
 use crate::types::Hash;
 use crate::types::OpKind;
 use crate::types::Operation;
@@ -35,10 +36,14 @@ pub(super) fn weight(op: &Operation) -> usize {
     400 + inline + other
 }
 
-/// Whether the content is what its hash says.
+/// Whether the content is not what its hash says.
 pub(super) fn lies(op: &Operation) -> bool {
-    content_of(op)
-        .is_some_and(|content| content.inline.as_ref().is_some_and(|bytes| Hash::of(bytes) != content.hash))
+    content_of(op).is_some_and(is_false)
+}
+
+/// Whether these bytes are not what their hash says.
+pub(super) fn is_false(content: &Content) -> bool {
+    content.inline.as_ref().is_some_and(|bytes| Hash::of(bytes) != content.hash)
 }
 
 impl Session {

@@ -58,17 +58,21 @@ impl World {
         let node = &mut self.nodes[index];
         node.volume = None;
         node.store.crash();
-        // A server has its good contents back from nobody yet.
-        let torn = (index != SERVER && self.tears).then_some(&mut self.dice);
+        let torn = self.tears.then_some(&mut self.dice);
         let became = node.disk.power_cut(torn);
         for (good, torn) in became {
-            let there = self.nodes[SERVER].disk.inodes.values().any(|i| Hash::of(&i.bytes) == good);
-            if there && good != Hash::empty() {
-                self.torn.insert(torn);
+            if good != Hash::empty() && self.has_a_copy(index, good) {
+                self.torn.insert(torn, good);
             }
         }
         self.forget_what_is_on_no_disk(index);
         self.start(index, true);
+    }
+
+    /// Another node's tree has this content: the server's, or, for the server's own, any client's.
+    pub(super) fn has_a_copy(&self, of: usize, content: Hash) -> bool {
+        let others = self.nodes.iter().enumerate().filter(|(index, _)| (*index == SERVER) != (of == SERVER));
+        others.into_iter().any(|(_, node)| node.disk.shows(content))
     }
 
     /// Somebody saves the server's disk as it is after the last sync. All clients follow by then: one that gets its tree

@@ -230,6 +230,13 @@ impl Disk {
         inode.ctime = now.sec as u64;
     }
 
+    /// Opened to be written anew.
+    pub fn user_empty(&mut self, file: FileId) {
+        self.user_store(file, b"");
+        let after = self.after(file);
+        self.record(KmlOrigin::User, Update::SetAttr { file, mask: Mask::MTIME, truncated: true, after });
+    }
+
     pub fn user_close(&mut self, file: FileId) {
         if self.orphans.contains(&file) {
             let after = self.after(file);

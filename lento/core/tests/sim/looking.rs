@@ -6,6 +6,7 @@ use super::world::Node;
 use super::world::SERVER;
 use super::world::World;
 use lento_core::Volume;
+use lento_core::io::Event;
 use lento_core::record::KmlOrigin;
 use lento_core::record::Left;
 use lento_core::record::Update;
@@ -30,12 +31,38 @@ impl World {
                 return Err(format!("lost: {what}"));
             }
         }
+        self.check_torn()
+    }
+
+    /// What a core tells people.
+    pub fn told(&mut self, index: usize, event: Event) {
+        self.note(format!("n{index}: {event:?}"));
+        match event {
+            Event::Restored { .. } => self.restored += 1,
+            // Right, if nobody has what it was.
+            Event::TornTaken { left: Some(left), .. } => {
+                if self.torn.get(&left).is_some_and(|good| !self.has_a_copy(index, *good)) {
+                    self.torn.remove(&left);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The server still looks for what a power cut took.
+    pub fn is_torn(&self) -> bool {
+        let node = &self.nodes[SERVER];
+        let status = node.volume.as_ref().and_then(|volume| volume.status(&node.store).ok());
+        status.is_some_and(|status| status.waiting.iter().any(|why| why.contains("torn by a power cut")))
+    }
+
+    /// Nothing that a power cut tore stands where somebody had something better.
+    pub fn check_torn(&self) -> Result<(), String> {
         for node in &self.nodes {
-            let mut torn =
-                node.disk.inodes.iter().filter(|(_, inode)| self.torn.contains(&Hash::of(&inode.bytes)));
-            if let Some((_, torn)) = torn.find(|(file, _)| node.disk.links(**file) > 0) {
-                let text = String::from_utf8_lossy(&torn.bytes);
-                return Err(format!("{}: a torn file took the place of a good one: {text}", node.name));
+            if let Some(torn) = self.torn.keys().find(|torn| node.disk.shows(**torn)) {
+                let torn = node.disk.inodes.values().find(|inode| Hash::of(&inode.bytes) == *torn);
+                let text = torn.map(|torn| String::from_utf8_lossy(&torn.bytes).into_owned());
+                return Err(format!("{}: a torn file took the place of a good one: {text:?}", node.name));
             }
         }
         Ok(())
@@ -174,6 +201,13 @@ impl Disk {
                 self.walk(*file, path, out);
             }
         }
+    }
+
+    /// Some file that has a name holds this.
+    pub fn shows(&self, content: Hash) -> bool {
+        self.inodes.iter().any(|(file, inode)| {
+            inode.attributes.is_file() && Hash::of(&inode.bytes) == content && self.links(*file) > 0
+        })
     }
 
     pub fn hash(&self, file: FileId) -> Hash {

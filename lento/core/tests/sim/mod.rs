@@ -4,6 +4,7 @@
 
 pub mod acts;
 pub mod crashes;
+mod dice;
 pub mod disk;
 pub mod looking;
 pub mod memory;

@@ -1,5 +1,6 @@
 //! Nodes, a network that delays and breaks, users, crashes: all decided by one seed.
 
+pub use super::dice::Dice;
 use super::disk::Disk;
 use super::disk::ROOT;
 use super::disk::STAGING;
@@ -24,19 +25,6 @@ use lento_core::volume::Role;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
-
-/// splitmix64: small, and the same everywhere.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
 
 pub struct Node {
     pub name: String,
@@ -92,10 +80,12 @@ pub struct World {
     pub trees_sent: u64,
     /// What the server keeps of its log.
     pub log_limit: LogLimit,
-    /// A power cut tears files of clients that were being written.
+    /// A power cut tears files that were being written.
     pub tears: bool,
-    /// What it left of those of which the server had a good content.
-    pub torn: BTreeSet<Hash>,
+    /// What it left of those of which somebody else had the good content, and that.
+    pub torn: BTreeMap<Hash, Hash>,
+    /// Torn files that the server had back.
+    pub restored: u64,
     /// What becomes of messages on their way; `None`: the receiver hangs up.
     pub mangle: Option<Mangle>,
 }
@@ -147,7 +137,8 @@ impl World {
             trees_sent: 0,
             log_limit: LogLimit::default(),
             tears: false,
-            torn: BTreeSet::new(),
+            torn: BTreeMap::new(),
+            restored: 0,
             mangle: None,
         };
         for index in 0..=clients {
@@ -407,7 +398,7 @@ impl World {
                 self.nodes[index].barriers.insert(id);
             }
             Output::Truncate(_) | Output::DropStage(_) => {}
-            Output::Event(event) => self.note(format!("n{index}: {event:?}")),
+            Output::Event(event) => self.told(index, event),
         }
         true
     }

@@ -1,0 +1,170 @@
+//! How torn files end: the good content, or what is left where nobody has a better one, by a replay of the server's own. Each
+//! end that changes a content has a position of its own, since an earlier life may have told another one than this.
+
+use super::LogRow;
+use super::Server;
+use super::torn::AGAIN;
+use super::torn::Torn;
+use crate::apply;
+use crate::context::Context;
+use crate::io::Event;
+use crate::io::Output;
+use crate::io::ReplayContent;
+use crate::local::UNKNOWN;
+use crate::message::Stored;
+use crate::record::KmlOrigin;
+use crate::record::KmlRecord;
+use crate::store::StoreError;
+use crate::tree::Tree;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::types::Content;
+use crate::types::Hash;
+use crate::types::LogWhat;
+use crate::types::ObjectId;
+use crate::types::OpId;
+use crate::types::OpKind;
+use crate::types::Operation;
+use crate::types::Position;
+use crate::types::Tag;
+use crate::types::Verdict;
+use crate::volume::Millis;
+
+/// Replays that restore have numbers that no journal has, and no made up record of an offer.
+const RESTORES: u64 = 1 << 61;
+
+/// How one ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Restore {
+    /// It has the good content, and only its time and mode are others.
+    Attributes,
+    /// The good content, by a replay.
+    Install(ReplayContent),
+    /// Nobody has a better one.
+    Take(Stored),
+}
+
+/// The record of the replay that ends it.
+fn restore_id(ctx: &Context<'_>, torn: &Torn) -> OpId {
+    let number = RESTORES | torn.record.0.number;
+    OpId(Tag { replica: ctx.meta.replica, incarnation: ctx.meta.incarnation, number })
+}
+
+impl Server {
+    /// Somebody remembers what the content was.
+    pub(super) fn named(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        good: Stored,
+    ) -> Result<(), StoreError> {
+        let Some(torn) = self.torn.rows.get(&object).copied() else { return Ok(()) };
+        let Some(mut state) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(()) };
+        if state.content.is_some() {
+            return Ok(());
+        }
+        for at in self.unread.of(object) {
+            let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
+            row.slot = None;
+            match &mut row.record.what {
+                LogWhat::Operation(op) if at.0 < torn.record.0.number => {
+                    crate::cml::fill_content(op, Content { hash: good.hash, size: good.size, inline: None });
+                    self.ledger.fill(at, good.size);
+                }
+                // What is left of it is nobody's update.
+                what => *what = LogWhat::Verdict(Verdict::Accepted(None)),
+            }
+            row.put(ctx.store)?;
+        }
+        self.unread.remove(&object);
+        state.content = Some(good);
+        Tree::new(ctx.store, Which::Local).set_object(object, Some(&state))?;
+        self.torn.look_at(object);
+        Ok(())
+    }
+
+    /// The replay that takes what is left is in the KML: it is an update now.
+    pub(super) fn torn_taken(
+        &mut self,
+        ctx: &mut Context<'_>,
+        record: &KmlRecord,
+        id: OpId,
+        object: ObjectId,
+        hash: Option<Hash>,
+    ) -> Result<(), StoreError> {
+        let (Some(hash), Some(mut row)) = (hash, View::new(ctx.store, Which::Local).object(object)?) else {
+            return Ok(());
+        };
+        let before = row.content.map_or(UNKNOWN, |content| content.hash);
+        let size = row.version.size;
+        // An earlier life may have told the places that waited something else: this position tells everybody.
+        self.fill(ctx, object, hash, size)?;
+        row.content = Some(Stored { hash, size });
+        row.attributes.mtime = row.version.mtime;
+        row.written = record.recno;
+        apply::drop_privileges(&mut row);
+        Tree::new(ctx.store, Which::Local).set_object(object, Some(&row))?;
+        self.torn.end(ctx.store, object)?;
+        let path = View::new(ctx.store, Which::Local).path(object)?;
+        ctx.out.push(Output::Event(Event::TornTaken { path, left: Some(hash) }));
+        let content = Content { hash, size, inline: None };
+        let kind = OpKind::Close { before, content, mtime: row.attributes.mtime };
+        let op = Operation { id, time: record.time, object, kind };
+        self.log(ctx, Position(record.recno.0), id, LogWhat::Operation(op), None)
+    }
+
+    /// A record is in the local tree: what it replaced or removed is torn no longer.
+    pub(super) fn torn_after(
+        &mut self,
+        ctx: &mut Context<'_>,
+        record: &KmlRecord,
+        op: Option<&Operation>,
+    ) -> Result<(), StoreError> {
+        let Some(op) = op.filter(|_| !self.torn.is_empty()) else { return Ok(()) };
+        let replaced = match &op.kind {
+            OpKind::Rename { replaced, .. } => replaced.map(|replaced| replaced.object),
+            _ => None,
+        };
+        for object in [Some(op.object), replaced].into_iter().flatten() {
+            let Some(torn) = self.torn.rows.get(&object).copied() else { continue };
+            let is_replay = record.origin != KmlOrigin::User;
+            let restored =
+                is_replay && (op.id == restore_id(ctx, &torn) || matches!(op.kind, OpKind::Close { .. }));
+            let gone = View::new(ctx.store, Which::Local).object(object)?.is_none();
+            if restored && !gone {
+                let path = View::new(ctx.store, Which::Local).path(object)?;
+                ctx.out.push(Output::Event(Event::Restored { path }));
+            }
+            if restored || gone {
+                self.torn.end(ctx.store, object)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans what is decided, as far as one batch goes.
+    pub(super) fn restore_torn(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        while self.replaying.has_room() {
+            let Some((object, restore)) = self.torn.ready.pop_first() else { return Ok(()) };
+            let Some(torn) = self.torn.rows.get(&object).copied() else { continue };
+            self.torn.planned.insert(object);
+            let row = View::new(ctx.store, Which::Local).object(object)?;
+            let planned = View::planned(ctx.store, &self.replaying.overlay).object(object)?;
+            let (Some(row), Some(planned)) = (row, planned) else { continue };
+            if row.content != planned.content {
+                // A client's record replaces it.
+                continue;
+            }
+            self.plan_restore(ctx, (object, restore_id(ctx, &torn), torn.time), &row, restore)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a replay that stopped was to restore a file; that one waits a little, the others go on.
+    pub(super) fn restore_stopped(&mut self, now: Millis, object: ObjectId, record: OpId) {
+        if record.0.number & RESTORES != 0 && self.torn.contains(object) && self.torn.planned.remove(&object)
+        {
+            self.torn.look_again(object, Millis(now.0.saturating_add(AGAIN)));
+        }
+    }
+}

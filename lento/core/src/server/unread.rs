@@ -1,0 +1,129 @@
+//! Contents of the server's own users that have no hash yet: they are read, and until then hold up the log.
+
+use super::LogRow;
+use super::Server;
+use crate::context::Context;
+use crate::io::Event;
+use crate::io::Output;
+use crate::io::ReadResult;
+use crate::store::StoreError;
+use crate::tree::View;
+use crate::tree::Which;
+use crate::types::LogWhat;
+use crate::types::ObjectId;
+use crate::types::Position;
+use crate::types::Ticket;
+use crate::types::Verdict;
+use crate::volume::Millis;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+/// Contents without a hash: by object, and by the positions that they hold up.
+#[derive(Debug, Default)]
+pub struct Unread {
+    objects: BTreeMap<ObjectId, BTreeSet<Position>>,
+    positions: BTreeSet<Position>,
+}
+
+impl Unread {
+    /// The rows of an object, oldest first.
+    pub fn of(&self, object: ObjectId) -> Vec<Position> {
+        self.objects.get(&object).into_iter().flatten().copied().collect()
+    }
+
+    /// The objects.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        self.objects.keys().copied()
+    }
+
+    /// One more.
+    pub fn insert(&mut self, object: ObjectId, position: Position) {
+        self.objects.entry(object).or_default().insert(position);
+        self.positions.insert(position);
+    }
+
+    /// The object's content is known.
+    pub fn remove(&mut self, object: &ObjectId) {
+        for position in self.objects.remove(object).unwrap_or_default() {
+            self.positions.remove(&position);
+        }
+    }
+
+    /// The oldest.
+    pub fn first(&self) -> Option<Position> {
+        self.positions.first().copied()
+    }
+}
+
+impl Server {
+    /// Asks for what has no hash.
+    pub(super) fn read_contents(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if !ctx.presto || ctx.meta.last_read() < self.journal_end {
+            return Ok(());
+        }
+        let wanted: Vec<(ObjectId, Position)> = self
+            .unread
+            .objects
+            .iter()
+            .filter(|(object, _)| !self.reads.values().any(|(o, _)| o == *object))
+            .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
+            // What is in a torn file is not what its records say.
+            .filter(|(object, _)| !self.torn.contains(**object))
+            .filter_map(|(object, rows)| Some((*object, *rows.last()?)))
+            .take(64_usize.saturating_sub(self.reads.len()))
+            .collect();
+        for (object, position) in wanted {
+            self.read_again.remove(&object);
+            let Some(slot) = LogRow::get(ctx.store, position)?.and_then(|row| row.slot) else {
+                self.unread.remove(&object);
+                continue;
+            };
+            let ticket = ctx.ticket();
+            self.reads.insert(ticket, (object, ctx.meta.next_recno));
+            ctx.out.push(Output::ReadContent { ticket, file: slot.file, stage_at: None });
+        }
+        Ok(())
+    }
+
+    /// Answer to a read of a user's content.
+    pub fn content_read(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ticket: Ticket,
+        result: ReadResult,
+    ) -> Result<(), StoreError> {
+        let Some(result) = self.torn_read(ctx, ticket, result)? else { return Ok(()) };
+        let Some((object, began_before)) = self.reads.remove(&ticket) else { return Ok(()) };
+        let Some(newest) = self.unread.of(object).pop().filter(|_| !self.torn.contains(object)) else {
+            return Ok(());
+        };
+        let Some(slot) = LogRow::get(ctx.store, newest)?.and_then(|row| row.slot) else { return Ok(()) };
+        match result {
+            ReadResult::Whole { hash, size, version, racy, inline } => {
+                if !(slot.latest < began_before || version == slot.version && !racy) {
+                    return Ok(());
+                }
+                self.fill(ctx, object, hash, size)?;
+                if let Some(bytes) = inline {
+                    self.contents.insert(hash, bytes);
+                }
+            }
+            ReadResult::Unstable | ReadResult::Failed(_) => {
+                let path = View::new(ctx.store, Which::Local).path(object)?;
+                ctx.out.push(Output::Event(Event::Waiting(format!("{path}: changes while it is read"))));
+                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(100)));
+            }
+            // Removed meanwhile: its removal is a later record, and nobody has to show this content.
+            ReadResult::Gone => {
+                for at in self.unread.of(object) {
+                    let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
+                    row.slot = None;
+                    row.record.what = LogWhat::Verdict(Verdict::Accepted(None));
+                    row.put(ctx.store)?;
+                }
+                self.unread.remove(&object);
+            }
+        }
+        Ok(())
+    }
+}
