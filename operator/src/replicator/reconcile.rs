@@ -142,7 +142,7 @@ mod tests {
             ends.metadata.finalizers = Some(vec![FINALIZER.into()]);
             ends.metadata.deletion_timestamp = deleted(seconds_ago(1));
             let mut world = world(vec![volume], vec![ends.clone()]);
-            world.reports.insert("b".into(), report(vec![at_client("ns/v", pending)]).into());
+            world.reports.insert("b".into(), report(vec![at_client("ns/v", pending)]));
             let (context, asked) = context(world);
             reconcile(Arc::new(DeserializeGuard(Ok(ends))), context).await.unwrap();
             let asked = asked.lock();

@@ -234,7 +234,7 @@ mod tests {
             if discarded {
                 let mut report = report(vec![]);
                 report.discarded.insert(ends.id());
-                world.reports.insert("a".into(), report.into());
+                world.reports.insert("a".into(), report);
             }
             let (mut context, asked) = context(world);
             Arc::get_mut(&mut context).unwrap().began = seconds_ago(leads);
