@@ -10,4 +10,5 @@ pub mod looking;
 pub mod memory;
 pub mod replay;
 pub mod scrub;
+pub mod steps;
 pub mod world;
