@@ -43,8 +43,9 @@ pub struct Context {
     pub stop: CancellationToken,
 }
 
-/// How long agents get to attach to an operator that has just begun to lead, and does not know what they have done.
-const ATTACH: Duration = Duration::from_secs(60);
+/// How long agents get to attach to an operator that has just begun to lead, and does not know what they have done. An agent
+/// whose operator was cut off notices that after some 20 s.
+const ATTACH: Duration = Duration::from_secs(45);
 
 impl Context {
     /// Whether the nodes of an object that is being deleted are still waited for.
@@ -52,7 +53,7 @@ impl Context {
     pub fn deadline_of(&self, ends: &ObjectMeta) -> Deadline {
         let (deadline, now) = (self.settings.borrow().deletion_deadline(), Timestamp::now());
         let since = ends.deletion_timestamp.as_ref().map_or(now, |time| time.0);
-        let known = elapsed(self.began, now) > deadline.min(ATTACH);
+        let known = elapsed(self.began, now) > ATTACH;
         if known && elapsed(since, now) > deadline { Deadline::Over } else { Deadline::Ahead }
     }
 }

@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use super::command::{DEADLINE, fed, output};
 
+/// Nodes that do not answer are waited for.
+const DELETION: Duration = Duration::from_secs(180);
+
 /// A client program with the rights of a user.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
@@ -72,7 +75,7 @@ impl Kubectl {
     /// One stays.
     pub fn delete(&self, manifests: &str) -> Result<String> {
         let mut command = self.command();
-        fed(command.args(["delete", "--ignore-not-found", "-f", "-"]), Some(manifests), DEADLINE)
+        fed(command.args(["delete", "--ignore-not-found", "-f", "-"]), Some(manifests), DELETION)
     }
 
     /// `kubectl get ... -o json`.
