@@ -175,17 +175,7 @@ fn rule_11_an_older_content_never_stands_for_one_that_is_not_here_yet() {
     settle(&mut world);
     world.back_up();
     store(&mut world, OTHER, "f", &two);
-    for _ in 0..400 {
-        world.now += 20;
-        for node in [SERVER, CLIENT, OTHER] {
-            world.read_journal(node, 8);
-            while world.run_job_except(node, |job| matches!(job, Output::Fetch { .. })) {}
-            world.timeout(node);
-        }
-        for client in [CLIENT, OTHER] {
-            while world.deliver(client, SERVER) || world.deliver(SERVER, client) {}
-        }
-    }
+    without_fetches(&mut world);
     assert_eq!(
         read(&world, CLIENT, "f").as_deref(),
         Some("one"),
@@ -212,15 +202,7 @@ fn rule_20_what_a_lost_conflict_store_had_is_told_again_where_it_still_is() {
     store(&mut world, CLIENT, "f", "mine");
     store(&mut world, SERVER, "f", &"theirs".repeat(20_000));
     world.connect(CLIENT);
-    for _ in 0..400 {
-        world.now += 20;
-        for node in [SERVER, CLIENT] {
-            world.read_journal(node, 8);
-            while world.run_job_except(node, |job| matches!(job, Output::Fetch { .. })) {}
-            world.timeout(node);
-        }
-        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
-    }
+    without_fetches(&mut world);
     assert!(is_kept(&world, "mine"));
     assert_eq!(read(&world, CLIENT, "f").as_deref(), Some("mine"), "the other one is not there yet");
     world.restore();
@@ -360,17 +342,7 @@ fn rule_11_who_has_a_content_brings_it_although_another_had_to_leave_it_out() {
     let mut world = world(2);
     world.back_up();
     store(&mut world, CLIENT, "f", &big);
-    for _ in 0..400 {
-        world.now += 20;
-        for node in [SERVER, CLIENT, OTHER] {
-            world.read_journal(node, 8);
-            while world.run_job_except(node, |job| matches!(job, Output::Fetch { .. })) {}
-            world.timeout(node);
-        }
-        for client in [CLIENT, OTHER] {
-            while world.deliver(client, SERVER) || world.deliver(SERVER, client) {}
-        }
-    }
+    without_fetches(&mut world);
     assert_eq!(read(&world, OTHER, "f"), None, "it knows of the file, and has not got it");
     world.restore();
     // For the maker nobody waits for ever.

@@ -10,17 +10,12 @@ use lento_core::message::Holds;
 use lento_core::message::Message;
 use lento_core::message::Stored;
 use lento_core::types::Content;
-use lento_core::types::FileId;
 use lento_core::types::Hash;
 use lento_core::types::ObjectId;
-use lento_core::types::mode;
 use sim::disk::ROOT;
+use sim::steps::*;
 use sim::world::Dice;
 use sim::world::World;
-
-const SERVER: usize = 0;
-const CLIENT: usize = 1;
-const OTHER: usize = 2;
 
 /// A world at rest, whose power cuts tear.
 fn world(seed: u64, clients: usize) -> World {
@@ -30,26 +25,9 @@ fn world(seed: u64, clients: usize) -> World {
     world
 }
 
-fn file(world: &World, node: usize, name: &str) -> Option<FileId> {
-    world.nodes[node].disk.entry(ROOT, name.as_bytes())
-}
-
-fn read(world: &World, node: usize, name: &str) -> Option<String> {
-    let file = file(world, node, name)?;
-    Some(String::from_utf8_lossy(&world.nodes[node].disk.inodes[&file].bytes).into_owned())
-}
-
-fn store(world: &mut World, node: usize, name: &str, text: &str) {
-    let file = file(world, node, name);
-    let disk = &mut world.nodes[node].disk;
-    let file = file.unwrap_or_else(|| disk.user_make(ROOT, name.as_bytes(), mode::FILE).unwrap());
-    disk.user_store(file, text.as_bytes());
-    disk.user_close(file);
-}
-
 /// Somebody is in the middle of writing to it at the server when the current goes.
 fn tear(world: &mut World, name: &str) -> String {
-    let file = file(world, SERVER, name).unwrap();
+    let file = at(world, SERVER, name).unwrap();
     world.nodes[SERVER].disk.user_store(file, b"being written over it");
     world.power(SERVER);
     read(world, SERVER, name).unwrap()
@@ -70,25 +48,10 @@ fn tear_for_sure(world: &mut World, name: &str) -> String {
     panic!("nothing was torn");
 }
 
-fn waiting(world: &World) -> Vec<String> {
-    let node = &world.nodes[SERVER];
-    node.volume.as_ref().unwrap().status(&node.store).unwrap().waiting
-}
-
-fn everywhere(world: &World, name: &str, text: &str) {
-    for node in 0..world.nodes.len() {
-        assert_eq!(read(world, node, name).as_deref(), Some(text), "{name} at n{node}");
-    }
-}
-
-fn is_kept(world: &World, text: &str) -> bool {
-    world.nodes[SERVER].kept.contains(&Hash::of(text.as_bytes()))
-}
-
 fn rest(world: &mut World) {
     world.rest();
     if let Err(why) = world.check_agreement() {
-        panic!("{why}\n{:?}\n{}", waiting(world), world.log.join("\n"));
+        panic!("{why}\n{:?}\n{}", waiting(world, SERVER), world.log.join("\n"));
     }
 }
 
@@ -100,7 +63,7 @@ fn a_file_torn_at_the_server_gets_its_good_content_back_from_a_replicator() {
         rest(&mut world);
         let left = tear(&mut world, "f");
         rest(&mut world);
-        everywhere(&world, "f", "good and whole");
+        everywhere(&world, "f", Some("good and whole"));
         assert!(left == "good and whole" || is_kept(&world, &left), "seed {seed}: {left} is nowhere");
     }
 }
@@ -113,7 +76,7 @@ fn a_large_content_comes_back_by_the_stage() {
     rest(&mut world);
     let left = tear_for_sure(&mut world, "f");
     rest(&mut world);
-    everywhere(&world, "f", &good);
+    everywhere(&world, "f", Some(&good));
     assert!(is_kept(&world, &left));
 }
 
@@ -134,7 +97,7 @@ fn while_the_one_who_has_it_is_away_nobody_is_given_what_is_torn_and_the_others_
     assert_eq!(read(&world, OTHER, "f"), None);
     assert_eq!(read(&world, SERVER, "f").as_ref(), Some(&left));
     assert!(is_kept(&world, &left));
-    let waiting = waiting(&world);
+    let waiting = waiting(&world, SERVER);
     let told =
         |why: &&String| why.contains("/f") && why.contains("torn by a power cut") && why.contains("n1");
     assert!(waiting.iter().any(|why| told(&why)), "{waiting:?}");
@@ -147,7 +110,7 @@ fn while_the_one_who_has_it_is_away_nobody_is_given_what_is_torn_and_the_others_
     world.rest();
     world.now += 10_000;
     rest(&mut world);
-    everywhere(&world, "f", "good and whole");
+    everywhere(&world, "f", Some("good and whole"));
     assert!(world.nodes[SERVER].barriers.contains(&7));
     assert!(!world.is_torn());
 }
@@ -167,7 +130,7 @@ fn told_and_not_written_down(world: &mut World, text: &str) {
             world.timeout(node);
         }
     }
-    everywhere(world, "f", text);
+    everywhere(world, "f", Some(text));
 }
 
 #[test]
@@ -180,8 +143,8 @@ fn what_the_server_has_forgotten_a_replicator_tells() {
         let left = tear_for_sure(&mut world, "f");
         store(&mut world, SERVER, "g", "behind it");
         rest(&mut world);
-        everywhere(&world, "f", &text);
-        everywhere(&world, "g", "behind it");
+        everywhere(&world, "f", Some(&text));
+        everywhere(&world, "g", Some("behind it"));
         assert!(is_kept(&world, &left));
     }
 }
@@ -264,7 +227,7 @@ fn what_is_written_over_a_torn_file_joins_its_conflict_unless_it_was_emptied_fir
         world.cut(CLIENT);
         tear_for_sure(&mut world, "f");
         world.rest_without(&[CLIENT]);
-        let torn = file(&world, SERVER, "f").unwrap();
+        let torn = at(&world, SERVER, "f").unwrap();
         if emptied {
             world.nodes[SERVER].disk.user_empty(torn);
         }
@@ -272,7 +235,7 @@ fn what_is_written_over_a_torn_file_joins_its_conflict_unless_it_was_emptied_fir
         world.rest_without(&[CLIENT]);
         assert_eq!(world.is_torn(), !emptied);
         rest(&mut world);
-        everywhere(&world, "f", if emptied { "written since" } else { "good and whole" });
+        everywhere(&world, "f", Some(if emptied { "written since" } else { "good and whole" }));
         assert!(emptied || is_kept(&world, "written since"));
     }
 }
@@ -306,7 +269,7 @@ fn what_cannot_be_kept_holds_up_nobody_for_long() {
     store(&mut world, CLIENT, "f", "the client's");
     store(&mut world, CLIENT, "g", "behind it");
     let left = tear_for_sure(&mut world, "f");
-    let torn = file(&world, SERVER, "f").unwrap();
+    let torn = at(&world, SERVER, "f").unwrap();
     world.nodes[SERVER].unreadable.insert(torn, 1_000_000);
     let until = world.now + 11_000;
     while world.now < until {
@@ -341,7 +304,7 @@ fn a_server_alone_keeps_what_is_left_and_says_so() {
     rest(&mut world);
     let left = tear_for_sure(&mut world, "f");
     rest(&mut world);
-    everywhere(&world, "f", &left);
+    everywhere(&world, "f", Some(&left));
     assert!(!world.is_torn());
     assert!(world.log.iter().any(|line| line.contains("TornTaken { path: \"/f\"")));
 }
@@ -356,6 +319,6 @@ fn a_torn_file_that_nobody_else_has_stays_as_it_is() {
         world.rest_without(&[CLIENT, OTHER]);
         let left = tear(&mut world, "f");
         rest(&mut world);
-        everywhere(&world, "f", &left);
+        everywhere(&world, "f", Some(&left));
     }
 }

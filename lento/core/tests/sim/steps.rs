@@ -141,3 +141,18 @@ pub fn waiting(world: &World, node: usize) -> Vec<String> {
     let node = &world.nodes[node];
     node.volume.as_ref().unwrap().status(&node.store).unwrap().waiting
 }
+
+/// Everything goes on for a while but the fetching of contents: who hears of one does not get it.
+pub fn without_fetches(world: &mut World) {
+    for _ in 0..400 {
+        world.now += 20;
+        for node in 0..world.nodes.len() {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, |job| matches!(job, Output::Fetch { .. })) {}
+            world.timeout(node);
+        }
+        for client in 1..world.nodes.len() {
+            while world.deliver(client, SERVER) || world.deliver(SERVER, client) {}
+        }
+    }
+}
