@@ -12,8 +12,10 @@ use crate::table;
 use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::ObjectId;
+use crate::types::OpId;
 use crate::types::Position;
 use crate::types::Recno;
+use crate::types::Tag;
 use crate::types::Ticket;
 use crate::volume::Millis;
 use serde::Deserialize;
@@ -115,6 +117,11 @@ impl Context<'_> {
     pub fn ticket(&mut self) -> Ticket {
         *self.tickets += 1;
         Ticket(*self.tickets)
+    }
+
+    /// The name of this life's record with this number.
+    pub fn own(&self, number: u64) -> OpId {
+        OpId(Tag { replica: self.meta.replica, incarnation: self.meta.incarnation, number })
     }
 
     /// Directories that exist without a record.

@@ -22,7 +22,6 @@ use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Attributes;
 use crate::types::ConflictKind;
-use crate::types::Content;
 use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::LogRecord;
@@ -34,7 +33,6 @@ use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
-use crate::types::Tag;
 use crate::types::Time;
 use crate::types::Verdict;
 use serde::Deserialize;
@@ -95,7 +93,7 @@ impl Server {
             KmlOrigin::User => {
                 let touched = absorbed.operation.as_ref().map(facet::touched).unwrap_or_default();
                 self.replaying.disturbed(&touched);
-                OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 })
+                ctx.own(record.recno.0)
             }
         };
         if let Some((file, object)) = absorbed.orphan {
@@ -173,17 +171,7 @@ impl Server {
         hash: Hash,
         size: u64,
     ) -> Result<(), StoreError> {
-        let mut slot = None;
-        for at in self.unread.of(object) {
-            let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
-            if let LogWhat::Operation(op) = &mut row.record.what {
-                crate::cml::fill_content(op, Content { hash, size, inline: None });
-            }
-            slot = row.slot.take();
-            row.put(ctx.store)?;
-            self.ledger.fill(at, size);
-        }
-        self.unread.remove(&object);
+        let slot = self.end_wait(ctx, object, |_| Some(Stored { hash, size }))?;
         let mut tree = Tree::new(ctx.store, Which::Local);
         if let Some(mut state) = tree.view().object(object)?
             && state.content.is_none()
@@ -231,11 +219,7 @@ impl Server {
         file: FileId,
         object: ObjectId,
     ) -> Result<(), StoreError> {
-        let id = OpId(Tag {
-            replica: ctx.meta.replica,
-            incarnation: ctx.meta.incarnation,
-            number: record.recno.0,
-        });
+        let id = ctx.own(record.recno.0);
         if !self.orphans.left(ctx.store, file, record.recno, id)? {
             return Ok(());
         }

@@ -1,7 +1,6 @@
 //! How torn files end: the good content, or what is left where nobody has a better one, by a replay of the server's own. Each
 //! end that changes a content has a position of its own, since an earlier life may have told another one than this.
 
-use super::LogRow;
 use super::Server;
 use super::torn::AGAIN;
 use super::torn::Torn;
@@ -26,8 +25,6 @@ use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
-use crate::types::Tag;
-use crate::types::Verdict;
 use crate::volume::Millis;
 
 /// Replays that restore have numbers that no journal has, and no made up record of an offer.
@@ -46,8 +43,7 @@ pub(super) enum Restore {
 
 /// The record of the replay that ends it.
 fn restore_id(ctx: &Context<'_>, torn: &Torn) -> OpId {
-    let number = RESTORES | torn.record.0.number;
-    OpId(Tag { replica: ctx.meta.replica, incarnation: ctx.meta.incarnation, number })
+    ctx.own(RESTORES | torn.record.0.number)
 }
 
 impl Server {
@@ -63,20 +59,8 @@ impl Server {
         if state.content.is_some() {
             return Ok(());
         }
-        for at in self.unread.of(object) {
-            let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
-            row.slot = None;
-            match &mut row.record.what {
-                LogWhat::Operation(op) if at.0 < torn.record.0.number => {
-                    crate::cml::fill_content(op, Content { hash: good.hash, size: good.size, inline: None });
-                    self.ledger.fill(at, good.size);
-                }
-                // What is left of it is nobody's update.
-                what => *what = LogWhat::Verdict(Verdict::Accepted(None)),
-            }
-            row.put(ctx.store)?;
-        }
-        self.unread.remove(&object);
+        // What is left of it is nobody's update.
+        self.end_wait(ctx, object, |at| (at.0 < torn.record.0.number).then_some(good))?;
         state.content = Some(good);
         Tree::new(ctx.store, Which::Local).set_object(object, Some(&state))?;
         self.torn.look_at(object);

@@ -47,7 +47,6 @@ use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
-use crate::types::Tag;
 use crate::types::Ticket;
 use crate::types::Time;
 use crate::volume::Millis;
@@ -257,10 +256,8 @@ impl Server {
             ctx.out.push(Output::Event(Event::TornTaken { path, left: None }));
             return Ok(false);
         };
-        let me = (ctx.meta.replica, ctx.meta.incarnation);
-        let id = OpId(Tag { replica: me.0, incarnation: me.1, number: record.recno.0 });
         let mut torn = earlier.unwrap_or(Torn {
-            record: id,
+            record: ctx.own(record.recno.0),
             time: record.time,
             told,
             newest: record.recno,

@@ -2,13 +2,17 @@
 
 use super::LogRow;
 use super::Server;
+use crate::cml::Slot;
+use crate::cml::fill_content;
 use crate::context::Context;
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::ReadResult;
 use crate::store::StoreError;
+use crate::tree::Stored;
 use crate::tree::View;
 use crate::tree::Which;
+use crate::types::Content;
 use crate::types::LogWhat;
 use crate::types::ObjectId;
 use crate::types::Position;
@@ -115,15 +119,34 @@ impl Server {
             }
             // Removed meanwhile: its removal is a later record, and nobody has to show this content.
             ReadResult::Gone => {
-                for at in self.unread.of(object) {
-                    let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
-                    row.slot = None;
-                    row.record.what = LogWhat::Verdict(Verdict::Accepted(None));
-                    row.put(ctx.store)?;
-                }
-                self.unread.remove(&object);
+                self.end_wait(ctx, object, |_| None)?;
             }
         }
         Ok(())
+    }
+
+    /// The object's rows of the log wait no longer: each gets the content that is found for it; where there is none, it was
+    /// nobody's update. The file of the newest.
+    pub(super) fn end_wait(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        found: impl Fn(Position) -> Option<Stored>,
+    ) -> Result<Option<Slot>, StoreError> {
+        let mut slot = None;
+        for at in self.unread.of(object) {
+            let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
+            slot = row.slot.take();
+            match (&mut row.record.what, found(at)) {
+                (LogWhat::Operation(op), Some(Stored { hash, size })) => {
+                    fill_content(op, Content { hash, size, inline: None });
+                    self.ledger.fill(at, size);
+                }
+                (what, _) => *what = LogWhat::Verdict(Verdict::Accepted(None)),
+            }
+            row.put(ctx.store)?;
+        }
+        self.unread.remove(&object);
+        Ok(slot)
     }
 }
