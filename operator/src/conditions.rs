@@ -1,6 +1,7 @@
 //! Conditions: set with the generation they were judged by; the time of transition moves only when the status does.
 
 use intermezzo_api::Condition;
+use intermezzo_api::condition::{READY, TERMINATING};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
@@ -68,6 +69,20 @@ impl Conditions {
     pub fn done(self) -> Vec<Condition> {
         self.now
     }
+}
+
+/// Of an object that is being deleted, and why it still is there.
+#[must_use]
+pub fn terminating(
+    before: &[Condition],
+    generation: Option<i64>,
+    reason: &str,
+    message: impl Into<String>,
+) -> Vec<Condition> {
+    let mut conditions = Conditions::new(before, generation, Timestamp::now());
+    conditions.set(TERMINATING, Truth::Yes, reason, message);
+    conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
+    conditions.done()
 }
 
 /// How long ago, by this clock. The API server's may be ahead: then it has just been.

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_client::Client;
 use kube_client::core::error_boundary::InvalidObject;
 use kube_runtime::controller::Action;
+use kube_runtime::finalizer;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +104,15 @@ impl From<kube_client::Error> for ReconcileError {
 pub fn ends(object: &ObjectMeta) -> bool {
     let ours = object.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
     ours && object.deletion_timestamp.is_some()
+}
+
+impl From<finalizer::Error<ReconcileError>> for ReconcileError {
+    fn from(error: finalizer::Error<ReconcileError>) -> ReconcileError {
+        match error {
+            finalizer::Error::ApplyFailed(error) | finalizer::Error::CleanupFailed(error) => error,
+            other => ReconcileError::Finalizer(other.to_string()),
+        }
+    }
 }
 
 /// What a person should know about an object that cannot be read.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use intermezzo_api::condition::{READY, TERMINATING};
+use intermezzo_api::condition::READY;
 use intermezzo_api::{Replicator, ReplicatorStatus};
 use jiff::Timestamp;
 use kube_client::core::DeserializeGuard;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::terminate::{End, end};
 use super::{status, validate};
 use crate::apply::Version;
-use crate::conditions::{Conditions, Truth};
+use crate::conditions::terminating;
 use crate::context::{Context, ReconcileError, ends, unreadable};
 use crate::names::FINALIZER;
 use crate::rate::Write;
@@ -54,11 +54,7 @@ pub async fn reconcile(
         None
     };
     let turn = |event| turn(event, left, &world, &context, &api);
-    finalizer(&api, FINALIZER, replicator, turn).await.map_err(|error| match error {
-        kube_runtime::finalizer::Error::ApplyFailed(error) => error,
-        kube_runtime::finalizer::Error::CleanupFailed(error) => error,
-        other => ReconcileError::Finalizer(other.to_string()),
-    })
+    Ok(finalizer(&api, FINALIZER, replicator, turn).await?)
 }
 
 async fn turn(
@@ -97,10 +93,7 @@ async fn wait(
     api: &Api<Replicator>,
 ) -> Result<Action, ReconcileError> {
     let mut status = replicator.status.clone().unwrap_or_default();
-    let mut conditions = Conditions::new(&status.conditions, replicator.meta().generation, Timestamp::now());
-    conditions.set(TERMINATING, Truth::Yes, reason, message);
-    conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
-    status.conditions = conditions.done();
+    status.conditions = terminating(&status.conditions, replicator.meta().generation, reason, message);
     write(replicator, &status, context, api).await?;
     Ok(Action::requeue(Duration::from_secs(1)))
 }

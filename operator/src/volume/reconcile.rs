@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use intermezzo_api::condition::{READY, TERMINATING};
+use intermezzo_api::condition::READY;
 use intermezzo_api::volume::Source;
 use intermezzo_api::{Conflict, DeletionPolicy, Volume, VolumeStatus};
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use super::dereference::Seen;
 use super::terminate::{End, end, listed};
 use super::{apply, build, status, validate};
 use crate::apply::Version;
-use crate::conditions::{Conditions, Truth};
+use crate::conditions::terminating;
 use crate::context::{Context, ReconcileError, ends, unreadable};
 use crate::control::NodeName;
 use crate::names::FINALIZER;
@@ -57,11 +57,7 @@ pub async fn reconcile(
         return wait(&volume, reason, nodes, &context, &api).await;
     }
     let turn = |event| turn(event, ended, &context, &api);
-    finalizer(&api, FINALIZER, volume, turn).await.map_err(|error| match error {
-        kube_runtime::finalizer::Error::ApplyFailed(error) => error,
-        kube_runtime::finalizer::Error::CleanupFailed(error) => error,
-        other => ReconcileError::Finalizer(other.to_string()),
-    })
+    Ok(finalizer(&api, FINALIZER, volume, turn).await?)
 }
 
 async fn turn(
@@ -156,10 +152,7 @@ async fn wait(
     let deadline = context.settings.borrow().deletion_deadline();
     let mut status = volume.status.clone().unwrap_or_default();
     let message = format!("waiting, {} s at most, for {}", deadline.as_secs(), listed(nodes));
-    let mut conditions = Conditions::new(&status.conditions, volume.meta().generation, Timestamp::now());
-    conditions.set(TERMINATING, Truth::Yes, reason, message);
-    conditions.set(READY, Truth::No, "Terminating", "it is being deleted");
-    status.conditions = conditions.done();
+    status.conditions = terminating(&status.conditions, volume.meta().generation, reason, message);
     write(volume, &status, context, api).await?;
     Ok(Action::requeue(Duration::from_secs(1)))
 }
