@@ -245,6 +245,7 @@ impl Mount {
 struct Parts {
     volume: Arc<Volume>,
     mountpoint: PathBuf,
+    number: Option<u64>,
     nodes: Arc<Nodes>,
     kernel: Arc<Kernel>,
     device: Arc<OwnedFd>,
@@ -256,6 +257,7 @@ impl Parts {
             nodes: Arc::new(Nodes::new(volume.lower.root())),
             volume,
             mountpoint: mountpoint.to_owned(),
+            number: crate::lower::top(mountpoint).map(|top| top.device),
             kernel: Arc::new(Kernel::default()),
             device: Arc::new(rustix::io::fcntl_dupfd_cloexec(device, 3)?),
         })
@@ -275,7 +277,7 @@ impl Parts {
     fn identity(&self) -> Result<Identity, Errno> {
         let root = self.volume.lower.root();
         let lower = rustix::fs::fstat(&*self.volume.lower.dir(root)?)?.st_dev;
-        let mount = crate::lower::top(&self.mountpoint).ok_or(Errno::NOENT)?.device;
+        let mount = self.number.ok_or(Errno::NOENT)?;
         Ok(Identity { root, lower, mount })
     }
 
@@ -313,8 +315,7 @@ impl Parts {
         holding: Option<&Arc<Holding>>,
         held: Option<Arc<Held>>,
     ) -> std::io::Result<Mount> {
-        let Parts { volume, mountpoint, nodes, kernel, device } = self;
-        let number = crate::lower::top(&mountpoint).map(|top| top.device);
+        let Parts { volume, mountpoint, number, nodes, kernel, device } = self;
         let notify = Device::new(rustix::io::fcntl_dupfd_cloexec(&device, 3)?, kernel.expires());
         volume.notifier.attach(true);
         let notified = Arc::clone(&volume);
