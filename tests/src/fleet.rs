@@ -66,6 +66,24 @@ impl Temporary {
         Ok(self.fleet.mountpoint(self.fleet.node(node)?))
     }
 
+    /// What each agent says of itself, and the end of each log: for who reads of a failure and has only its output.
+    pub fn explain(&self) {
+        for node in &self.fleet.config.nodes {
+            match self.fleet.status(node) {
+                Ok(status) => say(format_args!("node {}: {status:?}", node.name)),
+                Err(error) => say(format_args!("node {}: {error}", node.name)),
+            }
+            for daemon in [Daemon::Presto, Daemon::Lento] {
+                let path = self.fleet.layout.log(node, daemon);
+                let log = fs::read(&path).unwrap_or_default();
+                let log = String::from_utf8_lossy(&log);
+                let lines: Vec<&str> = log.lines().collect();
+                let end = lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n");
+                say(format_args!("the end of {}:\n{end}", path.display()));
+            }
+        }
+    }
+
     /// Leaves everything in place after all: somebody will want to look.
     pub fn keep(&mut self) {
         self.keep = Keep::Everything;
@@ -82,6 +100,9 @@ impl Drop for Temporary {
         remove(&self.fleet);
     }
 }
+
+/// Of each log, in an explanation.
+const LOG_LINES: usize = 40;
 
 /// For a killed process to be gone with all its threads, which may wait for a disk.
 const DEATH: Duration = Duration::from_secs(20);

@@ -75,6 +75,7 @@ fn rounds(args: &Args, seed: u64) -> Result<()> {
     let mut harness = Harness::up(args, &mut random, scratch.path())?;
     for round in 1..=args.rounds {
         if let Err(error) = harness.round(round, args, &mut random) {
+            harness.fleet.explain();
             if args.keep {
                 harness.fleet.keep();
             }
