@@ -48,8 +48,33 @@ impl Backoff {
         jitter(wait)
     }
 
+    /// How long to wait after something went well for `lived`: who held out as long as the longest wait begins again with
+    /// the first.
+    pub fn wait_after(&mut self, lived: Duration) -> Duration {
+        if lived >= self.last {
+            self.reset();
+        }
+        self.wait()
+    }
+
     /// It went well: begin again with the first.
     pub fn reset(&mut self) {
         self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_held_out_is_not_made_to_wait_for_old_failures() {
+        let (first, last) = (Duration::from_secs(1), Duration::from_secs(60));
+        let mut backoff = Backoff::new(first, last);
+        for _ in 0..10 {
+            backoff.wait_after(Duration::from_secs(3));
+        }
+        assert!(backoff.wait_after(Duration::from_secs(59)) >= last / 2);
+        assert!(backoff.wait_after(last) <= first);
     }
 }

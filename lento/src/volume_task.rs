@@ -407,18 +407,24 @@ impl VolumeTask {
 
     /// The life ends; another begins after a while.
     fn fail(&mut self, fault: String) {
-        let wait = self.backoff.wait();
+        let lived = self.life.as_ref().map(Life::age).unwrap_or_default();
+        let wait = self.backoff.wait_after(lived);
         error!(target: "volume", volume = &*self.handle.name, fault, again_in = ?wait, "the volume is stopped");
         self.handle.meters().fault();
         self.fault = fault;
         self.retry_at = Some(Instant::now() + wait);
-        self.life = None;
-        self.waits.clear();
+        self.end_life();
         if self.desired.is_server(&self.around.node) {
             for link in std::mem::take(&mut self.links).values() {
                 self.refuse(link);
             }
         }
+    }
+
+    /// Whoever waits asks the next one.
+    fn end_life(&mut self) {
+        self.life = None;
+        self.waits.clear();
     }
 
     fn report(&self) -> Report {

@@ -22,6 +22,8 @@ use lento_core::volume::Millis;
 use lento_core::volume::Status;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 use tracing::debug;
 use tracing::info;
 use tracing::warn;
@@ -39,6 +41,7 @@ enum Waiting {
 /// From opening to fault or stop.
 pub struct Life {
     number: u64,
+    began: Instant,
     core: Volume,
     store: Arc<VolumeStore>,
     writing: Arc<tokio::sync::Mutex<()>>,
@@ -73,6 +76,7 @@ impl Life {
     ) -> Life {
         Life {
             number,
+            began: Instant::now(),
             core,
             store,
             writing,
@@ -87,6 +91,11 @@ impl Life {
 
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// How long it has lasted.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// There are records that have not been read.

@@ -153,7 +153,7 @@ impl VolumeTask {
             return; // Only options were changed.
         }
         if info.unclean {
-            self.life = None;
+            self.end_life();
         }
         let result = match self.life {
             Some(_) => Ok(()),

@@ -141,6 +141,10 @@ impl Work {
         }
     }
 
+    fn waits_for_dirs(&self) -> bool {
+        !self.for_dir.is_empty()
+    }
+
     /// What waited for this directory may go on.
     pub(super) fn dir_made(&mut self, dir: ObjectId) {
         for facet in self.for_dir.remove(&dir).into_iter().flatten() {
@@ -181,6 +185,9 @@ impl Work {
             self.busy.values().map(|(_, path)| format!("{path}: open for writing here")).collect();
         if !self.for_content.is_empty() {
             list.push(format!("{} contents to be fetched", self.for_content.len()));
+        }
+        for dir in self.for_dir.keys().take(3) {
+            list.push(format!("{}: waits for this directory", View::new(store, Which::Base).path(*dir)?));
         }
         for facet in self.blocked.iter().take(3) {
             let path = match facet {
@@ -240,6 +247,13 @@ impl Client {
         facets: BTreeSet<Facet>,
     ) -> Result<(), StoreError> {
         for facet in facets {
+            // Nobody may look at this facet again, and others wait for the directory that it brought.
+            if let Facet::Entry(dir, name) = &facet
+                && self.work.waits_for_dirs()
+                && let Some(object) = View::new(ctx.store, Which::Local).entry(*dir, name)?
+            {
+                self.work.dir_made(object);
+            }
             if differs(ctx.store, &facet)? {
                 // Half way (staging), or base moved on meanwhile.
                 self.mark(ctx, facet)?;
