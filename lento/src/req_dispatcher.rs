@@ -96,13 +96,11 @@ pub struct Downcalls {
 }
 
 impl Downcalls {
-    /// The same, but only as long as the present connection lasts: what was asked of a Presto that has gone must not
+    /// The same, but only on this connection: what is asked in the belief that a Presto is there that has gone must not
     /// reach the next one.
     #[must_use]
-    pub fn pinned(&self) -> Downcalls {
-        // No connection has the number 0.
-        let pin = Some(self.state.borrow().generation().unwrap_or(0));
-        Downcalls { pin, ..self.clone() }
+    pub fn pinned(&self, generation: u64) -> Downcalls {
+        Downcalls { pin: Some(generation), ..self.clone() }
     }
 
     /// Whether Presto is there, and when that changes.

@@ -212,7 +212,8 @@ impl VolumeTask {
         let now = Instant::now();
         if self.retry_at.is_some_and(|then| then <= now) {
             self.retry_at = None;
-            self.try_again(inputs);
+            // Its journal has gone on since it was asked last.
+            self.ask_presto();
         }
         if self.ask_again_at.is_some_and(|then| then <= now) {
             self.ask_again_at = None;
@@ -247,7 +248,7 @@ impl VolumeTask {
             }
             Mail::Served(generation, result) => {
                 if self.channel.borrow().generation() == Some(generation) {
-                    self.presto_serves(result, inputs);
+                    self.presto_serves(generation, result, inputs);
                 }
             }
             Mail::Staged { hash, size, name } => {

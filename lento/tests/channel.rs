@@ -135,6 +135,22 @@ async fn a_failure_a_deadline_and_a_lost_presto_are_told_apart() {
 }
 
 #[tokio::test]
+async fn what_is_asked_of_a_presto_that_has_gone_does_not_reach_the_next_one() {
+    let setup = setup();
+    let first = setup.presto.attach().await;
+    up(&setup.downcalls).await;
+    let to_first = setup.downcalls.pinned(1);
+    drop(first);
+    let mut second = setup.presto.attach().await;
+    soon(setup.downcalls.state().wait_for(|state| state.generation() == Some(2))).await.unwrap();
+    assert!(matches!(soon(stat(&to_first)).await, Err(CallError::Gone)));
+    let call = tokio::spawn(stat(&setup.downcalls.pinned(2)));
+    let packet = soon(second.receive()).await;
+    second.answer(&packet, stats(7), &[]).await;
+    assert!(soon(call).await.unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn upcalls_are_answered_and_a_journal_rings_the_volume() {
     let setup = setup();
     let (volume, _mailbox) = VolumeHandle::new("ns/v");

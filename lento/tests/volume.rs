@@ -155,7 +155,10 @@ async fn a_volume_lives_fails_and_lives_again() {
     let broken = until(&volume, |report| !report.fault.is_empty() && !report.fault.contains("waiting")).await;
     assert!(broken.fault.contains("kml"), "{}", broken.fault);
 
+    // It has gone on meanwhile: presto says anew where the journal ends.
     let journal = kml(&kml_dir);
+    let set = downcall(&mut presto, |body| matches!(body, Body::SetVolume(_))).await;
+    presto.answer(&set, info(&kml_dir), &[]).await;
     downcall(&mut presto, |body| matches!(body, Body::Mark(_))).await;
     until(&volume, |report| report.fault.is_empty()).await;
 

@@ -115,7 +115,10 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         }
         Update::Remove { dir, name, file, last, limbo, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
-            let Some(object) = reading.view().entry(dir, name)? else { return reading.unknown(*file) };
+            let Some(object) = reading.view().entry(dir, name)? else {
+                // A replay may be journaled once more as what it was: done.
+                return if reading.is_user() { reading.unknown(*file) } else { Ok(Absorbed::default()) };
+            };
             // A directory goes when it is empty.
             let holds = !reading.view().children(object, 1)?.is_empty();
             if reading.is_user() && (holds || !reading.is_known_as(object, *file)?) {

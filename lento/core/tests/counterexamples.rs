@@ -6,7 +6,9 @@
 mod sim;
 
 use lento_core::io::Output;
+use lento_core::record::Update;
 use lento_core::types::Hash;
+use lento_core::types::Recno;
 use sim::steps::*;
 use sim::world::World;
 
@@ -473,4 +475,24 @@ fn rule_10_what_was_closed_and_is_on_the_disk_is_an_update_after_a_power_cut() {
     settle(&mut world);
     everywhere(&world, "f", Some("second, closed"));
     assert!(world.nodes[SERVER].kept.is_empty());
+}
+
+#[test]
+fn a_removal_that_the_journal_confirms_twice_stops_nobody() {
+    let mut world = world(1);
+    store(&mut world, SERVER, "f", "text");
+    settle(&mut world);
+    remove(&mut world, SERVER, "f");
+    settle(&mut world);
+    let journal = &mut world.nodes[CLIENT].disk.kml;
+    let mut twice = journal.last().unwrap().clone();
+    assert!(matches!(twice.update, Update::Remove { .. }), "{twice:?}");
+    twice.recno = Recno(journal.len() as u64 + 1);
+    journal.push(twice);
+    store(&mut world, SERVER, "g", "more");
+    store(&mut world, CLIENT, "h", "back");
+    settle(&mut world);
+    everywhere(&world, "f", None);
+    everywhere(&world, "g", Some("more"));
+    everywhere(&world, "h", Some("back"));
 }

@@ -165,9 +165,10 @@ impl Jobs {
         Jobs { shared, replays, reads, syncs, notes }
     }
 
-    /// `Output::Replay`: batches run one after the other.
-    pub fn replay(&self, ticket: Ticket, items: Vec<ReplayItem>, untouched_since: Recno) {
-        let presto = self.shared.downcalls.pinned();
+    /// `Output::Replay`: batches run one after the other, on the connection that the core knows of. The next one may be
+    /// there already, and tell the core where its journal ends before it would get to the batch.
+    pub fn replay(&self, ticket: Ticket, items: Vec<ReplayItem>, untouched_since: Recno, connection: u64) {
+        let presto = self.shared.downcalls.pinned(connection);
         let _ = self.replays.send(replay::Batch { ticket, items, untouched_since, presto });
     }
 

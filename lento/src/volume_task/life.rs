@@ -47,6 +47,8 @@ pub struct Life {
     writing: Arc<tokio::sync::Mutex<()>>,
     jobs: Jobs,
     journal: Option<Journal>,
+    /// The connection to Presto that the core knows of; none has the number 0.
+    connection: u64,
     more: bool,
     /// The core does not know yet that Presto is there.
     fresh: bool,
@@ -82,6 +84,7 @@ impl Life {
             writing,
             jobs,
             journal: None,
+            connection: 0,
             more: false,
             fresh: false,
             open: BTreeMap::new(),
@@ -117,7 +120,8 @@ impl Life {
     }
 
     /// Presto is there: the journal may be read.
-    pub(super) fn attach(&mut self, journal: Journal) {
+    pub(super) fn attach(&mut self, connection: u64, journal: Journal) {
+        self.connection = connection;
         self.journal = Some(journal);
         self.fresh = true;
     }
@@ -216,7 +220,7 @@ impl Life {
             }
             Output::Replay { ticket, items, untouched_since } => {
                 self.open.insert(ticket, Waiting::Replay);
-                self.jobs.replay(ticket, items, untouched_since);
+                self.jobs.replay(ticket, items, untouched_since, self.connection);
             }
             Output::ReadContent { ticket, file, stage_at } => {
                 self.open.insert(ticket, Waiting::Read);

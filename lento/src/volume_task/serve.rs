@@ -62,13 +62,6 @@ impl VolumeTask {
         }
     }
 
-    pub(super) fn try_again(&mut self, inputs: &mut Vec<Input>) {
-        match self.served.clone() {
-            Some(info) => self.presto_serves(Ok(Box::new(info)), inputs),
-            None => self.ask_presto(),
-        }
-    }
-
     /// Asks Presto to serve the volume; the answer comes by mail.
     pub(super) fn ask_presto(&mut self) {
         let (generation, known) = match &*self.channel.borrow() {
@@ -143,7 +136,12 @@ impl VolumeTask {
         }
     }
 
-    pub(super) fn presto_serves(&mut self, result: Result<Box<VolumeInfo>, String>, inputs: &mut Vec<Input>) {
+    pub(super) fn presto_serves(
+        &mut self,
+        connection: u64,
+        result: Result<Box<VolumeInfo>, String>,
+        inputs: &mut Vec<Input>,
+    ) {
         let info = match result {
             Ok(info) => *info,
             Err(error) => return self.fail(error),
@@ -159,16 +157,21 @@ impl VolumeTask {
             Some(_) => Ok(()),
             None => self.begin(&info),
         };
-        match result.and_then(|()| self.attach_journal(&info, inputs)) {
+        match result.and_then(|()| self.attach_journal(connection, &info, inputs)) {
             Ok(()) => {}
             Err(fault) => self.fail(fault),
         }
     }
 
-    fn attach_journal(&mut self, info: &VolumeInfo, inputs: &mut Vec<Input>) -> Result<(), String> {
+    fn attach_journal(
+        &mut self,
+        connection: u64,
+        info: &VolumeInfo,
+        inputs: &mut Vec<Input>,
+    ) -> Result<(), String> {
         let Some(life) = self.life.as_mut() else { return Ok(()) };
         let journal = Journal::open(Path::new(&info.kml)).map_err(|error| error.to_string())?;
-        life.attach(journal);
+        life.attach(connection, journal);
         let up = Input::PrestoUp { first: Recno(info.first_recno), last: Recno(info.last_recno) };
         inputs.push(up);
         if !self.life.as_mut().is_some_and(Life::first_time) {

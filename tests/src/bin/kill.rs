@@ -198,6 +198,7 @@ impl Harness {
                 project.check(&mount.node, &mount.path)?;
             }
         }
+        self.no_faults()?;
         let conflicts = self.conflicts()?;
         let kept = self.lines.look(&self.mounts.first().context("no nodes")?.path, &conflicts)?;
         for appender in &self.appenders {
@@ -217,6 +218,19 @@ impl Harness {
                 other.node,
                 lines.concat()
             );
+        }
+        Ok(())
+    }
+
+    /// A kill is no reason for an agent to stop a volume, even if it goes on a second later.
+    fn no_faults(&self) -> Result<()> {
+        let fleet = &self.fleet.fleet;
+        for node in &fleet.config.nodes {
+            let log = fs::read(fleet.layout.log(node, Daemon::Lento))?;
+            let log = String::from_utf8_lossy(&log);
+            if let Some(line) = log.lines().find(|line| line.contains("the volume is stopped")) {
+                bail!("node {}: {line}", node.name);
+            }
         }
         Ok(())
     }

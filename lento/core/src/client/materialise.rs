@@ -186,7 +186,8 @@ impl Work {
         if !self.for_content.is_empty() {
             list.push(format!("{} contents to be fetched", self.for_content.len()));
         }
-        for dir in self.for_dir.keys().take(3) {
+        let waits = |facets: &BTreeSet<Facet>| facets.iter().any(|facet| self.dirty.contains_key(facet));
+        for (dir, _) in self.for_dir.iter().filter(|(_, facets)| waits(facets)).take(3) {
             list.push(format!("{}: waits for this directory", View::new(store, Which::Base).path(*dir)?));
         }
         for facet in self.blocked.iter().take(3) {
