@@ -47,7 +47,7 @@ const JOURNAL_POLL: Duration = Duration::from_secs(1);
 const MAIL_BATCH: usize = 256;
 /// How long presto may take to sync when the volume stops.
 const LAST_SYNC_DEADLINE: Duration = Duration::from_secs(2);
-/// How long after a refusal the server is asked again.
+/// How long after a refusal the server is asked again, and after a lost call presto.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What every volume's task of this agent shares.
@@ -162,10 +162,11 @@ impl VolumeTask {
         let wake_at = self.wake_at();
         tokio::select! {
             biased;
-            mail = self.mailbox.recv() => mail.map_or(Action::Abandoned, Action::Mail),
+            // First: letters may come without end, and until then nothing that is asked of presto gets there.
             changed = self.channel.changed() => {
                 if changed.is_ok() { Action::Channel } else { Action::Abandoned }
             }
+            mail = self.mailbox.recv() => mail.map_or(Action::Abandoned, Action::Mail),
             () = std::future::ready(()), if more => Action::Journal,
             () = self.bell.notified() => Action::Journal,
             () = tokio::time::sleep_until(wake_at) => Action::Clock,

@@ -1,5 +1,6 @@
 //! Getting Presto to serve the volume, and beginning a life once it does.
 
+use super::ASK_AGAIN;
 use super::Life;
 use super::VolumeTask;
 use crate::channel::convert::file_id_back;
@@ -7,6 +8,7 @@ use crate::jobs::Jobs;
 use crate::jobs::Shared;
 use crate::journal::Journal;
 use crate::random;
+use crate::req_dispatcher::CallError;
 use crate::req_dispatcher::ChannelState;
 use crate::store::LastTime;
 use crate::store::TransactionError;
@@ -93,13 +95,19 @@ impl VolumeTask {
             no_lento: v1::NoLento::Steal.into(),
             source: self.source(),
         };
-        let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.clone());
+        let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.pinned(generation));
         tokio::spawn(async move {
             let call = downcalls.call(&handle.name, Body::SetVolume(body), "SetVolume", SET_VOLUME_DEADLINE);
             let result = match call.await {
                 Ok((Body::VolumeInfo(info), _)) => Ok(Box::new(info)),
                 Ok(_) => Err("presto answered SetVolume with another message".to_owned()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => {
+                    if matches!(error, CallError::Gone) {
+                        // No fault where the connection goes as well: the next presto is asked as soon as it is there.
+                        tokio::time::sleep(ASK_AGAIN).await;
+                    }
+                    Err(error.to_string())
+                }
             };
             handle.send(Mail::Served(generation, result)).await;
         });

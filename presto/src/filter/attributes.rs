@@ -88,6 +88,7 @@ impl Volume {
             if intent.mask.is_empty() {
                 return Ok(self.as_seen(id, before));
             }
+            self.refuse_taken(id, &before)?;
             if self.is_removed(id, &before) {
                 // Only who has it open can see the change; there is nothing to replicate.
                 self.change(&file, &before, changes)?;
@@ -203,6 +204,7 @@ impl Volume {
             let file = self.object(id)?;
             let _held = self.locks.lock(&[id]);
             let before = Stat::of(&file)?;
+            self.refuse_taken(id, &before)?;
             if self.is_removed(id, &before) {
                 return change(file.as_fd()).map_err(Stop::Errno);
             }

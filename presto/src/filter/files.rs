@@ -179,6 +179,7 @@ impl Volume {
         let read_at = now();
         let stat = Stat::of(&*file)?;
         is_regular(&stat)?;
+        self.refuse_taken(id, &stat)?;
         let capability = has_capability(&*file, &stat);
         Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
     }

@@ -19,6 +19,7 @@ mod read;
 mod remove;
 mod rename;
 mod resume;
+mod taken;
 mod touched;
 mod upcalls;
 mod update;
@@ -63,6 +64,7 @@ pub use open_files::OpenFile;
 pub use read::Entry;
 pub use rename::Place;
 pub use resume::Resumed;
+pub use taken::Taken;
 pub use touched::Touched;
 pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
@@ -150,6 +152,8 @@ pub struct Volume {
     pub writers: Writers,
     /// Open files.
     pub files: Files,
+    /// Files that others have removed or replaced.
+    pub taken: Taken,
     /// Open directories.
     pub streams: Streams,
     /// Contents waiting for a verdict.
@@ -211,6 +215,7 @@ impl Volume {
             left_open: Mutex::default(),
             session: OnceLock::new(),
             files: Files::default(),
+            taken: Taken::default(),
             streams: Streams::default(),
             limbo,
             marks: Marks::default(),

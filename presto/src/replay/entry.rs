@@ -106,6 +106,7 @@ impl Replayer {
         if stat.is_dir() {
             volume.lower.forget_dir(expect);
         }
+        volume.taken.note(&volume.lower, expect);
         volume.files.let_go(expect);
         volume.notifier.entry(dir, name);
         volume.notifier.attributes(expect);

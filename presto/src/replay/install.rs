@@ -117,6 +117,7 @@ impl Replayer {
         if orphan {
             self.orphaned(site.file, &site.stat, applied.recno);
         }
+        volume.taken.note(&volume.lower, site.file);
         volume.files.let_go(site.file);
         volume.notifier.entry(site.dir, site.name);
         volume.notifier.attributes(site.file);

@@ -133,6 +133,7 @@ impl Replayer {
         volume.notifier.entry(to_dir, to_name);
         volume.notifier.attributes(object);
         if let Some(other) = other {
+            volume.taken.note(&volume.lower, other);
             volume.files.let_go(other);
             volume.notifier.attributes(other);
         }

@@ -6,6 +6,9 @@ use intermezzo_channel::v1::outcome::Result as Kind;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::replay_item::Op;
 use intermezzo_kml::record::{FileId, Flags, Opcode};
+use presto::filter::{Access, Changes};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 
 use crate::install::install;
 use crate::world::*;
@@ -223,4 +226,49 @@ fn a_content_without_a_verdict_is_found_in_limbo_until_it_is_released() {
     assert_eq!(resolve(&w, id).as_deref(), Some("precious"));
     release(&w, id, w.volume.journal.published().0);
     assert_eq!(resolve(&w, id), None);
+}
+
+#[test]
+fn who_comes_by_an_old_name_to_a_file_that_was_replaced_or_removed_is_sent_to_look_again() {
+    let w = world();
+    let (f, g) = (w.save("f", "old f"), w.save("g", "old g"));
+    // Whoever reads it keeps it alive, so that it could still be opened.
+    let reading: Vec<_> =
+        [f, g].map(|id| w.volume.open_file(user(), id, Access::Read, false).unwrap()).into();
+    applied(&w.one(item(Op::Install(v1::Install {
+        busy: Busy::Decide.into(),
+        ..install(&w, "f", inline("new"))
+    }))));
+    let unlink = v1::Unlink {
+        dir: by(w.root()),
+        name: name("g"),
+        expect: by(g),
+        busy: Busy::Decide.into(),
+        ..Default::default()
+    };
+    applied(&w.one(item(Op::Unlink(unlink))));
+    let before = w.last();
+    for id in [f, g] {
+        assert_eq!(w.volume.open_file(user(), id, Access::Write, false).unwrap_err(), Errno::STALE);
+        assert_eq!(w.volume.open_file(user(), id, Access::Write, true).unwrap_err(), Errno::STALE);
+        let cut = Changes { size: Some(0), ..Changes::default() };
+        assert_eq!(w.volume.setattr(user(), id, &cut).unwrap_err(), Errno::STALE);
+        assert_eq!(
+            w.volume.setxattr(user(), id, b"user.x", b"y", XattrFlags::empty()).unwrap_err(),
+            Errno::STALE
+        );
+    }
+    assert_eq!((w.last(), w.read("f"), w.there("g")), (before, "new".into(), false));
+    let handle = w.open("f");
+    w.write(&handle, "by the new name");
+    w.close(&handle);
+    assert_eq!(w.read("f"), "by the new name");
+    // What its own user removes, he may still change by a descriptor that he has.
+    let h = w.save("h", "mine");
+    let mine = w.volume.open_file(user(), h, Access::Read, false).unwrap();
+    w.volume.unlink(user(), w.root(), b"h").unwrap();
+    let again = w.volume.open_file(user(), h, Access::Write, false).unwrap();
+    for handle in reading.iter().chain([&mine, &again]) {
+        w.volume.release(user(), handle.number).unwrap();
+    }
 }
