@@ -337,6 +337,7 @@ impl Server {
         let pause = if self.sessions.is_empty() { 500 } else { 0 };
         let Some((durable, _)) = self.syncing.done(ctx.now, ticket, ok, pause) else { return Ok(()) };
         self.durable = self.durable.max(durable);
+        self.unread.durable(self.durable);
         self.truncate(ctx)
     }
 

@@ -425,3 +425,23 @@ fn after_a_power_cut_what_was_sent_and_is_here_is_an_ordinary_content() {
         assert!(world.nodes[SERVER].kept.is_empty(), "nothing of it is a conflict");
     }
 }
+
+#[test]
+fn a_file_that_went_unread_is_told_of_only_when_its_removal_cannot_be_lost() {
+    let mut world = world(1);
+    let is_read = |job: &Output| matches!(job, Output::ReadContent { .. });
+    store(&mut world, SERVER, "f", "text");
+    world.read_journal(SERVER, 2);
+    // Everything is durable before somebody has read the content.
+    for _ in 0..200 {
+        world.now += 20;
+        world.timeout(SERVER);
+        while world.run_job_except(SERVER, is_read) {}
+    }
+    remove(&mut world, SERVER, "f");
+    world.read_journal(SERVER, 1);
+    while world.run_job_except(SERVER, is_sync) || world.deliver(SERVER, CLIENT) {}
+    world.power(SERVER);
+    settle(&mut world);
+    everywhere(&world, "f", Some("text"));
+}

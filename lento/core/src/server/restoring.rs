@@ -60,7 +60,9 @@ impl Server {
             return Ok(());
         }
         // What is left of it is nobody's update.
-        self.end_wait(ctx, object, |at| (at.0 < torn.record.0.number).then_some(good))?;
+        self.end_wait(ctx, object, Position(ctx.meta.last_read().0), |at| {
+            (at.0 < torn.record.0.number).then_some(good)
+        })?;
         state.content = Some(good);
         Tree::new(ctx.store, Which::Local).set_object(object, Some(&state))?;
         self.torn.look_at(object);

@@ -27,6 +27,11 @@ use std::collections::BTreeSet;
 pub struct Unread {
     objects: BTreeMap<ObjectId, BTreeSet<Position>>,
     positions: BTreeSet<Position>,
+    /// Rows that show what a later record left, and that record: a power cut that took it back would leave another content
+    /// at their place than others have been told.
+    held: BTreeMap<Position, Position>,
+    /// Their files were gone when they were to be read, and no record says why.
+    missing: BTreeSet<ObjectId>,
 }
 
 impl Unread {
@@ -51,11 +56,23 @@ impl Unread {
         for position in self.objects.remove(object).unwrap_or_default() {
             self.positions.remove(&position);
         }
+        self.missing.remove(object);
     }
 
-    /// The oldest.
+    /// This row waits no longer for its content, but for `until` to be durable.
+    fn hold(&mut self, at: Position, until: Position) {
+        self.held.insert(at, until);
+    }
+
+    /// Everything up to here is durable.
+    pub fn durable(&mut self, upto: Position) {
+        self.held.retain(|_, until| *until > upto);
+    }
+
+    /// The oldest position that is held up.
     pub fn first(&self) -> Option<Position> {
-        self.positions.first().copied()
+        let held = self.held.first_key_value().map(|(at, _)| *at);
+        self.positions.first().copied().into_iter().chain(held).min()
     }
 }
 
@@ -117,20 +134,30 @@ impl Server {
                 ctx.out.push(Output::Event(Event::Waiting(format!("{path}: changes while it is read"))));
                 self.read_again.insert(object, Millis(ctx.now.0.saturating_add(100)));
             }
-            // Removed meanwhile: its removal is a later record, and nobody has to show this content.
             ReadResult::Gone => {
-                self.end_wait(ctx, object, |_| None)?;
+                let state = View::new(ctx.store, Which::Local).object(object)?;
+                if state.is_some_and(|state| state.file == slot.file) {
+                    // The record of it is about to come; if not, it was removed behind presto's back.
+                    self.read_again.insert(object, Millis(ctx.now.0.saturating_add(100)));
+                    if !self.unread.missing.insert(object) {
+                        ctx.doubtful.push((object, Vec::new()));
+                    }
+                    return Ok(());
+                }
+                // Its removal is a later record, and nobody has to show this content.
+                self.end_wait(ctx, object, Position(ctx.meta.last_read().0), |_| None)?;
             }
         }
         Ok(())
     }
 
     /// The object's rows of the log wait no longer: each gets the content that is found for it; where there is none, it was
-    /// nobody's update. The file of the newest.
+    /// nobody's update. `until`: the record that left things so. The file of the newest.
     pub(super) fn end_wait(
         &mut self,
         ctx: &mut Context<'_>,
         object: ObjectId,
+        until: Position,
         found: impl Fn(Position) -> Option<Stored>,
     ) -> Result<Option<Slot>, StoreError> {
         let mut slot = None;
@@ -145,6 +172,9 @@ impl Server {
                 (what, _) => *what = LogWhat::Verdict(Verdict::Accepted(None)),
             }
             row.put(ctx.store)?;
+            if until > self.durable {
+                self.unread.hold(at, until);
+            }
         }
         self.unread.remove(&object);
         Ok(slot)
