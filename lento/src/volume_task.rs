@@ -420,6 +420,11 @@ impl VolumeTask {
             for link in std::mem::take(&mut self.links).values() {
                 self.refuse(link);
             }
+        } else {
+            // To its server it is away until it greets again.
+            for link in self.links.values() {
+                link.goodbye(&self.handle.name);
+            }
         }
     }
 

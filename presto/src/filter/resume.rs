@@ -172,6 +172,16 @@ impl Volume {
                     self.notifier.inode(id);
                 }
             }
+            if intent.origin.kind == OriginKind::Replay {
+                let lost_a_name = match record.opcode {
+                    Opcode::Unlink => intent.object,
+                    Opcode::Close if intent.object != outcome.object => intent.object,
+                    _ => intent.replaced,
+                };
+                if !lost_a_name.is_none() {
+                    self.taken.note(&self.lower, lost_a_name);
+                }
+            }
         } else if record.opcode == Opcode::Close {
             self.notifier.attributes(outcome.object);
         }
