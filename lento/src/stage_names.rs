@@ -46,6 +46,8 @@ impl Arriving {
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Being written to.
+    active: BTreeSet<String>,
     partial: VecDeque<(Arriving, String)>,
     complete: BTreeSet<String>,
     in_order: VecDeque<String>,
@@ -62,12 +64,14 @@ impl StageNames {
         let mut inner = self.0.lock();
         let earlier = inner.partial.iter().position(|(earlier, _)| arriving.continues(earlier));
         if let Some((_, name)) = earlier.and_then(|index| inner.partial.remove(index)) {
+            inner.active.insert(name.clone());
             return name;
         }
         let mut attempt = 0;
         loop {
             let name = arriving.name(attempt);
-            if !inner.complete.contains(&name) {
+            let waits = inner.partial.iter().any(|(_, partial)| *partial == name);
+            if !waits && !inner.complete.contains(&name) && inner.active.insert(name.clone()) {
                 return name;
             }
             attempt += 1;
@@ -78,6 +82,7 @@ impl StageNames {
     #[must_use]
     pub fn broken(&self, arriving: Arriving, name: String) -> Option<(String, String)> {
         let mut inner = self.0.lock();
+        inner.active.remove(&name);
         inner.partial.push_back((arriving, name));
         let too_many = inner.partial.len() > PARTIAL_MAX;
         let oldest = if too_many { inner.partial.pop_front() } else { None };
@@ -87,6 +92,7 @@ impl StageNames {
     /// The content is there, and the file the record's.
     pub fn complete(&self, name: &str) {
         let mut inner = self.0.lock();
+        inner.active.remove(name);
         if inner.complete.insert(name.to_owned()) {
             inner.in_order.push_back(name.to_owned());
         }
@@ -119,6 +125,19 @@ mod tests {
         assert_ne!(again, name);
         names.complete(&again);
         assert!(![name, again].contains(&names.begin(&first)));
+    }
+
+    #[test]
+    fn two_transfers_of_one_content_never_share_a_file() {
+        let names = StageNames::default();
+        let content = arriving(Some(ObjectId::ROOT), 1);
+        let first = names.begin(&content);
+        let second = names.begin(&content);
+        assert_ne!(first, second, "the first one is still being written");
+        assert_eq!(names.broken(content.clone(), second.clone()), None);
+        names.complete(&first);
+        assert_eq!(names.begin(&arriving(Some(ObjectId::ROOT), 2)), second, "never in the complete one");
+        assert!(![first, second].contains(&names.begin(&content)));
     }
 
     #[test]

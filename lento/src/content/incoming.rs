@@ -1,5 +1,6 @@
 //! A content that arrives piece by piece: taken off the stream by one task, put together by a thread that may block.
 
+use super::CHUNK;
 use super::assembly::Assembly;
 use super::assembly::AssemblyError;
 use super::assembly::Ground;
@@ -73,6 +74,10 @@ impl Incoming {
     /// # Errors
     /// An earlier piece could not be unpacked or written; for people.
     pub async fn take(&mut self, piece: v1::Piece) -> Result<(), String> {
+        // Before it waits in the queue: that takes memory.
+        if piece.data.len() > CHUNK {
+            return Err(format!("a piece of {} bytes, more than {CHUNK}", piece.data.len()));
+        }
         match self.steps.send(Step::Piece(piece)).await {
             Ok(()) => Ok(()),
             Err(_) => self.written().await,

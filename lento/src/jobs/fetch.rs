@@ -102,6 +102,9 @@ async fn next(
     idle: Duration,
 ) -> Result<v1::FetchChunk, String> {
     match timeout(idle, stream.message()).await {
+        Ok(Ok(Some(v1::FetchChunk { piece: None, end: None, .. }))) => {
+            Err(format!("fetch from {}: a chunk that says nothing", shared.server))
+        }
         Ok(Ok(Some(chunk))) => Ok(chunk),
         Ok(Ok(None)) => Err(format!("fetch from {}: the stream ended early", shared.server)),
         Ok(Err(status)) => Err(format!("fetch from {}: {}", shared.server, status.message())),
@@ -212,6 +215,9 @@ async fn fetch_into_stage(
             }
             Some(End::Chunks(_)) => {
                 have.chunks = incoming.chunks().await.map_err(|error| from(&error))?;
+                if have.chunks.is_none() {
+                    return Err(from(&"it asks for chunks, and there are none"));
+                }
                 stream = begin(shared, channel, std::iter::once((item, Some(have.clone())))).await?;
             }
             Some(End::Complete(size)) if size != item.size => {

@@ -45,11 +45,15 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// How many contents one agent reads or writes at a time.
 pub const CONCURRENCY: usize = 16;
 
-/// How long a peer may say nothing about a content of this many bytes: it reads and hashes what does not travel.
+/// How long a peer may say nothing about a content of this many bytes: it reads and hashes what does not travel. The size
+/// is what a peer claims.
 #[must_use]
 pub fn patience(size: u64) -> Duration {
-    Duration::from_secs(60 + size / SLOWEST_DISK)
+    Duration::from_secs(60 + size / SLOWEST_DISK).min(LONGEST)
 }
+
+/// Nobody is waited for longer, however large the content is.
+const LONGEST: Duration = Duration::from_secs(6 * 3600);
 
 /// The least throughput of a disk that is waited for, in bytes per second.
 const SLOWEST_DISK: u64 = 16 << 20;
