@@ -77,10 +77,11 @@ impl Recovery<'_> {
     fn run(mut self, unresolved: &[Record]) -> Result<Report, RecoveryError> {
         let lml = Lml::open(&self.volume.lower).map_err(|errno| self.lower("open lml/", errno))?;
         let interrupted = lml.interrupted().map_err(|errno| self.lower("read lml/", errno))?;
+        let (mut redone, mut torn) = (Vec::new(), Vec::new());
         for entry in &interrupted {
-            self.redo(&lml, entry)?;
+            let into = if self.redo(&lml, entry)? { &mut redone } else { &mut torn };
+            into.push(entry.object());
         }
-        let redone: Vec<FileId> = interrupted.iter().map(InPlace::object).collect();
         let mut reader = self.reader()?;
         let mut journaled = Vec::new();
         for record in unresolved {
@@ -101,7 +102,7 @@ impl Recovery<'_> {
             self.volume.journal.resolve(record.recno, outcome).map_err(|source| self.journal(source))?;
         }
         self.read(&mut reader)?;
-        self.closes(&redone, &journaled)?;
+        self.closes(&redone, &torn, &journaled)?;
         self.report.closes += self
             .volume
             .close_interrupted()
@@ -134,16 +135,17 @@ impl Recovery<'_> {
         }
     }
 
-    fn redo(&mut self, lml: &Lml, entry: &InPlace) -> Result<(), RecoveryError> {
+    /// `false`: it cannot be finished, and if the file is still there, what is in it is neither the old content nor the new.
+    fn redo(&mut self, lml: &Lml, entry: &InPlace) -> Result<bool, RecoveryError> {
         match lml.redo(entry, &self.volume.lower) {
             Ok(()) => {
                 self.report.redone += 1;
-                Ok(())
+                Ok(true)
             }
             Err(Errno::STALE | Errno::NOENT) => {
                 tracing::error!(target: "recovery", volume = self.volume.name, file = %entry.object(),
                     "an interrupted install cannot be finished: the object or its staged content is gone");
-                Ok(())
+                Ok(false)
             }
             Err(errno) => Err(self.lower("finish an install", errno)),
         }
@@ -167,12 +169,20 @@ impl Recovery<'_> {
     }
 
     /// Files that were open for writing when presto died: what they contain now is journaled, as their close would have
-    /// been. Likewise a redone install whose record was already finished.
-    fn closes(&mut self, redone: &[FileId], journaled: &[FileId]) -> Result<(), RecoveryError> {
-        if self.volume.journal.was_clean() && redone.is_empty() {
+    /// been. Likewise a redone install whose record was already finished, and, vouched for by nobody, what is left of one
+    /// that cannot be finished.
+    fn closes(
+        &mut self,
+        redone: &[FileId],
+        torn: &[FileId],
+        journaled: &[FileId],
+    ) -> Result<(), RecoveryError> {
+        if self.volume.journal.was_clean() && redone.is_empty() && torn.is_empty() {
             return Ok(());
         }
         let mut suspects = self.memory.suspects();
+        suspects.retain(|(id, _)| !torn.contains(id) && !redone.contains(id));
+        suspects.extend(torn.iter().map(|id| (*id, None)));
         suspects.extend(redone.iter().filter(|id| !journaled.contains(id)).map(|id| (*id, None)));
         for (id, recorded) in suspects {
             let Ok(stat) = self.volume.lower.stat(id) else { continue };
@@ -187,8 +197,8 @@ impl Recovery<'_> {
                 continue;
             }
             // What a kill leaves is what programs wrote; what a power cut leaves may be anything.
-            let torn = self.volume.journal.unclean_boot() && !redone.contains(&id);
-            let flags = if torn { Flags::UNVOUCHED } else { Flags::empty() };
+            let unclean = self.volume.journal.unclean_boot() && !redone.contains(&id);
+            let flags = if unclean || torn.contains(&id) { Flags::UNVOUCHED } else { Flags::empty() };
             let intent = Intent {
                 opcode: Some(Opcode::Close),
                 time: filter::now(),

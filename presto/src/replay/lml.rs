@@ -133,7 +133,9 @@ impl Lml {
     /// # Errors
     /// The kernel's.
     pub fn end(&self, object: FileId) -> Result<(), Errno> {
-        rustix::fs::unlinkat(&self.dir, name(object), AtFlags::empty())
+        rustix::fs::unlinkat(&self.dir, name(object), AtFlags::empty())?;
+        // Before anybody writes to the file: an entry that comes back after a power cut would undo that.
+        rustix::fs::fsync(&self.dir)
     }
 
     /// Installs that a crash interrupted. Entries that were never complete are removed: nothing had begun.

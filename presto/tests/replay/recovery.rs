@@ -3,7 +3,7 @@
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::replay_item::Op;
-use intermezzo_kml::record::{Intent, Opcode, Origin, OriginKind, State, Time};
+use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Origin, OriginKind, State, Time};
 use intermezzo_kml::{Class, Config, Journal};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -44,6 +44,60 @@ fn what_was_written_when_presto_died_gets_its_close() {
     let record = w.record(before + 1);
     assert_eq!((record.opcode, record.intent.object), (intermezzo_kml::Opcode::Close, file));
     assert_eq!(record.outcome.after.size, 15);
+    assert_eq!(w.last(), before + 1);
+}
+
+/// An entry of the LML, as a presto leaves it that is killed while it overwrites `f` by the staged file `ab`.
+fn interrupted(cache: &std::path::Path, object: FileId, staged: FileId) {
+    let entry = serde_json::json!({
+        "object": [object.ino, object.generation],
+        "staged": "ab",
+        "staged_file": [staged.ino, staged.generation],
+        "mode": 0o100_640, "uid": 0, "gid": 0, "mtime": [1000, 5],
+    });
+    let name = format!("lml/{}-{}", object.ino, object.generation);
+    std::fs::write(cache.join(name), entry.to_string()).unwrap();
+}
+
+fn lml_is_empty(w: &World) -> bool {
+    std::fs::read_dir(w.cache.join("lml")).unwrap().next().is_none()
+}
+
+#[test]
+fn an_overwriting_in_place_that_a_kill_interrupted_is_finished() {
+    let w = world();
+    let file = w.save("f", "old and long");
+    w.stage("ab", "new");
+    let stage = std::fs::File::open(w.cache.join("stage")).unwrap();
+    let staged = w.volume.lower.child(&stage, b"ab").unwrap();
+    let before = w.last();
+    let w = w.restart(|cache| {
+        std::fs::write(cache.join("tree/f"), "neand long").unwrap();
+        interrupted(cache, file, staged);
+    });
+    assert_eq!(w.read("f"), "new");
+    assert_eq!((w.stat("f").mtime(), w.stat("f").mode() & 0o777), (1000, 0o640));
+    let record = w.record(before + 1);
+    assert_eq!((record.opcode, record.intent.object, w.last()), (Opcode::Close, file, before + 1));
+    assert!(!record.outcome.flags.contains(Flags::UNVOUCHED));
+    assert!(lml_is_empty(&w) && !w.staged("ab"));
+}
+
+#[test]
+fn what_is_left_of_an_overwriting_that_cannot_be_finished_is_vouched_for_by_nobody() {
+    let w = world();
+    let file = w.save("f", "old and long");
+    let before = w.last();
+    let w = w.restart(|cache| {
+        std::fs::write(cache.join("tree/f"), "neand long").unwrap();
+        interrupted(cache, file, FileId { ino: 1, generation: 1 });
+    });
+    let record = w.record(before + 1);
+    assert_eq!((record.opcode, record.intent.object, w.last()), (Opcode::Close, file, before + 1));
+    assert!(record.outcome.flags.contains(Flags::UNVOUCHED));
+    assert!(lml_is_empty(&w));
+    // Once: the next start has nothing to say.
+    let w = w.restart(|_| {});
     assert_eq!(w.last(), before + 1);
 }
 
