@@ -11,6 +11,7 @@ use intermezzo_kml::Reader;
 use intermezzo_kml::record::Attributes;
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Flags;
 use intermezzo_kml::record::Opcode;
 use intermezzo_kml::record::OriginKind;
 use intermezzo_kml::record::Recno;
@@ -159,6 +160,12 @@ impl Volume {
 
     fn tell_of(&self, record: &Record, since: Recno) {
         let (intent, outcome) = (&record.intent, &record.outcome);
+        // Who was on the way to it when presto was killed comes to the next one.
+        if intent.origin.kind == OriginKind::Replay
+            && let Some(taken) = taken_by(record)
+        {
+            self.taken.note(&self.lower, taken);
+        }
         let others = intent.origin.kind == OriginKind::Replay || intent.caller == Caller::default();
         if others && record.recno > since {
             for (dir, name) in [(intent.parent, &intent.name), (intent.target_parent, &intent.target_name)] {
@@ -170,16 +177,6 @@ impl Volume {
             for id in [outcome.object, intent.object, intent.replaced] {
                 if !id.is_none() {
                     self.notifier.inode(id);
-                }
-            }
-            if intent.origin.kind == OriginKind::Replay {
-                let lost_a_name = match record.opcode {
-                    Opcode::Unlink => intent.object,
-                    Opcode::Close if intent.object != outcome.object => intent.object,
-                    _ => intent.replaced,
-                };
-                if !lost_a_name.is_none() {
-                    self.taken.note(&self.lower, lost_a_name);
                 }
             }
         } else if record.opcode == Opcode::Close {
@@ -222,4 +219,15 @@ fn decided(kml: &std::path::Path, recno: Recno) -> Option<FileId> {
     reader.seek(recno).ok()?;
     let record = reader.next().ok()??;
     (record.recno == recno && record.state == State::Done).then_some(record.outcome.object)
+}
+
+/// The file whose last name a record took away.
+fn taken_by(record: &Record) -> Option<FileId> {
+    let (intent, outcome) = (&record.intent, &record.outcome);
+    match record.opcode {
+        Opcode::Unlink | Opcode::Rmdir if outcome.flags.contains(Flags::LAST_LINK) => Some(intent.object),
+        Opcode::Rename if outcome.flags.contains(Flags::REPLACED_LAST_LINK) => Some(intent.replaced),
+        Opcode::Close if intent.object != outcome.object => Some(intent.object),
+        _ => None,
+    }
 }

@@ -31,13 +31,13 @@ struct Inner {
 }
 
 impl Taken {
-    /// A replay has taken a name of this file.
+    /// A replay has taken the last name of this file.
     pub fn note(&self, lower: &Lower, id: FileId) {
         let mut inner = self.inner.lock();
         inner.files.insert(id);
         if inner.files.len() >= MANY.max(inner.kept.saturating_mul(2)) {
             // A handle never means another file, so what cannot be opened any more is not asked for again.
-            inner.files.retain(|id| lower.path_fd(*id).is_ok());
+            inner.files.retain(|id| !matches!(lower.path_fd(*id), Err(Errno::STALE | Errno::NOENT)));
             inner.kept = inner.files.len();
         }
     }

@@ -106,7 +106,9 @@ impl Replayer {
         if stat.is_dir() {
             volume.lower.forget_dir(expect);
         }
-        volume.taken.note(&volume.lower, expect);
+        if last {
+            volume.taken.note(&volume.lower, expect);
+        }
         volume.files.let_go(expect);
         volume.notifier.entry(dir, name);
         volume.notifier.attributes(expect);

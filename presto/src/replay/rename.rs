@@ -133,7 +133,9 @@ impl Replayer {
         volume.notifier.entry(to_dir, to_name);
         volume.notifier.attributes(object);
         if let Some(other) = other {
-            volume.taken.note(&volume.lower, other);
+            if intent.flags.contains(Flags::REPLACED_LAST_LINK) {
+                volume.taken.note(&volume.lower, other);
+            }
             volume.files.let_go(other);
             volume.notifier.attributes(other);
         }

@@ -263,6 +263,16 @@ fn who_comes_by_an_old_name_to_a_file_that_was_replaced_or_removed_is_sent_to_lo
     w.write(&handle, "by the new name");
     w.close(&handle);
     assert_eq!(w.read("f"), "by the new name");
+    // One of two names is not the last.
+    let k = w.save("k", "twice");
+    w.volume.link(user(), k, w.root(), b"l").unwrap();
+    let unlink = v1::Unlink { name: name("k"), expect: by(k), dir: by(w.root()), ..Default::default() };
+    applied(&w.one(item(Op::Unlink(unlink))));
+    let handle = w.open("l");
+    w.volume.unlink(user(), w.root(), b"l").unwrap();
+    let cut = Changes { size: Some(0), ..Changes::default() };
+    w.volume.setattr(user(), k, &cut).unwrap();
+    w.volume.release(user(), handle.number).unwrap();
     // What its own user removes, he may still change by a descriptor that he has.
     let h = w.save("h", "mine");
     let mine = w.volume.open_file(user(), h, Access::Read, false).unwrap();
