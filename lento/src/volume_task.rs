@@ -416,6 +416,12 @@ impl VolumeTask {
         self.fault = fault;
         self.retry_at = Some(Instant::now() + wait);
         self.end_life();
+    }
+
+    /// Whoever waits asks the next one, and peers begin anew with it.
+    fn end_life(&mut self) {
+        self.life = None;
+        self.waits.clear();
         if self.desired.is_server(&self.around.node) {
             for link in std::mem::take(&mut self.links).values() {
                 self.refuse(link);
@@ -426,12 +432,6 @@ impl VolumeTask {
                 link.goodbye(&self.handle.name);
             }
         }
-    }
-
-    /// Whoever waits asks the next one.
-    fn end_life(&mut self) {
-        self.life = None;
-        self.waits.clear();
     }
 
     fn report(&self) -> Report {

@@ -116,8 +116,12 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         Update::Remove { dir, name, file, last, limbo, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
             let Some(object) = reading.view().entry(dir, name)? else {
+                if reading.is_user() {
+                    return reading.unknown(*file);
+                }
                 // A replay may be journaled once more as what it was: done.
-                return if reading.is_user() { reading.unknown(*file) } else { Ok(Absorbed::default()) };
+                set_mtime(&mut reading.tree(), dir, *dir_mtime)?;
+                return Ok(Absorbed::default());
             };
             // A directory goes when it is empty.
             let holds = !reading.view().children(object, 1)?.is_empty();
@@ -150,6 +154,12 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         } => {
             let Some(from) = reading.object(*from)? else { return reading.unknown(*from) };
             let Some(to) = reading.object(*to)? else { return reading.unknown(*to) };
+            let there = reading.view().entry(to, to_name)?;
+            if !reading.is_user() && there.is_some() && there == reading.object(*file)? {
+                set_mtime(&mut reading.tree(), from, *from_mtime)?;
+                set_mtime(&mut reading.tree(), to, *to_mtime)?;
+                return Ok(Absorbed::default());
+            }
             let Some(object) = reading.view().entry(from, from_name)? else {
                 return reading.unknown(FileId::default());
             };

@@ -477,22 +477,38 @@ fn rule_10_what_was_closed_and_is_on_the_disk_is_an_update_after_a_power_cut() {
     assert!(world.nodes[SERVER].kept.is_empty());
 }
 
+/// The journal confirms the client's newest replay once more, as it does where a replay finds that it is done.
+fn confirm_twice(world: &mut World, expected: fn(&Update) -> bool) {
+    let journal = &mut world.nodes[CLIENT].disk.kml;
+    let mut twice = journal.last().unwrap().clone();
+    assert!(expected(&twice.update), "{twice:?}");
+    twice.recno = Recno(journal.len() as u64 + 1);
+    journal.push(twice);
+    settle(world);
+}
+
 #[test]
-fn a_removal_that_the_journal_confirms_twice_stops_nobody() {
+fn a_replay_that_the_journal_confirms_twice_stops_nobody() {
     let mut world = world(1);
     store(&mut world, SERVER, "f", "text");
+    store(&mut world, SERVER, "one", "1");
+    store(&mut world, SERVER, "two", "2");
     settle(&mut world);
     remove(&mut world, SERVER, "f");
     settle(&mut world);
-    let journal = &mut world.nodes[CLIENT].disk.kml;
-    let mut twice = journal.last().unwrap().clone();
-    assert!(matches!(twice.update, Update::Remove { .. }), "{twice:?}");
-    twice.recno = Recno(journal.len() as u64 + 1);
-    journal.push(twice);
+    confirm_twice(&mut world, |update| matches!(update, Update::Remove { .. }));
+    rename(&mut world, SERVER, "one", "three");
+    settle(&mut world);
+    confirm_twice(&mut world, |update| matches!(update, Update::Rename { .. }));
+    rename(&mut world, SERVER, "three", "two");
+    settle(&mut world);
+    confirm_twice(&mut world, |update| matches!(update, Update::Rename { .. }));
     store(&mut world, SERVER, "g", "more");
     store(&mut world, CLIENT, "h", "back");
     settle(&mut world);
-    everywhere(&world, "f", None);
+    for (path, text) in [("f", None), ("one", None), ("two", Some("1")), ("three", None)] {
+        everywhere(&world, path, text);
+    }
     everywhere(&world, "g", Some("more"));
     everywhere(&world, "h", Some("back"));
 }

@@ -158,7 +158,8 @@ impl VolumeTask {
         if again && self.life.is_some() {
             return; // Only options were changed.
         }
-        if info.unclean {
+        if info.unclean && self.life.is_some() {
+            self.fault = "presto has begun anew after a power cut".to_owned();
             self.end_life();
         }
         let result = match self.life {

@@ -22,6 +22,9 @@ use crate::volume::Millis;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+/// When a content is read again, in milliseconds.
+const AGAIN: u64 = 100;
+
 /// Contents without a hash: by object, and by the positions that they hold up.
 #[derive(Debug, Default)]
 pub struct Unread {
@@ -132,13 +135,13 @@ impl Server {
             ReadResult::Unstable | ReadResult::Failed(_) => {
                 let path = View::new(ctx.store, Which::Local).path(object)?;
                 ctx.out.push(Output::Event(Event::Waiting(format!("{path}: changes while it is read"))));
-                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(100)));
+                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
             }
             ReadResult::Gone => {
                 let state = View::new(ctx.store, Which::Local).object(object)?;
                 if state.is_some_and(|state| state.file == slot.file) {
                     // The record of it is about to come; if not, it was removed behind presto's back.
-                    self.read_again.insert(object, Millis(ctx.now.0.saturating_add(100)));
+                    self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
                     if !self.unread.missing.insert(object) {
                         ctx.doubtful.push((object, Vec::new()));
                     }
