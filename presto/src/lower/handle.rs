@@ -13,6 +13,9 @@ use intermezzo_kml::record::FileId;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+/// How often and how soon an inode is asked for again.
+const TRIES: u32 = 100;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 /// Largest handle that any of the known file systems makes (btrfs with parent).
 const SPACE: usize = 40;
 
@@ -128,6 +131,17 @@ impl Shape {
 
     /// open_by_handle_at(2). ESTALE: no such file any more.
     pub fn open(self, mount: BorrowedFd<'_>, id: FileId, flags: OFlags) -> Result<OwnedFd, Errno> {
+        for _ in 0..TRIES {
+            match self.open_once(mount, id, flags) {
+                // So ext4 says that an inode of this number is just being made; a moment later it is there, or another.
+                Err(Errno::NOMEM) => std::thread::sleep(PAUSE),
+                result => return result,
+            }
+        }
+        self.open_once(mount, id, flags)
+    }
+
+    fn open_once(self, mount: BorrowedFd<'_>, id: FileId, flags: OFlags) -> Result<OwnedFd, Errno> {
         let mut raw = self.pack(id)?;
         // SAFETY: `raw` is a complete struct file_handle that outlives the call.
         let fd = unsafe {
