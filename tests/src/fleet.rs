@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use intermezzo::fleet::process::Signal;
+use intermezzo::fleet::process::{Signal, tail};
 use intermezzo::fleet::{Daemon, Fleet, Mounts, Node, Request, mounts};
 use intermezzo::output::say;
 
@@ -75,11 +75,7 @@ impl Temporary {
             }
             for daemon in [Daemon::Presto, Daemon::Lento] {
                 let path = self.fleet.layout.log(node, daemon);
-                let log = fs::read(&path).unwrap_or_default();
-                let log = String::from_utf8_lossy(&log);
-                let lines: Vec<&str> = log.lines().collect();
-                let end = lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default().join("\n");
-                say(format_args!("the end of {}:\n{end}", path.display()));
+                say(format_args!("the end of {}:\n{}", path.display(), tail(&path, LOG_LINES)));
             }
         }
     }

@@ -7,6 +7,7 @@ use super::assembly::Ground;
 use super::chunk::Chunks;
 use super::difference::Have;
 use super::known::Known;
+use super::packing::PackingError;
 use super::packing::unpack;
 use intermezzo_proto::v1;
 use lento_core::types::Hash;
@@ -76,7 +77,7 @@ impl Incoming {
     pub async fn take(&mut self, piece: v1::Piece) -> Result<(), String> {
         // Before it waits in the queue: that takes memory.
         if piece.data.len() > CHUNK {
-            return Err(format!("a piece of {} bytes, more than {CHUNK}", piece.data.len()));
+            return Err(PackingError::TooLong(piece.data.len() as u64).to_string());
         }
         match self.steps.send(Step::Piece(piece)).await {
             Ok(()) => Ok(()),

@@ -171,11 +171,7 @@ impl Server {
         hash: Hash,
         size: u64,
     ) -> Result<(), StoreError> {
-        let newest = self.unread.of(object).pop();
-        let latest =
-            newest.map(|at| LogRow::get(ctx.store, at)).transpose()?.flatten().and_then(|row| row.slot);
-        let until = latest.map_or(Position(0), |slot| Position(slot.latest.0));
-        let slot = self.end_wait(ctx, object, until, |_| Some(Stored { hash, size }))?;
+        let slot = self.end_wait(ctx, object, Position(0), |_| Some(Stored { hash, size }))?;
         let mut tree = Tree::new(ctx.store, Which::Local);
         if let Some(mut state) = tree.view().object(object)?
             && state.content.is_none()

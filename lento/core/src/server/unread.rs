@@ -155,7 +155,8 @@ impl Server {
     }
 
     /// The object's rows of the log wait no longer: each gets the content that is found for it; where there is none, it was
-    /// nobody's update. `until`: the record that left things so. The file of the newest.
+    /// nobody's update. `until`: the record that left things so, where it is not the close that they wait for. The file of
+    /// the newest.
     pub(super) fn end_wait(
         &mut self,
         ctx: &mut Context<'_>,
@@ -167,6 +168,7 @@ impl Server {
         for at in self.unread.of(object) {
             let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
             slot = row.slot.take();
+            let until = slot.map_or(until, |slot| until.max(Position(slot.latest.0)));
             match (&mut row.record.what, found(at)) {
                 (LogWhat::Operation(op), Some(Stored { hash, size })) => {
                     fill_content(op, Content { hash, size, inline: None });
