@@ -35,7 +35,7 @@ fn transfer(what: &str, new: &Path, old: Option<(&Path, Option<Values>)>, staged
     });
     let begin = Instant::now();
     let size = source.metadata().unwrap().len();
-    let (mut assembly, mut have) = Assembly::begin(file, size, ground).unwrap();
+    let (mut assembly, mut have) = Assembly::begin(file, size, ground, Arc::default()).unwrap();
     let described = begin.elapsed();
     let (mut sent, mut packer) = (wire::have(&have).encoded_len(), Packer::default());
     assembly.prepare().unwrap();

@@ -9,7 +9,7 @@ use super::block::Layout;
 use super::block::Mark;
 use super::block::Task;
 use super::block::Value;
-use super::block::describe;
+use super::block::describe_until;
 use super::block::pieces;
 use super::block::root;
 use super::chunk::Chunks;
@@ -58,6 +58,8 @@ pub struct Assembly {
     /// The file is copied from the old version before the first part comes.
     unseeded: bool,
     syncing: Option<JoinHandle<io::Result<()>>>,
+    /// Nobody waits for it any more.
+    ended: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,9 @@ pub enum AssemblyError {
     /// Not a content that travels this way.
     #[error("a content of {0} bytes does not travel in pieces")]
     Size(u64),
+    /// Whoever it was for has gone.
+    #[error("nobody waits for the content any more")]
+    Ended,
     /// An earlier transfer still writes to the file.
     #[error("an earlier transfer of the same content has not ended yet")]
     Busy,
@@ -114,11 +119,17 @@ pub enum AssemblyError {
 
 impl Assembly {
     /// Begins with what the staged file holds from an earlier try, else with the old version, else with nothing; says
-    /// what the sender may leave out. The file is open for reading and writing. Blocks; [`Assembly::prepare`] follows.
+    /// what the sender may leave out. The file is open for reading and writing. Blocks, as all that is done with it does,
+    /// until `ended` is true; [`Assembly::prepare`] follows.
     ///
     /// # Errors
     /// See [`AssemblyError`].
-    pub fn begin(file: File, size: u64, ground: Option<Ground>) -> Result<(Assembly, Have), AssemblyError> {
+    pub fn begin(
+        file: File,
+        size: u64,
+        ground: Option<Ground>,
+        ended: Arc<AtomicBool>,
+    ) -> Result<(Assembly, Have), AssemblyError> {
         let layout = Layout::of(size).ok_or(AssemblyError::Size(size))?;
         // Held until the last descriptor of this opening is closed: by whoever still writes for a transfer that broke.
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -134,6 +145,7 @@ impl Assembly {
             old: None,
             unseeded: false,
             syncing: None,
+            ended,
         };
         let blocks = assembly.look(ground)?;
         let old = assembly.old.as_ref().map_or(0, |old| old.size);
@@ -151,7 +163,7 @@ impl Assembly {
         let is_new = self.file.metadata()?.len() == 0;
         self.file.set_len(self.layout.size())?;
         if !is_new {
-            describe(Task::Hash(&self.file), self.layout, &mut self.values)?;
+            self.hash()?;
         } else if self.old.is_none() {
             self.under = Under::Hole;
             return Ok(Blocks::Zeros);
@@ -187,18 +199,30 @@ impl Assembly {
         self.unseeded = false;
         if rustix::fs::ioctl_ficlone(&*self.file, &*old.file).is_ok() {
             self.file.set_len(self.layout.size())?;
-            describe(Task::Hash(&self.file), self.layout, &mut self.values)?;
-            return Ok(());
+            return self.hash();
         }
         // The disk works while this copies and the sender hashes. Where sizes differ, much of it may be written anew.
-        let copied = Arc::new(AtomicBool::new(false));
+        let copied = Copied::default();
         if old.size == self.layout.size() {
-            let (file, copied) = (self.file.clone(), copied.clone());
-            self.syncing = Some(std::thread::spawn(move || sync_until(&file, &copied)));
+            let (file, copied) = (self.file.clone(), copied.0.clone());
+            // Without it the end takes longer.
+            let syncing = std::thread::Builder::new().spawn(move || sync_until(&file, &copied));
+            self.syncing = syncing.ok();
         }
-        let described = describe(Task::Copy(&old.file, &self.file), self.layout, &mut self.values);
-        copied.store(true, Ordering::Relaxed);
-        Ok(described?)
+        let task = Task::Copy(&old.file, &self.file);
+        describe_until(&self.ended, task, self.layout, &mut self.values)?;
+        self.go_on()
+    }
+
+    /// Whatever is not known of what the file holds.
+    fn hash(&mut self) -> Result<(), AssemblyError> {
+        describe_until(&self.ended, Task::Hash(&self.file), self.layout, &mut self.values)?;
+        self.go_on()
+    }
+
+    /// Somebody may announce a content of any size, and go.
+    fn go_on(&self) -> Result<(), AssemblyError> {
+        if self.ended.load(Ordering::Relaxed) { Err(AssemblyError::Ended) } else { Ok(()) }
     }
 
     /// The chunks of the old version. Blocks.
@@ -282,7 +306,7 @@ impl Assembly {
     /// # Errors
     /// See [`AssemblyError`].
     pub fn finish(mut self, expected: Hash) -> Result<Values, AssemblyError> {
-        describe(Task::Hash(&self.file), self.layout, &mut self.values)?;
+        self.hash()?;
         let values: Vec<Value> = self.values.iter().copied().flatten().collect();
         let found = root(self.layout, &values).ok_or(SourceError::Changed)?;
         // An error of the disk is told once, to whoever asked first; and the next try waits for nobody then.
@@ -316,6 +340,16 @@ impl Assembly {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.write_all_at(zeros, offset),
             punched => Ok(punched?),
         }
+    }
+}
+
+/// Told when it is dropped, whatever became of the copying.
+#[derive(Default)]
+struct Copied(Arc<AtomicBool>);
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -252,8 +252,6 @@ pub fn hashers(blocks: usize) -> usize {
 pub enum Task<'a> {
     /// They are hashed.
     Hash(&'a File),
-    /// They are hashed until this is true.
-    HashUntil(&'a File, &'a AtomicBool),
     /// They are copied from the first file to the second, and what is written is hashed. The first may be shorter.
     Copy(&'a File, &'a File),
 }
@@ -263,30 +261,47 @@ pub enum Task<'a> {
 /// # Errors
 /// See [`SourceError`].
 pub fn describe(task: Task<'_>, layout: Layout, values: &mut [Option<Value>]) -> Result<(), SourceError> {
+    describe_until(&AtomicBool::new(false), task, layout, values)
+}
+
+/// The same until `stop` is true: not all have a value then.
+///
+/// # Errors
+/// See [`SourceError`].
+pub fn describe_until(
+    stop: &AtomicBool,
+    task: Task<'_>,
+    layout: Layout,
+    values: &mut [Option<Value>],
+) -> Result<(), SourceError> {
     let share = values.len().div_ceil(hashers(values.len())).max(1);
     std::thread::scope(|scope| {
         let running: Vec<_> = values
             .chunks_mut(share)
             .enumerate()
-            .map(|(nth, part)| scope.spawn(move || Part::new(task, layout).run(nth * share, part)))
+            .map(|(nth, part)| {
+                let run = move || Part::new(task, layout, stop).run(nth * share, part);
+                std::thread::Builder::new().spawn_scoped(scope, run)
+            })
             .collect();
         let failed = || SourceError::Sink("a hashing thread failed".to_owned());
-        running.into_iter().try_for_each(|thread| thread.join().map_err(|_| failed())?)
+        running.into_iter().try_for_each(|thread| thread?.join().map_err(|_| failed())?)
     })
 }
 
 /// One thread's share.
 struct Part<'a> {
     task: Task<'a>,
+    stop: &'a AtomicBool,
     layout: Layout,
     reader: BlockReader<'a>,
     buffer: Vec<u8>,
 }
 
 impl<'a> Part<'a> {
-    fn new(task: Task<'a>, layout: Layout) -> Part<'a> {
-        let (Task::Hash(file) | Task::HashUntil(file, _) | Task::Copy(file, _)) = task;
-        Part { task, layout, reader: BlockReader::new(file, layout.size), buffer: Vec::new() }
+    fn new(task: Task<'a>, layout: Layout, stop: &'a AtomicBool) -> Part<'a> {
+        let (Task::Hash(file) | Task::Copy(file, _)) = task;
+        Part { task, stop, layout, reader: BlockReader::new(file, layout.size), buffer: Vec::new() }
     }
 
     fn run(mut self, first: usize, values: &mut [Option<Value>]) -> Result<(), SourceError> {
@@ -302,7 +317,7 @@ impl<'a> Part<'a> {
                 self.layout.range(first + run.start).start..self.layout.range(first + run.end - 1).end;
             let mut hashing = ValueOf::default();
             for piece in pieces(&bytes) {
-                if matches!(self.task, Task::HashUntil(_, stop) if stop.load(Ordering::Relaxed)) {
+                if self.stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
                 let hole = self.fill(&piece)?;
@@ -328,7 +343,7 @@ impl<'a> Part<'a> {
         }
         self.buffer.resize(usize::try_from(piece.end - piece.start).unwrap_or(CHUNK), 0);
         match self.task {
-            Task::Hash(_) | Task::HashUntil(..) => self.reader.read(&mut self.buffer, piece.start)?,
+            Task::Hash(_) => self.reader.read(&mut self.buffer, piece.start)?,
             Task::Copy(_, to) => {
                 self.reader.read_or_zeros(&mut self.buffer, piece.start)?;
                 to.write_all_at(&self.buffer, piece.start)?;

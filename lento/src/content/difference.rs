@@ -9,6 +9,7 @@ use super::block::Task;
 use super::block::Value;
 use super::block::ValueOf;
 use super::block::describe;
+use super::block::describe_until;
 use super::block::pieces;
 use super::block::root;
 use super::chunk::Chunks;
@@ -156,7 +157,7 @@ impl Outgoing {
     /// # Errors
     /// See [`SourceError`].
     pub fn hash_until(&mut self, file: &File, stop: &AtomicBool) -> Result<(), SourceError> {
-        describe(Task::HashUntil(file, stop), self.layout, &mut self.values)
+        describe_until(stop, Task::Hash(file), self.layout, &mut self.values)
     }
 
     /// Hashes all of it. Blocks.
@@ -332,10 +333,10 @@ impl Search<'_, '_> {
                 None => self.sent(offset, bytes)?,
             },
             Found::Hole(hole) => {
-                static ZEROS: [u8; CHUNK] = [0; CHUNK];
+                let zeros = vec![0; CHUNK];
                 for piece in pieces(&hole) {
                     let length = usize::try_from(piece.end - piece.start).unwrap_or(CHUNK);
-                    self.sent(piece.start, ZEROS.get(..length).unwrap_or_default())?;
+                    self.sent(piece.start, zeros.get(..length).unwrap_or_default())?;
                 }
             }
         }

@@ -13,6 +13,8 @@ use intermezzo_proto::v1;
 use lento_core::types::Hash;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -27,6 +29,19 @@ const QUEUE: usize = 8;
 pub struct Incoming {
     steps: mpsc::Sender<Step>,
     writing: JoinHandle<Result<(), String>>,
+    waited_for: WaitedFor,
+}
+
+/// Dropped, it says so to the thread.
+#[derive(Debug, Default)]
+struct WaitedFor {
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for WaitedFor {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 enum Step {
@@ -48,13 +63,15 @@ impl Incoming {
     ) -> Result<(Incoming, Have), String> {
         let ground = ground.filter(|_| !known.doubts(name));
         let old = ground.as_ref().map(|ground| ground.file.clone());
-        let began = spawn_blocking(move || Assembly::begin(file, size, ground)).await;
+        let waited_for = WaitedFor::default();
+        let ended = waited_for.ended.clone();
+        let began = spawn_blocking(move || Assembly::begin(file, size, ground, ended)).await;
         let (assembly, have) =
             began.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let (steps, queue) = mpsc::channel(QUEUE);
         let (name, known) = (name.to_owned(), known.clone());
         let writing = spawn_blocking(move || write(assembly, queue, old, (&name, &known)));
-        Ok((Incoming { steps, writing }, have))
+        Ok((Incoming { steps, writing, waited_for }, have))
     }
 
     /// The chunks of the old version; `None`: there is none.
@@ -100,7 +117,7 @@ impl Incoming {
 
     /// Nothing more will come: waits until nobody writes to the file any more.
     pub async fn stop(self) {
-        drop(self.steps);
+        drop((self.steps, self.waited_for));
         let _ = self.writing.await;
     }
 }
@@ -177,5 +194,23 @@ mod tests {
         let (incoming, have) = begin().await;
         assert_eq!(have, Have::default());
         incoming.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_announced_and_nobody_waits_for_keeps_no_thread_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("staged");
+        let open =
+            || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let size = 4 << 40;
+        open().set_len(size).unwrap();
+        let known = Known::default();
+        let hashing = Incoming::begin(("staged", open()), size, None, &known);
+        assert!(tokio::time::timeout(Duration::from_millis(50), hashing).await.is_err());
+        let patience = std::time::Instant::now() + Duration::from_secs(20);
+        while rustix::fs::flock(open(), rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            assert!(std::time::Instant::now() < patience, "the file is still read");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }

@@ -36,7 +36,7 @@ fn transfer(new: &Path, old: Option<&Path>, staged: &Path, cut: usize) -> Result
 fn begin(staged: &Path, size: u64, ground: Option<Ground>) -> (Assembly, Have) {
     let patience = Instant::now() + Duration::from_secs(20);
     loop {
-        match Assembly::begin(open(staged), size, ground.clone()) {
+        match Assembly::begin(open(staged), size, ground.clone(), Arc::default()) {
             Err(AssemblyError::Busy) if Instant::now() < patience => {
                 std::thread::sleep(Duration::from_millis(2))
             }
@@ -238,7 +238,8 @@ fn what_is_appended_is_sent_without_reading_the_old_version_for_chunks() {
     let bytes = noise(5, 12 << 20);
     std::fs::write(&old, &bytes[..9_000_000]).unwrap();
     std::fs::write(&new, &bytes).unwrap();
-    let (assembly, have) = Assembly::begin(open(&staged), bytes.len() as u64, Some(ground(&old))).unwrap();
+    let (assembly, have) =
+        Assembly::begin(open(&staged), bytes.len() as u64, Some(ground(&old)), Arc::default()).unwrap();
     let file = File::open(&new).unwrap();
     let mut outgoing = Outgoing::of(&file).unwrap().unwrap();
     assert_eq!(outgoing.weigh(&file, &have).unwrap(), Advice::Send);
@@ -280,7 +281,7 @@ fn parts_of_an_old_version_that_cannot_be_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let [old, staged] = ["old", "staged"].map(|name| dir.path().join(name));
     std::fs::write(&old, noise(1, 200_000)).unwrap();
-    let begin = |ground| Assembly::begin(open(&staged), 300_000, ground).unwrap().0;
+    let begin = |ground| Assembly::begin(open(&staged), 300_000, ground, Arc::default()).unwrap().0;
     let moved = |offset, from, length| Part::Moved(Moved { offset, from, length });
     let refused = |moved: Part| begin(Some(ground(&old))).take(&moved).unwrap_err();
     let beyond = refused(moved(200_000, 0, 100_001));
@@ -376,7 +377,7 @@ fn an_old_version_that_is_longer_is_no_trouble() {
 fn pieces_that_cannot_be_are_refused_and_nothing_grows() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f");
-    let begin = || Assembly::begin(open(&path), 100_000, None).unwrap().0;
+    let begin = || Assembly::begin(open(&path), 100_000, None, Arc::default()).unwrap().0;
     let piece = |offset, length| Part::Piece(Piece { offset, bytes: Bytes::from(vec![1; length]) });
     let size = || std::fs::metadata(&path).unwrap().len();
     let beyond = begin().take(&piece(99_999, 2)).unwrap_err();
@@ -390,7 +391,7 @@ fn pieces_that_cannot_be_are_refused_and_nothing_grows() {
     assert_eq!(size(), 100_000);
     drop(back);
     for size in [0, 1, 64 << 10, 1 << 63, u64::MAX] {
-        let error = Assembly::begin(open(&path), size, None).unwrap_err();
+        let error = Assembly::begin(open(&path), size, None, Arc::default()).unwrap_err();
         assert!(matches!(error, AssemblyError::Size(_)), "{error}");
     }
 }
@@ -400,7 +401,7 @@ fn a_wrong_hash_is_an_error_and_the_next_try_begins_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f");
     let bytes = noise(1, CHUNK);
-    let begin = || Assembly::begin(open(&path), CHUNK as u64, None).unwrap();
+    let begin = || Assembly::begin(open(&path), CHUNK as u64, None, Arc::default()).unwrap();
     let whole = Part::Piece(Piece { offset: 0, bytes: bytes.clone().into() });
     let (mut first, _) = begin();
     first.take(&whole).unwrap();
@@ -415,8 +416,8 @@ fn a_wrong_hash_is_an_error_and_the_next_try_begins_anew() {
 fn two_transfers_do_not_write_to_one_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f");
-    let (first, _) = Assembly::begin(open(&path), 100_000, None).unwrap();
-    assert!(matches!(Assembly::begin(open(&path), 100_000, None), Err(AssemblyError::Busy)));
+    let (first, _) = Assembly::begin(open(&path), 100_000, None, Arc::default()).unwrap();
+    assert!(matches!(Assembly::begin(open(&path), 100_000, None, Arc::default()), Err(AssemblyError::Busy)));
     drop(first);
-    Assembly::begin(open(&path), 100_000, None).unwrap();
+    Assembly::begin(open(&path), 100_000, None, Arc::default()).unwrap();
 }
