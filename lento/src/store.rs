@@ -31,6 +31,8 @@ use tables::WriteTables;
 /// The shell's own rows: single values by name.
 const SHELL: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("shell");
 const UID: &str = "uid";
+/// The last loss of presto's that the core has begun a new incarnation for.
+const LOSS: &str = "loss";
 /// Who opened it last; see [`VolumeStore::open`].
 const LIFE: &str = "life";
 const SYNCED: &str = "synced";
@@ -175,12 +177,24 @@ impl VolumeStore {
         self.last_time
     }
 
-    /// The core has begun a new incarnation because of [`LastTime::Lost`]: this opening counts from now on.
+    /// The core has begun a new incarnation because of [`LastTime::Lost`], or of a loss that presto told (0: none of
+    /// its): this opening counts from now on, and that loss no longer.
     ///
     /// # Errors
     /// The database's own, or the witness cannot be written.
-    pub fn loss_noted(&self) -> Result<(), StoreError> {
+    pub fn loss_noted(&self, of_presto: u64) -> Result<(), StoreError> {
+        if of_presto != 0 {
+            self.put_shell_rows(&[(LOSS, &of_presto.to_le_bytes())])?;
+        }
         self.begin_life()
+    }
+
+    /// Whether presto tells a loss that the core knows nothing of.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn is_new_loss(&self, of_presto: u64) -> Result<bool, StoreError> {
+        Ok(of_presto != 0 && self.shell_row(LOSS)?.as_deref() != Some(&of_presto.to_le_bytes()))
     }
 
     /// The id of this replica's cache; `None` while the store is new.

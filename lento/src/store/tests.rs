@@ -150,9 +150,23 @@ fn another_boot_is_a_loss_until_noted() {
     assert_eq!(open(&path, "two").unwrap().last_time(), LastTime::Lost);
     let store = open(&path, "two").unwrap();
     assert_eq!(store.last_time(), LastTime::Lost, "nobody has noted it yet");
-    store.loss_noted().unwrap();
+    store.loss_noted(0).unwrap();
     drop(store);
     assert_eq!(open(&path, "two").unwrap().last_time(), LastTime::Whole);
+}
+
+#[test]
+fn a_loss_that_presto_tells_is_new_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let store = open(&path, "one").unwrap();
+    assert!(!store.is_new_loss(0).unwrap());
+    assert!(store.is_new_loss(7).unwrap());
+    store.loss_noted(7).unwrap();
+    store.loss_noted(0).unwrap();
+    drop(store);
+    let store = open(&path, "one").unwrap();
+    assert_eq!((store.is_new_loss(7).unwrap(), store.is_new_loss(8).unwrap()), (false, true));
 }
 
 #[test]

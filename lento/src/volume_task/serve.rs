@@ -158,14 +158,16 @@ impl VolumeTask {
         if again && self.life.is_some() {
             return; // Only options were changed.
         }
-        if info.unclean && self.life.is_some() {
-            self.fault = "presto has begun anew after a power cut".to_owned();
-            self.end_life();
-        }
-        let result = match self.life {
-            Some(_) => Ok(()),
-            None => self.begin(&info),
-        };
+        let result = self.is_new_loss(&info).and_then(|lost| {
+            if lost && self.life.is_some() {
+                self.fault = "presto has begun anew after a power cut".to_owned();
+                self.end_life();
+            }
+            match self.life {
+                Some(_) => Ok(()),
+                None => self.begin(&info, lost),
+            }
+        });
         match result.and_then(|()| self.attach_journal(connection, &info, inputs)) {
             Ok(()) => {}
             Err(fault) => self.fail(fault),
@@ -196,13 +198,19 @@ impl VolumeTask {
         Ok(())
     }
 
-    fn begin(&mut self, info: &VolumeInfo) -> Result<(), String> {
+    /// Told by presto, and not yet by an earlier life of this volume.
+    fn is_new_loss(&self, info: &VolumeInfo) -> Result<bool, String> {
+        let store = self.store.as_ref().ok_or_else(|| "the store is not open".to_owned())?;
+        store.is_new_loss(info.loss).map_err(|error| error.to_string())
+    }
+
+    fn begin(&mut self, info: &VolumeInfo, lost_by_presto: bool) -> Result<(), String> {
         let store = self.store.clone().ok_or_else(|| "the store is not open".to_owned())?;
         let (Some(root), Some(staging)) = (&info.root, &info.staging) else {
             return Err("presto did not say which directory is the root".to_owned());
         };
         let lost = store.last_time() == LastTime::Lost && !self.loss_noted;
-        let unclean = info.unclean || lost || self.foreign;
+        let unclean = lost_by_presto || lost || self.foreign;
         let config = Config {
             name: self.handle.name.to_string(),
             role: if self.desired.is_server(&self.around.node) {
@@ -225,7 +233,7 @@ impl VolumeTask {
         })?;
         if unclean {
             // Makes the new incarnation durable with the note, so that it is begun once.
-            store.loss_noted().map_err(|error| error.to_string())?;
+            store.loss_noted(info.loss).map_err(|error| error.to_string())?;
             self.loss_noted = true;
             self.foreign = false;
         }

@@ -1,5 +1,6 @@
 //! One volume from opening to closing: cache, journal, recovery, mount, and the fault where one of them fails.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(super) struct Running {
     mount: Mutex<Option<Box<dyn Mounted>>>,
     /// Why it is not mounted.
     fault: String,
+    /// See `VolumeInfo.loss`.
+    loss: u64,
     /// Lento said so by `Mark`.
     pub marked_read_only: std::sync::atomic::AtomicBool,
 }
@@ -165,7 +168,7 @@ impl Served {
                 info.staging = Some(convert::to_file_id(volume.lower.staging()));
                 info.first_recno = volume.journal.first().0;
                 info.last_recno = volume.journal.published().0;
-                info.unclean = volume.journal.unclean_boot();
+                info.loss = running.loss;
                 info.fault.clone_from(&running.fault);
             }
             Err(fault) => info.fault = fault,
@@ -293,6 +296,7 @@ fn open(
         }
     };
     let syncer = Syncer::start(&volume);
+    let loss = if volume.journal.unclean_boot() { RandomState::new().hash_one(&spec.name) | 1 } else { 0 };
     let running = Running {
         scrubber: Scrubber::new(Arc::clone(&volume)),
         volume,
@@ -300,6 +304,7 @@ fn open(
         syncer,
         mount: Mutex::new(mount),
         fault,
+        loss,
         marked_read_only: std::sync::atomic::AtomicBool::new(false),
     };
     running.apply_access(spec);

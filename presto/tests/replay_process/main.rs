@@ -36,7 +36,7 @@ fn a_volume_is_mounted_over_the_channel_and_again_at_the_next_start_without_lent
     let (mut lento, attached) = fleet.lento();
     assert!(attached.volumes.is_empty());
     let info = fleet.set_volume(&mut lento);
-    assert_eq!((info.fault.as_str(), info.unclean), ("", false));
+    assert_eq!((info.fault.as_str(), info.loss), ("", 0));
     std::fs::write(fleet.mnt.join("f"), "hello").unwrap();
     assert_eq!(std::fs::read(fleet.cache.join("tree/f")).unwrap(), b"hello");
     drop(lento);
