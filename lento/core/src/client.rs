@@ -119,8 +119,9 @@ struct Barrier {
 const SYNC_PAUSE: u64 = 30;
 
 impl Client {
-    /// Rebuilds what is kept in memory. Whatever is pending may have been received by the server.
-    pub fn open(server: NodeName, store: &dyn Store, tail: u64) -> Result<Client, StoreError> {
+    /// Rebuilds what is kept in memory. Whatever is pending may have been received by the server. Greetings are counted from
+    /// `greeting`, so that the answer to one of an earlier life is not taken for this one's.
+    pub fn open(server: NodeName, store: &dyn Store, tail: u64, greeting: u64) -> Result<Client, StoreError> {
         let mut cml = Cml::open(store)?;
         cml.freeze(Recno(u64::MAX));
         Ok(Client {
@@ -141,7 +142,7 @@ impl Client {
             covered: Recno(0),
             truncated: Recno(0),
             barriers: BTreeMap::new(),
-            greeting: 0,
+            greeting,
             frozen: true,
             tell_again: false,
             journal_end: None,
@@ -244,7 +245,7 @@ impl Client {
         let first = first.max(Recno(Cml::sealed(ctx.store)?.0.saturating_add(1)));
         self.stream = Stream::Greeting;
         self.cml.freeze(ctx.meta.last_read());
-        self.greeting += 1;
+        self.greeting = self.greeting.wrapping_add(1);
         let hello = Hello {
             greeting: self.greeting,
             replica: ctx.meta.replica,

@@ -181,7 +181,7 @@ impl Volume {
                 Part::Server(Box::new(server))
             }
             Role::Client { server } => {
-                Part::Client(Box::new(Client::open(server.clone(), store, config.tail)?))
+                Part::Client(Box::new(Client::open(server.clone(), store, config.tail, config.entropy)?))
             }
         };
         Ok(Volume {
