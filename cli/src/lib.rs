@@ -15,6 +15,12 @@ pub use args::Cli;
 pub use args::seconds;
 pub use commands::run;
 
+/// `intermezzo`, with the arguments of this process.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(run(<Cli as clap::Parser>::parse()) as u8)
+}
+
 /// What the exit code says to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    ExitCode::from(intermezzo::run(intermezzo::Cli::parse()) as u8)
+    intermezzo::main()
 }

@@ -22,6 +22,7 @@ pub mod manifests;
 pub mod meters;
 pub mod metrics;
 pub mod options;
+pub mod program;
 pub mod random;
 pub mod replication;
 pub mod req_dispatcher;

@@ -1,6 +1,7 @@
 //! `make images`: static programs, an image of each part of InterMezzo, its bill of materials, and its size.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -21,6 +22,8 @@ struct Image {
     title: &'static str,
     /// Packages of the workspace; the program of each has the package's name.
     packages: &'static [&'static str],
+    /// Other names of its programs: name and program.
+    links: &'static [(&'static str, &'static str)],
 }
 
 const IMAGES: [Image; 3] = [
@@ -28,16 +31,19 @@ const IMAGES: [Image; 3] = [
         name: "presto",
         title: "InterMezzo: the file system of a node",
         packages: &["presto", "presto-holder"],
+        links: &[],
     },
     Image {
         name: "lento",
         title: "InterMezzo: the replication agent of a node, and the command line",
-        packages: &["lento", "intermezzo"],
+        packages: &["agent"],
+        links: &[("lento", "agent"), ("intermezzo", "agent")],
     },
     Image {
         name: "operator",
         title: "InterMezzo: the Kubernetes operator",
         packages: &["intermezzo-operator"],
+        links: &[],
     },
 ];
 
@@ -149,6 +155,9 @@ impl Image {
         // Names of functions are half of a program, and nobody debugs in an image that has no shell.
         for (_, program) in &built {
             output(Command::new("strip").arg(context.path().join(program)), DEADLINE)?;
+        }
+        for (name, program) in self.links {
+            symlink(program, context.path().join("bin").join(name))?;
         }
         let time = git(root, &["log", "-1", "--format=%ct"])?.parse().context("the time of the commit")?;
         let archive = out.join(format!("{}.tar", self.name));
