@@ -3,7 +3,8 @@
 //! In the order of the journal: each intent without an outcome is decided by looking at the tree (`decide.rs` says how
 //! for each operation), interrupted installs in place are finished from the LML, and a file whose present content no
 //! record vouches for gets its close, which says so after a power cut. Removes nothing but presto's own half-built objects
-//! in stage/. What the disk does not tell is never taken for gone: recovery ends there, and is tried again.
+//! in stage/. Where the disk or the kernel does not answer, nothing is taken for gone: recovery ends with an error, and is
+//! tried again.
 
 mod decide;
 mod memory;
