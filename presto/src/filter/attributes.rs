@@ -89,6 +89,7 @@ impl Volume {
                 return Ok(self.as_seen(id, before));
             }
             self.refuse_taken(id, &before)?;
+            self.refuse_unfinished(id)?;
             if self.is_removed(id, &before) {
                 // Only who has it open can see the change; there is nothing to replicate.
                 self.change(&file, &before, changes)?;
@@ -205,6 +206,7 @@ impl Volume {
             let _held = self.locks.lock(&[id]);
             let before = Stat::of(&file)?;
             self.refuse_taken(id, &before)?;
+            self.refuse_unfinished(id)?;
             if self.is_removed(id, &before) {
                 return change(file.as_fd()).map_err(Stop::Errno);
             }

@@ -64,12 +64,12 @@ impl Volume {
     }
 
     /// Closes for the files that were open for writing when presto was killed: what their writers had left is complete
-    /// as far as anybody will ever know. Recovery calls it once, after it has resolved the intents.
-    pub fn close_interrupted(&self) -> Result<usize, Errno> {
+    /// as far as anybody will ever know. Recovery calls it once, after it has resolved the intents. An error names the file.
+    pub fn close_interrupted(&self) -> Result<usize, (FileId, Errno)> {
         let mut closed = 0;
         let interrupted = self.interrupted.lock().clone();
         for id in interrupted {
-            let found = self.close_one_interrupted(id)?;
+            let found = self.close_one_interrupted(id).map_err(|errno| (id, errno))?;
             closed += usize::from(found.recorded.is_some());
             self.left_open.lock().push(found);
             self.interrupted.lock().retain(|other| *other != id);

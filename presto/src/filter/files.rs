@@ -180,6 +180,7 @@ impl Volume {
         let stat = Stat::of(&*file)?;
         is_regular(&stat)?;
         self.refuse_taken(id, &stat)?;
+        self.refuse_unfinished(id)?;
         let capability = has_capability(&*file, &stat);
         Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
     }

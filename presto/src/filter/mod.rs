@@ -21,6 +21,7 @@ mod rename;
 mod resume;
 mod taken;
 mod touched;
+mod unfinished;
 mod upcalls;
 mod update;
 mod writers;
@@ -66,6 +67,7 @@ pub use rename::Place;
 pub use resume::Resumed;
 pub use taken::Taken;
 pub use touched::Touched;
+pub use unfinished::Unfinished;
 pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
 pub use upcalls::PermitAnswer;
@@ -154,6 +156,8 @@ pub struct Volume {
     pub files: Files,
     /// Files that others have removed or replaced.
     pub taken: Taken,
+    /// Files that others' updates have overwritten in part.
+    pub unfinished: Unfinished,
     /// Open directories.
     pub streams: Streams,
     /// Contents waiting for a verdict.
@@ -216,6 +220,7 @@ impl Volume {
             session: OnceLock::new(),
             files: Files::default(),
             taken: Taken::default(),
+            unfinished: Unfinished::default(),
             streams: Streams::default(),
             limbo,
             marks: Marks::default(),

@@ -129,7 +129,8 @@ impl Shape {
         }
     }
 
-    /// open_by_handle_at(2). ESTALE: no such file any more.
+    /// open_by_handle_at(2). ESTALE: no such file any more. The kernel says the same of an inode that it cannot read; by a
+    /// name it would tell.
     pub fn open(self, mount: BorrowedFd<'_>, id: FileId, flags: OFlags) -> Result<OwnedFd, Errno> {
         for _ in 0..TRIES {
             match self.open_once(mount, id, flags) {

@@ -328,6 +328,21 @@ impl Lower {
         self.shape.identify(dir.as_fd(), name, self.mount)
     }
 
+    /// Path of an entry from the tree's root, for people.
+    #[must_use]
+    pub fn shown(&self, dir: FileId, name: &[u8]) -> String {
+        let place = |dir: &Dir| rustix::fs::readlink(xattr::magic(dir), Vec::new()).unwrap_or_default();
+        let dir = self.dir(dir).map(|dir| place(&dir).into_bytes()).unwrap_or_default();
+        let root = place(&self.tree).into_bytes();
+        let below = dir.strip_prefix(root.as_slice()).unwrap_or(&dir);
+        let mut path = below.strip_prefix(b"/").unwrap_or(below).to_vec();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        String::from_utf8_lossy(&path).escape_debug().to_string()
+    }
+
     /// Identity of an entry, `None` if there is none.
     pub fn find(&self, dir: impl AsFd, name: &[u8]) -> Result<Option<FileId>, Errno> {
         match self.child(dir, name) {

@@ -158,10 +158,8 @@ impl Look<'_> {
             if dir.is_none() {
                 return Ok(Time::default());
             }
-            if let Some(wanted) = wanted
-                && let Ok(lower) = self.volume.lower.dir(dir)
-            {
-                rustix::fs::futimens(&*lower, &times(wanted))?;
+            if let Some(wanted) = wanted {
+                set_time(self.volume, dir, wanted)?;
             }
             Ok(self.attributes(dir)?.mtime)
         };
@@ -200,6 +198,15 @@ impl Look<'_> {
         }
         let born = nanoseconds(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
         Ok(born + SLACK >= nanoseconds(self.intent.time.sec, self.intent.time.nsec))
+    }
+}
+
+/// Sets a directory's modification time, if it is still there.
+pub(super) fn set_time(volume: &Volume, dir: FileId, time: Time) -> Result<(), Errno> {
+    match volume.lower.dir(dir) {
+        Ok(dir) => rustix::fs::futimens(&*dir, &times(time)),
+        Err(errno) if gone(errno) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 

@@ -2,18 +2,20 @@
 //!
 //! In the order of the journal: each intent without an outcome is decided by looking at the tree (`decide.rs` says how
 //! for each operation), interrupted installs in place are finished from the LML, and a file whose present content no
-//! record vouches for gets its close, which says so after a power cut. Removes nothing but presto's own half-built objects in stage/.
+//! record vouches for gets its close, which says so after a power cut. Removes nothing but presto's own half-built objects
+//! in stage/. Where the disk or the kernel does not answer, nothing is taken for gone: recovery ends with an error, and is
+//! tried again.
 
 mod decide;
 mod memory;
 
-use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Outcome, Record};
+use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, OriginKind, Outcome, Record};
 use intermezzo_kml::{Class, KmlError, Reader};
 use rustix::io::Errno;
 
 use crate::filter::{self, Volume};
 use crate::replay::Replayer;
-use crate::replay::lml::{InPlace, Lml};
+use crate::replay::lml::{Damaged, InPlace, Interrupted, Lml, held_name};
 use crate::replay::stage;
 use memory::Memory;
 
@@ -33,8 +35,8 @@ pub enum RecoveryError {
     Lower {
         /// Volume.
         volume: String,
-        /// What it tried.
-        what: &'static str,
+        /// What it tried, and with which object.
+        what: String,
         /// Cache directory.
         path: String,
         /// The kernel's word.
@@ -51,6 +53,8 @@ pub struct Report {
     pub failed: usize,
     /// Installs in place that were finished.
     pub redone: usize,
+    /// Those that will be tried again.
+    pub unfinished: usize,
     /// Closes journaled for files that were being written.
     pub closes: usize,
     /// Half-built objects removed from stage/.
@@ -66,6 +70,28 @@ pub fn run(volume: &Volume, replayer: &Replayer, unresolved: &[Record]) -> Resul
     recovery.run(unresolved)
 }
 
+/// What became of the entries in lml/.
+#[derive(Default)]
+struct InPlaces {
+    /// Their files have the new content.
+    redone: Vec<FileId>,
+    /// What is in their files is neither the old content nor the new.
+    torn: Vec<FileId>,
+    /// The same, but they can still be finished.
+    unfinished: Vec<(InPlace, Errno)>,
+    /// Files whose entries may go.
+    over: Vec<FileId>,
+    /// Entries for people.
+    damaged: Vec<Damaged>,
+}
+
+impl InPlaces {
+    fn concern(&self, id: FileId) -> bool {
+        let unfinished = self.unfinished.iter().map(|(entry, _)| entry.object());
+        self.redone.iter().chain(&self.torn).copied().chain(unfinished).any(|other| other == id)
+    }
+}
+
 struct Recovery<'a> {
     volume: &'a Volume,
     replayer: &'a Replayer,
@@ -75,20 +101,21 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     fn run(mut self, unresolved: &[Record]) -> Result<Report, RecoveryError> {
-        let lml = Lml::open(&self.volume.lower).map_err(|errno| self.lower("open lml/", errno))?;
-        let interrupted = lml.interrupted().map_err(|errno| self.lower("read lml/", errno))?;
-        let (mut redone, mut torn) = (Vec::new(), Vec::new());
-        for entry in &interrupted {
-            let into = if self.redo(&lml, entry)? { &mut redone } else { &mut torn };
-            into.push(entry.object());
-        }
+        let mut in_places = self.in_places()?;
         let mut reader = self.reader()?;
         let mut journaled = Vec::new();
         for record in unresolved {
             self.read(&mut reader)?;
-            self.quiet_install(record);
-            let outcome = decide::outcome(self.volume, record, &redone, &self.memory)
-                .map_err(|errno| self.lower("look", errno))?;
+            let name = |what| {
+                format!(
+                    "{what} (record {}, {:?} of file {})",
+                    record.recno, record.opcode, record.intent.object
+                )
+            };
+            self.quiet_install(record)
+                .map_err(|errno| self.lower(name("set back a directory's time"), errno))?;
+            let outcome = decide::outcome(self.volume, record, &in_places.redone, &self.memory)
+                .map_err(|errno| self.lower(name("look whether it happened"), errno))?;
             match &outcome {
                 Some(outcome) => {
                     self.report.done += 1;
@@ -96,58 +123,108 @@ impl Recovery<'_> {
                 }
                 None => {
                     self.report.failed += 1;
-                    decide::undo(self.volume, record).map_err(|errno| self.lower("clear limbo/", errno))?;
+                    decide::undo(self.volume, record)
+                        .map_err(|errno| self.lower(name("clear limbo/"), errno))?;
                 }
             }
             self.volume.journal.resolve(record.recno, outcome).map_err(|source| self.journal(source))?;
         }
         self.read(&mut reader)?;
-        self.closes(&redone, &torn, &journaled)?;
-        self.report.closes += self
-            .volume
-            .close_interrupted()
-            .map_err(|errno| self.lower("journal interrupted writes", errno))?;
-        self.report.closes += self.orphans().map_err(|errno| self.lower("journal orphans", errno))?;
+        self.closes(&in_places, &journaled)?;
+        self.report.closes += self.volume.close_interrupted().map_err(|(id, errno)| {
+            self.lower(format!("journal what was being written to file {id}"), errno)
+        })?;
+        self.report.closes += self.orphans()?;
         self.volume.limbo.inherited(self.volume.journal.published());
-        for entry in &interrupted {
-            lml.finish(entry, &self.volume.lower).map_err(|errno| self.lower("clear lml/", errno))?;
-        }
+        let keep = self.end(&mut in_places, unresolved)?;
         self.report.swept =
-            stage::sweep(&self.volume.lower).map_err(|errno| self.lower("sweep stage/", errno))?;
+            stage::sweep(&self.volume.lower, &keep).map_err(|errno| self.lower("sweep stage/", errno))?;
         Ok(self.report)
+    }
+
+    /// Finishes the overwritings in place that were interrupted, as far as they can be.
+    fn in_places(&mut self) -> Result<InPlaces, RecoveryError> {
+        let mut in_places = InPlaces::default();
+        let found = self.replayer.lml().interrupted().map_err(|entry| self.lower(entry.what, entry.errno))?;
+        for found in found {
+            match found {
+                Interrupted::Whole(entry) => self.redo(entry, &mut in_places),
+                Interrupted::Damaged(damaged) => {
+                    tracing::error!(target: "recovery", volume = self.volume.name, entry = damaged.entry(),
+                        file = %damaged.object, reason = damaged.reason,
+                        "an entry of the LML is damaged: the file that it is about is taken for torn");
+                    in_places.torn.push(damaged.object);
+                    in_places.damaged.push(damaged);
+                }
+            }
+        }
+        Ok(in_places)
+    }
+
+    /// Removes what the entries have told, after it is journaled; those that cannot be finished now stay. Names what must
+    /// stay in stage/ for them.
+    fn end(&mut self, in_places: &mut InPlaces, unresolved: &[Record]) -> Result<Vec<String>, RecoveryError> {
+        let lml = self.replayer.lml();
+        for id in &in_places.over {
+            lml.finish(*id, &self.volume.lower)
+                .map_err(|errno| self.lower(format!("remove the entry of file {id} from lml/"), errno))?;
+        }
+        for damaged in &in_places.damaged {
+            lml.set_aside(damaged)
+                .map_err(|errno| self.lower(format!("set {} aside", damaged.entry()), errno))?;
+        }
+        let mut keep = Vec::new();
+        for (entry, errno) in std::mem::take(&mut in_places.unfinished) {
+            let id = entry.object();
+            keep.push(held_name(id));
+            let asked = unresolved.iter().map(|record| &record.intent).find(|intent| {
+                intent.opcode == Some(Opcode::Close)
+                    && intent.origin.kind == OriginKind::Replay
+                    && intent.object == id
+            });
+            let intent = Intent {
+                opcode: Some(Opcode::Close),
+                object: id,
+                before: asked.map(|intent| intent.before).unwrap_or_default(),
+                origin: asked.map(|intent| intent.origin).unwrap_or_default(),
+                flags: asked.map(|intent| intent.flags).unwrap_or_default(),
+                ..Intent::default()
+            };
+            self.report.unfinished += 1;
+            self.replayer.leave(entry, Some(intent), errno);
+        }
+        Ok(keep)
     }
 
     /// An install replaces a content under a name and means nothing for the directory, but its rename moves the
     /// directory's time; presto sets it back right after, unless it was killed in between.
-    fn quiet_install(&self, record: &Record) {
+    fn quiet_install(&self, record: &Record) -> Result<(), Errno> {
         let intent = &record.intent;
         if record.opcode != Opcode::Close || intent.parent.is_none() {
-            return;
+            return Ok(());
         }
-        let Some(time) = self.memory.time(intent.parent) else { return };
-        let keep = rustix::fs::Timespec { tv_sec: time.sec, tv_nsec: i64::from(time.nsec) };
-        let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-        let times = rustix::fs::Timestamps { last_access: omit, last_modification: keep };
-        let set = self.volume.lower.dir(intent.parent).and_then(|dir| rustix::fs::futimens(&*dir, &times));
-        if let Err(errno) = set {
-            tracing::warn!(target: "recovery", volume = self.volume.name, dir = %intent.parent, %errno,
-                "a directory's modification time cannot be set back");
+        match self.memory.time(intent.parent) {
+            Some(time) => decide::set_time(self.volume, intent.parent, time),
+            None => Ok(()),
         }
     }
 
-    /// `false`: it cannot be finished, and if the file is still there, what is in it is neither the old content nor the new.
-    fn redo(&mut self, lml: &Lml, entry: &InPlace) -> Result<bool, RecoveryError> {
-        match lml.redo(entry, &self.volume.lower) {
+    /// What stops it is the disk, and says nothing about other files: it is tried again while the volume is used.
+    fn redo(&mut self, entry: InPlace, in_places: &mut InPlaces) {
+        let (id, path) = (entry.object(), entry.path());
+        match Lml::redo(&entry, &self.volume.lower) {
             Ok(()) => {
                 self.report.redone += 1;
-                Ok(true)
+                in_places.redone.push(id);
+                in_places.over.push(id);
             }
             Err(Errno::STALE | Errno::NOENT) => {
-                tracing::error!(target: "recovery", volume = self.volume.name, file = %entry.object(),
+                tracing::error!(target: "recovery", volume = self.volume.name, path, file = %id,
                     "an interrupted install cannot be finished: the object or its staged content is gone");
-                Ok(false)
+                in_places.torn.push(id);
+                in_places.over.push(id);
             }
-            Err(errno) => Err(self.lower("finish an install", errno)),
+            Err(errno) => in_places.unfinished.push((entry, errno)),
         }
     }
 
@@ -171,21 +248,21 @@ impl Recovery<'_> {
     /// Files that were open for writing when presto died: what they contain now is journaled, as their close would have
     /// been. Likewise a redone install whose record was already finished, and, vouched for by nobody, what is left of one
     /// that cannot be finished.
-    fn closes(
-        &mut self,
-        redone: &[FileId],
-        torn: &[FileId],
-        journaled: &[FileId],
-    ) -> Result<(), RecoveryError> {
+    fn closes(&mut self, in_places: &InPlaces, journaled: &[FileId]) -> Result<(), RecoveryError> {
+        let InPlaces { redone, torn, .. } = in_places;
         if self.volume.journal.was_clean() && redone.is_empty() && torn.is_empty() {
             return Ok(());
         }
         let mut suspects = self.memory.suspects();
-        suspects.retain(|(id, _)| !torn.contains(id) && !redone.contains(id));
+        suspects.retain(|(id, _)| !in_places.concern(*id));
         suspects.extend(torn.iter().map(|id| (*id, None)));
         suspects.extend(redone.iter().filter(|id| !journaled.contains(id)).map(|id| (*id, None)));
         for (id, recorded) in suspects {
-            let Ok(stat) = self.volume.lower.stat(id) else { continue };
+            let stat = match self.volume.lower.stat(id) {
+                Ok(stat) => stat,
+                Err(Errno::STALE | Errno::NOENT) => continue,
+                Err(errno) => return Err(self.lower(format!("look at file {id}"), errno)),
+            };
             // What is in limbo or nameless is nobody's update any more.
             let removed = self.volume.is_removed(id, &stat);
             if !stat.is_file()
@@ -221,14 +298,15 @@ impl Recovery<'_> {
     }
 
     /// What writers had left in files that a replay had replaced under them: their close would have made a record.
-    fn orphans(&self) -> Result<usize, Errno> {
+    fn orphans(&self) -> Result<usize, RecoveryError> {
         let mut told = 0;
         for id in self.volume.limbo.orphans() {
             let recorded = self.memory.version(id);
+            let failed = |errno| self.lower(format!("journal what is left in orphan {id}"), errno);
             let stat = match self.volume.lower.stat(id) {
                 Ok(stat) => stat,
                 Err(Errno::STALE | Errno::NOENT) => continue,
-                Err(errno) => return Err(errno),
+                Err(errno) => return Err(failed(errno)),
             };
             // Going to limbo moved its ctime; nobody but the writer moved the others.
             let present = stat.attributes.version();
@@ -237,7 +315,7 @@ impl Recovery<'_> {
             {
                 continue;
             }
-            self.volume.close_orphan(id, stat.attributes)?;
+            self.volume.close_orphan(id, stat.attributes).map_err(failed)?;
             told += 1;
         }
         Ok(told)
@@ -247,7 +325,8 @@ impl Recovery<'_> {
         RecoveryError::Journal { volume: self.volume.name.clone(), source }
     }
 
-    fn lower(&self, what: &'static str, errno: Errno) -> RecoveryError {
+    fn lower(&self, what: impl Into<String>, errno: Errno) -> RecoveryError {
+        let what = what.into();
         let path = self.volume.lower.path.display().to_string();
         RecoveryError::Lower { volume: self.volume.name.clone(), what, path, errno }
     }

@@ -23,6 +23,7 @@ impl Replayer {
         let file = self.find(file)?;
         let volume = &self.volume;
         let _held = volume.locks.lock(&[file]);
+        self.refuse_unfinished(file)?;
         self.untouched(since, &[], &[file])?;
         let stat = self.present(file)?;
         // Links have no mode of their own.
@@ -57,6 +58,7 @@ impl Replayer {
         let file = self.find(file)?;
         let volume = &self.volume;
         let _held = volume.locks.lock(&[file]);
+        self.refuse_unfinished(file)?;
         self.untouched(since, &[], &[file])?;
         let stat = self.present(file)?;
         let intent = Intent {

@@ -60,8 +60,7 @@ impl Built {
         }
     }
 
-    /// Removes it from stage/, whoever put it there.
-    pub fn remove(&self, lower: &Lower) {
+    fn remove(&self, lower: &Lower) {
         let flags = if self.kind == FileType::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         if lower.find(lower.stage(), self.name.as_bytes()) == Ok(Some(self.file)) {
             let _ = rustix::fs::unlinkat(lower.stage(), &self.name, flags);

@@ -69,7 +69,9 @@ impl Replayer {
                 Busy::Decide => Ok(Old::Written),
             };
         }
-        let present = stat.attributes.version();
+        // What is there now is nobody's content; the one before is what Lento knows of.
+        let unfinished = self.before_unfinished(id);
+        let present = unfinished.unwrap_or(stat.attributes.version());
         let Some(expected) = guard.version else { return Ok(Old::Free) };
         let versions = self.versions.lock();
         if versions.same(id, expected, present) {
@@ -81,6 +83,7 @@ impl Replayer {
         // reported (a mapping) left it, and Lento must hear of that content before it can go.
         match recorded {
             Some(recno) => Err(Stop::Stale(Some(recno), None)),
+            None if unfinished.is_some() => Err(self.unfinished(id, guard.busy)),
             None => Err(Stop::Stale(Some(self.missed_close(id, &stat.attributes)?), None)),
         }
     }

@@ -1,12 +1,11 @@
-//! Install: new content for a regular file. One link: renamed over. More: in place, guarded by the LML.
+//! Install: new content for a regular file. One link: renamed over. More: `in_place.rs`.
 
-use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Mask, Opcode, Recno, xattr};
+use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Recno, xattr};
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::apply::{Left, Parent};
 use super::check::{Guard, Old};
-use super::lml::InPlace;
 use super::plan::{By, Content, Entry, Give, Item, Xattr};
 use super::{Applied, Replayer, STALE, Stop};
 use crate::filter::LimboReason;
@@ -20,12 +19,12 @@ pub(super) struct What<'a> {
 }
 
 /// Where, and what is there.
-struct Site<'a> {
-    file: FileId,
-    stat: Stat,
-    dir: FileId,
-    name: &'a [u8],
-    parent: &'a Parent,
+pub(super) struct Site<'a> {
+    pub file: FileId,
+    pub stat: Stat,
+    pub dir: FileId,
+    pub name: &'a [u8],
+    pub parent: &'a Parent,
     old: Old,
 }
 
@@ -73,6 +72,8 @@ impl Replayer {
         } else if old == Old::Written {
             // The writer's stores and the new content would mix in one inode, and its other names are not known here.
             Err(Stop::Busy)
+        } else if volume.unfinished.contains(file) {
+            Err(self.unfinished(file, guard.busy))
         } else {
             self.overwrite(&intent, &site, what)
         }
@@ -122,49 +123,5 @@ impl Replayer {
         volume.notifier.entry(site.dir, site.name);
         volume.notifier.attributes(site.file);
         Ok(applied)
-    }
-
-    /// The inode has other names: its bytes are replaced, and the LML can do it again after a crash.
-    fn overwrite(&self, intent: &Intent, site: &Site<'_>, what: &What<'_>) -> Result<Applied, Stop> {
-        let volume = &self.volume;
-        let give =
-            Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
-        let built = self.build(&give, &[], Some(what.content), &[])?;
-        let size = what.content.size();
-        let entry = InPlace::new(site.file, built.name(), built.file, &give);
-        let applied = self.apply(intent, &[site.parent], || {
-            self.lml.begin(&entry, &volume.lower)?;
-            self.lml.copy(&entry, &volume.lower)?;
-            let fd = volume.lower.path_fd(site.file)?;
-            super::attr::set_attributes(&fd, Mask::MODE | Mask::UID | Mask::GID | Mask::MTIME, &give)?;
-            // As in `Built::rename`: whoever has opened it meanwhile may have stored something.
-            let now = Stat::of(&fd)?.attributes;
-            let after = Attributes { size, mtime: give.mtime.unwrap_or(now.mtime), ..now };
-            Ok(Left { file: site.file, after })
-        });
-        match applied {
-            Ok(applied) => {
-                if let Err(errno) = self.lml.end(site.file) {
-                    tracing::warn!(target: "replay", volume = volume.name, file = %site.file, %errno, "the LML entry of a finished install stays; the next start repeats the install");
-                } else {
-                    built.remove(&volume.lower);
-                }
-                volume.notifier.inode(site.file);
-                Ok(applied)
-            }
-            Err(stop) => {
-                // Part of the bytes may be replaced: the entry stays and the next try or start goes on from it.
-                if self.lml.has(site.file) {
-                    return Err(match stop {
-                        Stop::Stale(_, errno) => {
-                            Stop::Refused(errno.unwrap_or(Errno::IO), "while overwriting in place".to_owned())
-                        }
-                        other => other,
-                    });
-                }
-                built.discard(&volume.lower);
-                Err(stop)
-            }
-        }
     }
 }

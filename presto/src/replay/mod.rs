@@ -7,7 +7,9 @@ mod apply;
 mod attr;
 mod build;
 mod check;
+mod copy;
 mod entry;
+mod in_place;
 mod install;
 pub mod lml;
 mod make;
@@ -17,6 +19,7 @@ pub mod stage;
 mod tags;
 mod versions;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use intermezzo_channel::v1;
@@ -30,6 +33,7 @@ use crate::channel::convert;
 use crate::filter::Volume;
 pub(crate) use apply::times;
 pub(crate) use attr::get_xattr;
+use in_place::Unfinished;
 use lml::Lml;
 use plan::{By, Item, MAX_ITEMS, Op};
 use tags::Tags;
@@ -75,6 +79,17 @@ impl From<KmlError> for Stop {
     }
 }
 
+impl Stop {
+    /// The kernel's word, where there is one.
+    fn errno(&self) -> Errno {
+        match self {
+            Stop::Stale(_, errno) => errno.unwrap_or(Errno::IO),
+            Stop::Busy => Errno::BUSY,
+            Stop::Refused(errno, _) => *errno,
+        }
+    }
+}
+
 /// A stale precondition without a record to blame.
 pub(crate) const STALE: Stop = Stop::Stale(None, None);
 
@@ -84,6 +99,8 @@ pub struct Replayer {
     lml: Lml,
     tags: Mutex<Tags>,
     versions: Mutex<Versions>,
+    /// Overwritings in place that the disk has stopped in the middle.
+    unfinished: Mutex<BTreeMap<FileId, Unfinished>>,
 }
 
 impl Replayer {
@@ -93,11 +110,18 @@ impl Replayer {
     /// The LML directory cannot be opened.
     pub fn new(volume: Arc<Volume>) -> Result<Replayer, Errno> {
         let lml = Lml::open(&volume.lower)?;
-        Ok(Replayer { volume, lml, tags: Mutex::default(), versions: Mutex::default() })
+        Ok(Replayer {
+            volume,
+            lml,
+            tags: Mutex::default(),
+            versions: Mutex::default(),
+            unfinished: Mutex::default(),
+        })
     }
 
     /// Runs the items in order; the first that does not come out well ends the batch.
     pub fn run(&self, batch: v1::Replay) -> v1::Replayed {
+        self.finish_left();
         let since = Recno(batch.untouched_since);
         let mut outcomes = Vec::with_capacity(batch.items.len().min(MAX_ITEMS));
         for item in batch.items.into_iter().take(MAX_ITEMS) {

@@ -6,6 +6,7 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::build::PREFIX;
+use super::lml::HELD;
 use crate::lower::{Lower, Stat};
 
 /// Opens (making or continuing) a staged file for writing, with space for `size` bytes (0: unknown).
@@ -39,17 +40,19 @@ pub fn remove(lower: &Lower, name: &str) -> Result<(), Errno> {
     }
 }
 
-/// Removes what presto itself was building when it died. Lento's staged files stay. Says how many went.
+/// Removes what presto itself was building when it died, but what is in `keep`. Lento's staged files stay. Says how many
+/// went.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn sweep(lower: &Lower) -> Result<usize, Errno> {
+pub fn sweep(lower: &Lower, keep: &[String]) -> Result<usize, Errno> {
     let mut swept = 0;
     let mut dir = rustix::fs::Dir::read_from(lower.stage())?;
     while let Some(entry) = dir.read() {
         let entry = entry?;
         let name = entry.file_name();
-        if !name.to_bytes().starts_with(PREFIX.as_bytes()) {
+        let own = [PREFIX, HELD].iter().any(|prefix| name.to_bytes().starts_with(prefix.as_bytes()));
+        if !own || keep.iter().any(|keep| keep.as_bytes() == name.to_bytes()) {
             continue;
         }
         let stat = Stat::at(lower.stage(), name.to_bytes())?;

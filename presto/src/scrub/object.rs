@@ -45,7 +45,7 @@ impl Scrubber {
         let present: BTreeMap<_, _> = xattr::all(&fd)?.into_iter().collect();
         let difference = compare(item, &stat, &present);
         let Some(what) = difference.what() else { return Ok(Seen::Same) };
-        if difference.content && volume.writers.is_writing(file) {
+        if difference.content && volume.writers.is_writing(file) || volume.unfinished.contains(file) {
             return Err(Stop::Busy);
         }
         if mode == Mode::Look {

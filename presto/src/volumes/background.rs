@@ -1,4 +1,5 @@
-//! Group commit: contents and tree first, then the journal; on demand, and each second while something changes.
+//! Group commit: contents and tree first, then the journal; on demand, and each second while something changes. Beside
+//! it, replays that the disk stopped in the middle are tried again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::filter::Volume;
+use crate::replay::Replayer;
 
 /// What a power cut may take.
 const INTERVAL: Duration = Duration::from_millis(900);
@@ -33,14 +35,16 @@ pub(super) struct Syncer {
 
 struct Shared {
     volume: Arc<Volume>,
+    replayer: Arc<Replayer>,
     stop: AtomicBool,
     durable: Mutex<Recno>,
 }
 
 impl Syncer {
-    pub fn start(volume: &Arc<Volume>) -> Syncer {
+    pub fn start(volume: &Arc<Volume>, replayer: &Arc<Replayer>) -> Syncer {
         let shared = Arc::new(Shared {
             volume: Arc::clone(volume),
+            replayer: Arc::clone(replayer),
             stop: AtomicBool::new(false),
             durable: Mutex::new(Recno::NONE),
         });
@@ -80,6 +84,7 @@ impl Shared {
         let mut noted = Recno::NONE;
         while !self.stop.load(Ordering::Relaxed) {
             std::thread::sleep(BREATH);
+            self.replayer.finish_left();
             waited += BREATH;
             if waited < INTERVAL {
                 continue;

@@ -43,7 +43,7 @@ enum Blame {
 /// What an open volume consists of.
 pub(super) struct Running {
     pub volume: Arc<Volume>,
-    pub replayer: Replayer,
+    pub replayer: Arc<Replayer>,
     pub scrubber: Scrubber,
     pub syncer: Syncer,
     mount: Mutex<Option<Box<dyn Mounted>>>,
@@ -278,6 +278,7 @@ fn open(
     let volume = Arc::new(volume);
     let replayer = Replayer::new(Arc::clone(&volume))
         .map_err(|errno| node(format!("volume {}: lml: {errno}", spec.name)))?;
+    let replayer = Arc::new(replayer);
     let report = recovery::run(&volume, &replayer, &unresolved).map_err(|error| node(error.to_string()))?;
     if report != recovery::Report::default() {
         tracing::info!(target: "recovery", volume = spec.name, ?report, "journal and tree brought into agreement");
@@ -295,7 +296,7 @@ fn open(
             (None, format!("volume {}: {fault}", spec.name))
         }
     };
-    let syncer = Syncer::start(&volume);
+    let syncer = Syncer::start(&volume, &replayer);
     let loss = if volume.journal.unclean_boot() { RandomState::new().hash_one(&spec.name) | 1 } else { 0 };
     let running = Running {
         scrubber: Scrubber::new(Arc::clone(&volume)),

@@ -6,6 +6,7 @@ use intermezzo_channel::v1::replay_item::Op;
 use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Origin, OriginKind, State, Time};
 use intermezzo_kml::{Class, Config, Journal};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::world::*;
@@ -47,16 +48,29 @@ fn what_was_written_when_presto_died_gets_its_close() {
     assert_eq!(w.last(), before + 1);
 }
 
-/// An entry of the LML, as a presto leaves it that is killed while it overwrites `f` by the staged file `ab`.
-fn interrupted(cache: &std::path::Path, object: FileId, staged: FileId) {
+/// Leaves everything as a presto does that is killed while it overwrites `f` by `new`. Entry and new content may be spoilt.
+fn interrupted(w: World, object: FileId, spoil: impl FnOnce(&Path, &Path)) -> World {
+    w.stage("ab", "new");
+    let stage = std::fs::File::open(w.cache.join("stage")).unwrap();
+    let staged = w.volume.lower.child(&stage, b"ab").unwrap();
     let entry = serde_json::json!({
         "object": [object.ino, object.generation],
-        "staged": "ab",
+        "path": "f",
         "staged_file": [staged.ino, staged.generation],
+        "size": 3,
+        "checksum": crc32c::crc32c_append(crc32c::crc32c(&0u64.to_le_bytes()), b"new"),
         "mode": 0o100_640, "uid": 0, "gid": 0, "mtime": [1000, 5],
-    });
-    let name = format!("lml/{}-{}", object.ino, object.generation);
-    std::fs::write(cache.join(name), entry.to_string()).unwrap();
+    })
+    .to_string();
+    let text = format!("{entry}\n{:08x}\n", crc32c::crc32c(entry.as_bytes()));
+    w.restart(|cache| {
+        let name = format!("{}-{}", object.ino, object.generation);
+        let (entry, held) = (cache.join("lml").join(&name), cache.join(format!("stage/lml.{name}")));
+        std::fs::write(cache.join("tree/f"), "neand long").unwrap();
+        std::fs::rename(cache.join("stage/ab"), &held).unwrap();
+        std::fs::write(&entry, text).unwrap();
+        spoil(&entry, &held);
+    })
 }
 
 fn lml_is_empty(w: &World) -> bool {
@@ -67,20 +81,27 @@ fn lml_is_empty(w: &World) -> bool {
 fn an_overwriting_in_place_that_a_kill_interrupted_is_finished() {
     let w = world();
     let file = w.save("f", "old and long");
-    w.stage("ab", "new");
-    let stage = std::fs::File::open(w.cache.join("stage")).unwrap();
-    let staged = w.volume.lower.child(&stage, b"ab").unwrap();
     let before = w.last();
-    let w = w.restart(|cache| {
-        std::fs::write(cache.join("tree/f"), "neand long").unwrap();
-        interrupted(cache, file, staged);
-    });
+    let w = interrupted(w, file, |_, _| {});
     assert_eq!(w.read("f"), "new");
     assert_eq!((w.stat("f").mtime(), w.stat("f").mode() & 0o777), (1000, 0o640));
     let record = w.record(before + 1);
     assert_eq!((record.opcode, record.intent.object, w.last()), (Opcode::Close, file, before + 1));
     assert!(!record.outcome.flags.contains(Flags::UNVOUCHED));
-    assert!(lml_is_empty(&w) && !w.staged("ab"));
+    assert!(lml_is_empty(&w) && std::fs::read_dir(w.cache.join("stage")).unwrap().next().is_none());
+}
+
+/// What is in `f` is journaled once, as vouched for by nobody.
+fn is_torn(w: World, file: FileId, before: u64) -> World {
+    assert_eq!(w.read("f"), "neand long");
+    let record = w.record(before + 1);
+    assert_eq!((record.opcode, record.intent.object, w.last()), (Opcode::Close, file, before + 1));
+    assert!(record.outcome.flags.contains(Flags::UNVOUCHED));
+    assert!(std::fs::read_dir(w.cache.join("stage")).unwrap().next().is_none());
+    // The next start has nothing to say.
+    let w = w.restart(|_| {});
+    assert_eq!(w.last(), before + 1);
+    w
 }
 
 #[test]
@@ -88,17 +109,76 @@ fn what_is_left_of_an_overwriting_that_cannot_be_finished_is_vouched_for_by_nobo
     let w = world();
     let file = w.save("f", "old and long");
     let before = w.last();
-    let w = w.restart(|cache| {
-        std::fs::write(cache.join("tree/f"), "neand long").unwrap();
-        interrupted(cache, file, FileId { ino: 1, generation: 1 });
-    });
-    let record = w.record(before + 1);
-    assert_eq!((record.opcode, record.intent.object, w.last()), (Opcode::Close, file, before + 1));
-    assert!(record.outcome.flags.contains(Flags::UNVOUCHED));
+    let w = interrupted(w, file, |_, held| std::fs::remove_file(held).unwrap());
+    let w = is_torn(w, file, before);
     assert!(lml_is_empty(&w));
-    // Once: the next start has nothing to say.
+}
+
+#[test]
+fn another_content_than_the_one_that_an_entry_means_is_never_installed() {
+    let spoilers: [fn(&Path); 3] = [
+        // As many bytes, in the same file.
+        |held| std::fs::write(held, "bad").unwrap(),
+        |held| std::fs::write(held, "new and more").unwrap(),
+        |held| {
+            std::fs::write(held.with_extension("x"), "new").unwrap();
+            std::fs::rename(held.with_extension("x"), held).unwrap();
+        },
+    ];
+    for spoil in spoilers {
+        let w = world();
+        let file = w.save("f", "old and long");
+        let before = w.last();
+        let w = interrupted(w, file, |_, held| spoil(held));
+        let w = is_torn(w, file, before);
+        assert!(lml_is_empty(&w));
+    }
+}
+
+#[test]
+fn a_damaged_entry_makes_its_file_a_torn_one_and_is_kept_for_people() {
+    let w = world();
+    let file = w.save("f", "old and long");
+    let before = w.last();
+    let w = interrupted(w, file, |entry, _| {
+        // A mode that everybody may write, in an entry that can be read as well as before.
+        let text = std::fs::read_to_string(entry).unwrap();
+        std::fs::write(entry, text.replace(&0o100_640.to_string(), &0o100_666.to_string())).unwrap();
+    });
+    let w = is_torn(w, file, before);
+    assert!(w.cache.join(format!("lml/{}-{}.damaged", file.ino, file.generation)).exists());
+    w.save("f", "a user goes on");
     let w = w.restart(|_| {});
-    assert_eq!(w.last(), before + 1);
+    assert_eq!(w.read("f"), "a user goes on");
+}
+
+#[test]
+fn an_entry_of_which_nobody_knows_what_it_is_about_is_named_and_stops_the_volume() {
+    use presto::channel::Service;
+    let w = world();
+    w.save("f", "x");
+    w.restart(|cache| {
+        std::fs::write(cache.join("lml/some-file"), "{\"object\": [1").unwrap();
+        let fault = || {
+            let volumes = open(cache.parent().unwrap());
+            let Body::Attached(attached) = volumes.call("", Body::Attach(v1::Attach::default())).body else {
+                panic!("not attached")
+            };
+            attached.volumes[0].fault.clone()
+        };
+        // The last holder of the volume may still be closing it.
+        let since = std::time::Instant::now();
+        while !fault().contains("lml/some-file") {
+            assert!(since.elapsed() < std::time::Duration::from_secs(10), "{}", fault());
+        }
+        let fault = fault();
+        for part in
+            [&format!("volume {NAME}: "), "byte 13", "move it out of lml/", &cache.display().to_string()]
+        {
+            assert!(fault.contains(part), "{part}: {fault}");
+        }
+        std::fs::rename(cache.join("lml/some-file"), cache.join("some-file")).unwrap();
+    });
 }
 
 #[test]

@@ -1,0 +1,19 @@
+//! What the disk refuses: no space, writes that stop in the middle, entries that cannot go, descriptors that are not there.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that fails says where"
+)]
+
+mod full;
+mod limits;
+mod midway;
+mod starting;
+#[path = "../replay/world.rs"]
+#[allow(dead_code)]
+mod world;
