@@ -16,8 +16,6 @@ use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
 use crate::record::Update;
 use crate::store::StoreError;
-use crate::tree::Stored;
-use crate::tree::Tree;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Attributes;
@@ -72,7 +70,7 @@ impl Server {
                 judged::note(ctx.store, id)?;
                 self.offers.note(id);
                 if verdict == verdict_code::TAKEN {
-                    return self.torn_taken(ctx, record, id, object, hash);
+                    return self.taken(ctx, record, id, object, hash);
                 }
                 self.flying.remove(&id);
                 if let Some(at) = self.in_flight.iter().position(|flight| flight.op.id == id)
@@ -136,8 +134,9 @@ impl Server {
         }
     }
 
-    /// A content that has no hash yet holds up the log; a later one of the same object takes its place. Where an earlier life
-    /// may have told that place with another content, the later one is told at its own as well.
+    /// A content that has no hash yet holds up the log; a later one of the same object takes its place. Where a fallback may
+    /// part the two, the later one is told at its own place as well: an earlier life may have told the first with another
+    /// content, and whoever has both can bring back what lies behind the fallback only.
     fn log_unread(
         &mut self,
         ctx: &mut Context<'_>,
@@ -145,42 +144,22 @@ impl Server {
         op: Operation,
         slot: Slot,
     ) -> Result<(), StoreError> {
-        let origin = op.id;
-        let earlier = self.unread.of(op.object);
-        for at in &earlier {
-            let Some(mut row) = LogRow::get(ctx.store, *at)? else { continue };
+        let (origin, object) = (op.id, op.object);
+        self.read_again.remove(&object);
+        self.retelling.forget(object);
+        let newest = self.unread.of(object).pop();
+        if let Some(newest) = newest.filter(|newest| *newest > self.asked)
+            && let Some(mut row) = LogRow::get(ctx.store, newest)?
+        {
             row.slot = Some(slot);
             row.put(ctx.store)?;
-        }
-        let told = ctx.meta.lineage.eras().last().map_or(Position(0), |era| era.from);
-        if earlier.last().is_some_and(|at| *at > told) {
             let OpKind::Close { mtime, .. } = op.kind else { return Ok(()) };
             let attributes = Attributes { mtime, ..Attributes::default() };
             let kind = OpKind::SetAttr { mask: Mask::MTIME, attributes };
             return self.log(ctx, position, origin, LogWhat::Operation(Operation { kind, ..op }), None);
         }
-        self.unread.insert(op.object, position);
+        self.unread.insert(object, position);
         self.log(ctx, position, origin, LogWhat::Operation(op), Some(slot))
-    }
-
-    /// The content of an object's log rows is known.
-    pub(super) fn fill(
-        &mut self,
-        ctx: &mut Context<'_>,
-        object: ObjectId,
-        hash: Hash,
-        size: u64,
-    ) -> Result<(), StoreError> {
-        let slot = self.end_wait(ctx, object, Position(0), |_| Some(Stored { hash, size }))?;
-        let mut tree = Tree::new(ctx.store, Which::Local);
-        if let Some(mut state) = tree.view().object(object)?
-            && state.content.is_none()
-            && slot.is_some_and(|slot| slot.file == state.file)
-        {
-            state.content = Some(Stored { hash, size });
-            tree.set_object(object, Some(&state))?;
-        }
-        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]
