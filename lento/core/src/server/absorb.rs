@@ -18,6 +18,7 @@ use crate::record::Update;
 use crate::store::StoreError;
 use crate::tree::View;
 use crate::tree::Which;
+use crate::tree::handle;
 use crate::types::Attributes;
 use crate::types::ConflictKind;
 use crate::types::FileId;
@@ -67,6 +68,7 @@ impl Server {
         let origin = match record.origin {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
             KmlOrigin::Replay { record: id, object, hash, verdict } => {
+                let object = as_read(ctx, record, object)?;
                 judged::note(ctx.store, id)?;
                 self.offers.note(id);
                 if verdict == verdict_code::TAKEN {
@@ -221,4 +223,11 @@ impl Server {
         ctx.out.push(Output::Event(Event::Conflict { record: *record, kind: *kind, path: path.clone() }));
         self.conflicts.add(ctx.store, recno, &row)
     }
+}
+
+/// The object that a replay without an effect is about. It was named in the life that asked for it; after a power cut the
+/// journal may know more than the store, and what a user had made by then is read once more, under another name.
+fn as_read(ctx: &Context<'_>, record: &KmlRecord, object: ObjectId) -> Result<ObjectId, StoreError> {
+    let Update::SetAttr { file, mask: Mask(0), .. } = &record.update else { return Ok(object) };
+    Ok(handle::get(ctx.store, *file)?.unwrap_or(object))
 }
