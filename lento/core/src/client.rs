@@ -436,12 +436,9 @@ impl Client {
         let base = ctx.meta.position;
         let applied = if ctx.meta.snapshot.is_some() { Position(0) } else { self.work.applied(base) };
         let pending_log = ctx.meta.last_read() > self.truncated;
-        if base > self.durable.0 || applied > self.durable.1 || pending_log {
-            let before = ctx.out.len();
-            self.syncing.want(ctx, base, applied);
-            if ctx.out.len() > before {
-                self.covered = ctx.meta.last_read();
-            }
+        let is_behind = base > self.durable.0 || applied > self.durable.1 || pending_log;
+        if is_behind && self.syncing.want(ctx, base, applied) {
+            self.covered = ctx.meta.last_read();
         }
         let ack = Ack { position: self.durable.0, applied, durable: self.durable.1 };
         if ack != self.acked && matches!(self.stream, Stream::Up(_)) {

@@ -176,15 +176,16 @@ pub struct Syncing {
 }
 
 impl Syncing {
-    /// Asks for a sync that covers `first` and `second` (what the caller wants to know durable), unless one runs.
-    /// Returns when to ask again if it is too early.
-    pub fn want(&mut self, ctx: &mut Context<'_>, first: Position, second: Position) {
+    /// Asks for a sync that covers `first` and `second` (what the caller wants to know durable), unless one runs or it is
+    /// too early. Whether it begins.
+    pub fn want(&mut self, ctx: &mut Context<'_>, first: Position, second: Position) -> bool {
         if self.in_flight.is_some() || ctx.now < self.not_before || !ctx.presto {
-            return;
+            return false;
         }
         let ticket = ctx.ticket();
         self.in_flight = Some((ticket, first, second));
         ctx.out.push(Output::Sync { ticket });
+        true
     }
 
     /// When to ask again.

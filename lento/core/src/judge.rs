@@ -282,6 +282,13 @@ pub mod alias {
         Ok(planned || store.get(Table::Alias, &back_key(replica, target))?.is_some())
     }
 
+    /// Whether anything was unified with `target`.
+    pub fn has_any(store: &dyn Store, target: ObjectId) -> Result<bool, StoreError> {
+        let key = table::object_key(target);
+        let rows = store.scan(Table::Alias, &key, 2)?;
+        Ok(rows.iter().any(|(found, _)| found.len() > key.len() && found.starts_with(&key)))
+    }
+
     /// Longer than an object's key: the same table, read the other way round.
     fn back_key(replica: u64, target: ObjectId) -> Vec<u8> {
         let mut key = table::object_key(target);

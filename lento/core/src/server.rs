@@ -11,6 +11,7 @@ mod judging;
 mod offers;
 mod orphans;
 mod restoring;
+mod retelling;
 mod retention;
 mod session;
 mod snapshot;
@@ -53,6 +54,7 @@ use crate::types::Ticket;
 use crate::volume::Millis;
 use offers::Offers;
 use orphans::Orphans;
+use retelling::Retelling;
 use serde::Deserialize;
 use serde::Serialize;
 use session::Refusal;
@@ -102,7 +104,11 @@ pub struct Server {
     orphans: Orphans,
     /// What a power cut left.
     torn: TornFiles,
+    /// What an earlier life may have told otherwise.
+    retelling: Retelling,
     syncing: Syncing,
+    /// A sync has begun that covers this: with the disk the log may fall back to it.
+    asked: Position,
     durable: Position,
     barriers: BTreeMap<u64, (Position, bool)>,
     truncated: Position,
@@ -210,9 +216,10 @@ impl LogRow {
 }
 
 impl Server {
-    /// Rebuilds what is kept in memory.
-    pub fn open(store: &dyn Store, snapshot_chunk: usize) -> Result<Server, StoreError> {
-        let mut server = Server { snapshot_chunk: snapshot_chunk.max(1), ..Server::default() };
+    /// Rebuilds what is kept in memory, of a store that has read the KML up to `read`.
+    pub fn open(store: &dyn Store, read: Recno, snapshot_chunk: usize) -> Result<Server, StoreError> {
+        let snapshot_chunk = snapshot_chunk.max(1);
+        let mut server = Server { snapshot_chunk, asked: Position(read.0), ..Server::default() };
         table::each_with_prefix(store, Table::Log, &[], |_, value| {
             let row: LogRow = table::decode(Table::Log, value)?;
             row.note(&mut server.ledger);
@@ -235,8 +242,9 @@ impl Server {
         self.read_contents(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
-        if read > self.durable {
-            self.syncing.want(ctx, read, read);
+        if (read > self.durable || self.unread.waits_for_sync()) && self.syncing.want(ctx, read, read) {
+            self.unread.sync_begins();
+            self.asked = read;
         }
         self.settle_offers(ctx);
         self.forward(ctx)?;
@@ -264,6 +272,7 @@ impl Server {
         self.replaying.presto_up(last);
         self.syncing.forget();
         self.reads.clear();
+        self.unread.forget_reads();
         self.torn.presto_changed();
         self.journal_end = last;
         self.orphans.limbo_end = Some(last);
@@ -274,6 +283,7 @@ impl Server {
         self.requeue();
         self.replaying.presto_down();
         self.syncing.forget();
+        self.unread.forget_reads();
     }
 
     /// Answer to a replay.
@@ -323,6 +333,7 @@ impl Server {
         self.flying.clear();
         self.aliases.clear();
         self.torn.replan();
+        self.retelling.replan();
         for flight in self.in_flight.drain(..).rev() {
             if let Some(session) = self.sessions.get_mut(&flight.node)
                 && session.generation == flight.generation

@@ -174,7 +174,7 @@ impl Volume {
         }
         let part = match &config.role {
             Role::Server => {
-                let mut server = Server::open(store, config.snapshot_chunk)?;
+                let mut server = Server::open(store, meta.last_read(), config.snapshot_chunk)?;
                 if config.unclean {
                     server.may_have_lost();
                 }

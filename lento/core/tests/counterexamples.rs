@@ -512,3 +512,40 @@ fn a_replay_that_the_journal_confirms_twice_stops_nobody() {
     everywhere(&world, "g", Some("more"));
     everywhere(&world, "h", Some("back"));
 }
+
+#[test]
+fn rule_7_what_was_under_way_at_a_second_hello_of_a_stream_does_not_come_back_after_its_welcome() {
+    let mut world = world(1);
+    let is_replay = |job: &Output| matches!(job, Output::Replay { .. });
+    store(&mut world, CLIENT, "a", "text");
+    let file = create(&mut world, CLIENT, "f");
+    while world.replays_under_way(SERVER) == 0 {
+        world.now += 20;
+        for node in [SERVER, CLIENT] {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, is_replay) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
+    }
+    // That replay will not be done as it was planned.
+    create(&mut world, SERVER, "a");
+    remove(&mut world, SERVER, "a");
+    world.greet_again(CLIENT);
+    while world.run_job(CLIENT) {}
+    while world.deliver(CLIENT, SERVER) {}
+    world.run_job_except(SERVER, |job| !matches!(job, Output::Replay { .. }));
+    for _ in 0..20 {
+        world.now += 20;
+        world.read_journal(SERVER, 8);
+        while world.run_job_except(SERVER, is_replay) {}
+        world.timeout(SERVER);
+        while world.deliver(SERVER, CLIENT) {}
+    }
+    // The server has not received it, says the welcome, and it waits behind a content that is read: this is a part of it.
+    world.nodes[CLIENT].disk.user_setattr(file, 0o600);
+    world.read_journal(CLIENT, 8);
+    settle(&mut world);
+    let there = at(&world, SERVER, "f").unwrap();
+    assert_eq!(world.nodes[SERVER].disk.inodes[&there].attributes.mode & 0o777, 0o600);
+}

@@ -353,6 +353,100 @@ fn rule_11_who_has_a_content_brings_it_although_another_had_to_leave_it_out() {
 }
 
 #[test]
+fn rule_11_what_a_replay_has_just_made_is_here() {
+    let mut world = world(1);
+    world.back_up();
+    store(&mut world, SERVER, "f", "text");
+    for _ in 0..400 {
+        world.now += 20;
+        world.read_journal(SERVER, 8);
+        for node in [SERVER, CLIENT] {
+            while world.run_job(node) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
+    }
+    assert_eq!(read(&world, CLIENT, "f").as_deref(), Some("text"), "and its record is not read");
+    world.restore();
+    world.connect(CLIENT);
+    for _ in 0..20 {
+        while world.run_job(CLIENT) || world.run_job(SERVER) {}
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
+    }
+    settle(&mut world);
+    everywhere(&world, "f", Some("text"));
+}
+
+#[test]
+fn rule_11_what_was_written_over_a_refused_content_stands_for_no_other() {
+    let mut world = world(2);
+    store(&mut world, SERVER, "f", "old");
+    settle(&mut world);
+    world.back_up();
+    world.cut(CLIENT);
+    let file = at(&world, CLIENT, "f").unwrap();
+    // It stays open, so that nothing is put in its place.
+    world.open_and_store(CLIENT, file, b"mine");
+    world.flush(CLIENT, file);
+    store(&mut world, SERVER, "f", "theirs");
+    world.connect(CLIENT);
+    for _ in 0..400 {
+        world.now += 20;
+        for node in 0..3 {
+            world.read_journal(node, 8);
+            while world.run_job(node) {}
+            world.timeout(node);
+        }
+        for client in [CLIENT, OTHER] {
+            while world.deliver(client, SERVER) || world.deliver(SERVER, client) {}
+        }
+    }
+    assert!(is_kept(&world, "mine"));
+    assert_eq!(read(&world, OTHER, "f").as_deref(), Some("theirs"));
+    world.cut(CLIENT);
+    world.open_and_store(CLIENT, file, b"mine again");
+    world.close(CLIENT, file);
+    world.read_journal(CLIENT, 8);
+    world.restore();
+    world.connect(CLIENT);
+    world.rest_without(&[OTHER]);
+    settle(&mut world);
+    for text in ["theirs", "mine again"] {
+        assert!(is_kept(&world, text) || read(&world, SERVER, "f").as_deref() == Some(text), "{text}");
+    }
+}
+
+#[test]
+fn what_others_call_otherwise_since_a_backup_comes_to_rest() {
+    let mut world = world(2);
+    world.back_up();
+    mkdir(&mut world, OTHER, "d");
+    settle(&mut world);
+    world.restore();
+    mkdir(&mut world, SERVER, "d");
+    world.connect(CLIENT);
+    for steps in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT] {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, |job| matches!(job, Output::Replay { .. })) {}
+            world.run_job(SERVER);
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
+        if steps == 200 {
+            // Having got the tree it is told verdicts again.
+            world.cut(CLIENT);
+            world.connect(CLIENT);
+        }
+    }
+    // It follows the new log, and its tree has not: the directory is known by the name that OTHER gave it.
+    store(&mut world, CLIENT, "d/f", "text");
+    settle(&mut world);
+    everywhere(&world, "d/f", Some("text"));
+}
+
+#[test]
 fn rule_11_a_newer_content_in_the_place_of_one_that_others_brought_back_is_still_pending() {
     let mut world = made_and_forgotten("one");
     world.restore();
@@ -444,4 +538,26 @@ fn a_file_that_went_unread_is_told_of_only_when_its_removal_cannot_be_lost() {
     world.power(SERVER);
     settle(&mut world);
     everywhere(&world, "f", Some("text"));
+}
+
+#[test]
+fn a_journal_that_outlives_the_store_names_objects_as_the_next_life_does() {
+    let mut world = world(1);
+    mkdir(&mut world, SERVER, "d");
+    mkdir(&mut world, CLIENT, "d");
+    for _ in 0..400 {
+        world.now += 20;
+        for node in [SERVER, CLIENT] {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, is_sync) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {}
+    }
+    // Both are one by now, says the journal. The store was to be durable after it.
+    world.nodes[SERVER].disk.make_durable();
+    world.power(SERVER);
+    store(&mut world, CLIENT, "d/f", "text");
+    settle(&mut world);
+    everywhere(&world, "d/f", Some("text"));
 }

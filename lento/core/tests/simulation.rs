@@ -10,6 +10,7 @@ use lento_core::io::Input;
 use lento_core::io::LogLimit;
 use lento_core::types::mode;
 use sim::disk::ROOT;
+use sim::timing::Timing;
 use sim::world::Dice;
 use sim::world::World;
 
@@ -215,6 +216,7 @@ fn write_a_little(world: &mut World, index: usize) {
 fn run(seed: u64, mix: Mix) -> Result<u64, String> {
     let mut world = World::with_tail(seed, mix.clients, mix.tail);
     world.tears = mix.tears;
+    world.timing = Some(Timing::new(seed));
     if mix.clocks {
         (0..=mix.clients).for_each(|index| world.set_clock(index));
     }
@@ -376,6 +378,13 @@ fn three_nodes_and_a_log_that_is_kept_for_nobody_who_is_away() {
 fn three_nodes_whose_clocks_are_wrong_by_years_and_jump() {
     let mix = Mix { clients: 2, steps: 250, cuts: true, kills: true, power: true, clocks: true, ..CALM };
     many(mix, 1000);
+}
+
+#[test]
+fn three_nodes_with_quick_networks_and_backups() {
+    let mix = Mix { clients: 2, steps: 250, cuts: true, kills: true, backups: true, pace: 20, ..CALM };
+    let power = |seed| seed % 2 == 0;
+    each(|seed| Mix { power: power(seed), server_power: power(seed), tears: seed % 4 == 0, ..mix }, 1000);
 }
 
 #[test]

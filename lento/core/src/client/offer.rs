@@ -336,7 +336,8 @@ impl Client {
         if offering.answered >= end {
             return Ok(true);
         }
-        if !ctx.presto || offering.read_again.is_some_and(|at| at > ctx.now) {
+        // What a replay has just put into the tree is known to be here when its record is read.
+        if !ctx.presto || !self.replaying.is_idle(ctx) || offering.read_again.is_some_and(|at| at > ctx.now) {
             return Ok(false);
         }
         offering.read_again = None;
@@ -457,6 +458,8 @@ impl Client {
                 if let Some(seen) = made_over.get_mut(&op.object)
                     && seen.upto == Position(0)
                     && left_by(&op) == Some(seen.before)
+                    // Where the server refused it, another content stood, which its user never saw.
+                    && !was_refused(&op)
                 {
                     seen.upto = from;
                 }

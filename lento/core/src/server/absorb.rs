@@ -16,10 +16,9 @@ use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
 use crate::record::Update;
 use crate::store::StoreError;
-use crate::tree::Stored;
-use crate::tree::Tree;
 use crate::tree::View;
 use crate::tree::Which;
+use crate::tree::handle;
 use crate::types::Attributes;
 use crate::types::ConflictKind;
 use crate::types::FileId;
@@ -69,10 +68,11 @@ impl Server {
         let origin = match record.origin {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
             KmlOrigin::Replay { record: id, object, hash, verdict } => {
+                let object = as_read(ctx, record, object)?;
                 judged::note(ctx.store, id)?;
                 self.offers.note(id);
                 if verdict == verdict_code::TAKEN {
-                    return self.torn_taken(ctx, record, id, object, hash);
+                    return self.taken(ctx, record, id, object, hash);
                 }
                 self.flying.remove(&id);
                 if let Some(at) = self.in_flight.iter().position(|flight| flight.op.id == id)
@@ -136,8 +136,9 @@ impl Server {
         }
     }
 
-    /// A content that has no hash yet holds up the log; a later one of the same object takes its place. Where an earlier life
-    /// may have told that place with another content, the later one is told at its own as well.
+    /// A content that has no hash yet holds up the log; a later one of the same object takes its place. Where a fallback may
+    /// part the two, the later one is told at its own place as well: an earlier life may have told the first with another
+    /// content, and whoever has both can bring back what lies behind the fallback only.
     fn log_unread(
         &mut self,
         ctx: &mut Context<'_>,
@@ -145,42 +146,22 @@ impl Server {
         op: Operation,
         slot: Slot,
     ) -> Result<(), StoreError> {
-        let origin = op.id;
-        let earlier = self.unread.of(op.object);
-        for at in &earlier {
-            let Some(mut row) = LogRow::get(ctx.store, *at)? else { continue };
+        let (origin, object) = (op.id, op.object);
+        self.read_again.remove(&object);
+        self.retelling.forget(object);
+        let newest = self.unread.of(object).pop();
+        if let Some(newest) = newest.filter(|newest| *newest > self.asked)
+            && let Some(mut row) = LogRow::get(ctx.store, newest)?
+        {
             row.slot = Some(slot);
             row.put(ctx.store)?;
-        }
-        let told = ctx.meta.lineage.eras().last().map_or(Position(0), |era| era.from);
-        if earlier.last().is_some_and(|at| *at > told) {
             let OpKind::Close { mtime, .. } = op.kind else { return Ok(()) };
             let attributes = Attributes { mtime, ..Attributes::default() };
             let kind = OpKind::SetAttr { mask: Mask::MTIME, attributes };
             return self.log(ctx, position, origin, LogWhat::Operation(Operation { kind, ..op }), None);
         }
-        self.unread.insert(op.object, position);
+        self.unread.insert(object, position);
         self.log(ctx, position, origin, LogWhat::Operation(op), Some(slot))
-    }
-
-    /// The content of an object's log rows is known.
-    pub(super) fn fill(
-        &mut self,
-        ctx: &mut Context<'_>,
-        object: ObjectId,
-        hash: Hash,
-        size: u64,
-    ) -> Result<(), StoreError> {
-        let slot = self.end_wait(ctx, object, Position(0), |_| Some(Stored { hash, size }))?;
-        let mut tree = Tree::new(ctx.store, Which::Local);
-        if let Some(mut state) = tree.view().object(object)?
-            && state.content.is_none()
-            && slot.is_some_and(|slot| slot.file == state.file)
-        {
-            state.content = Some(Stored { hash, size });
-            tree.set_object(object, Some(&state))?;
-        }
-        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -242,4 +223,11 @@ impl Server {
         ctx.out.push(Output::Event(Event::Conflict { record: *record, kind: *kind, path: path.clone() }));
         self.conflicts.add(ctx.store, recno, &row)
     }
+}
+
+/// The object that a replay without an effect is about. It was named in the life that asked for it; after a power cut the
+/// journal may know more than the store, and what a user had made by then is read once more, under another name.
+fn as_read(ctx: &Context<'_>, record: &KmlRecord, object: ObjectId) -> Result<ObjectId, StoreError> {
+    let Update::SetAttr { file, mask: Mask(0), .. } = &record.update else { return Ok(object) };
+    Ok(handle::get(ctx.store, *file)?.unwrap_or(object))
 }

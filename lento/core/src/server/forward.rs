@@ -142,7 +142,7 @@ fn for_receiver(store: &dyn Store, record: LogRecord, hello: &Hello) -> Result<L
     let own = origin.replica == hello.replica && origin.incarnation == hello.incarnation;
     let has = own && origin.number >= hello.has.0.0 && hello.has.0.0 > 0;
     Ok(match record.what {
-        LogWhat::Operation(op) if has && !has_another_name(store, &op, hello.replica)? => {
+        LogWhat::Operation(op) if has && !has_another_name(store, &op)? => {
             let hash = content_of(&op).map(|content| content.hash);
             LogRecord { what: LogWhat::Verdict(Verdict::Accepted(hash)), ..record }
         }
@@ -150,11 +150,12 @@ fn for_receiver(store: &dyn Store, record: LogRecord, hello: &Hello) -> Result<L
     })
 }
 
-/// Whether an object of this replica became one with an object of the record.
-fn has_another_name(store: &dyn Store, op: &Operation, replica: u64) -> Result<bool, StoreError> {
+/// Whether an object of the record had another name once, no matter who made that: with a server that has forgotten its own
+/// log, others know it by that name as well.
+fn has_another_name(store: &dyn Store, op: &Operation) -> Result<bool, StoreError> {
     for facet in facet::touched(op) {
         if let Facet::Object(object) = facet
-            && alias::is_target(store, &alias::UnderWay::new(), replica, object)?
+            && alias::has_any(store, object)?
         {
             return Ok(true);
         }

@@ -10,6 +10,7 @@ use super::session::judged;
 use super::verdict_code;
 use super::verdicts;
 use crate::apply;
+use crate::cml::before_of;
 use crate::cml::content_of;
 use crate::cml::content_part;
 use crate::context::Context;
@@ -23,8 +24,10 @@ use crate::io::ReplayOp;
 use crate::judge::Decision;
 use crate::judge::alias;
 use crate::judge::judge;
+use crate::local::UNKNOWN;
 use crate::store::StoreError;
 use crate::tree::Object;
+use crate::tree::Stored;
 use crate::tree::Tree;
 use crate::tree::View;
 use crate::types::Attributes;
@@ -37,6 +40,7 @@ use crate::types::ObjectId;
 use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
+use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Time;
 
@@ -55,6 +59,7 @@ impl Server {
             return Ok(());
         }
         self.restore_torn(ctx)?;
+        self.retell(ctx)?;
         let held =
             |session: &Session| session.refused.as_ref().is_some_and(|refused| refused.until > ctx.now);
         let free = self.sessions.iter().filter(|(_, session)| !held(session));
@@ -95,6 +100,9 @@ impl Server {
         let kept = session.kept == Some(id);
         alias::map(ctx.store, &self.aliases, &mut op)?;
         let view = View::planned(ctx.store, &self.replaying.overlay);
+        if offers {
+            name_what_it_found(ctx, &view, &mut op)?;
+        }
         if let Some(close) = over_nothing(&view, &op)? {
             op = close;
         }
@@ -258,22 +266,34 @@ impl Server {
         restore: Restore,
     ) -> Result<(), StoreError> {
         let attributes = row.attributes;
-        let (kind, content, left) = match restore {
+        let (kind, content) = match restore {
             Restore::Install(bytes) => {
                 let Some(good) = row.content else { return Ok(()) };
                 let content = Content { hash: good.hash, size: good.size, inline: None };
                 let kind = OpKind::Close { before: good.hash, content, mtime: attributes.mtime };
-                (kind, Some(bytes), None)
+                (kind, Some(bytes))
             }
-            Restore::Attributes => (OpKind::SetAttr { mask: Mask::ALL, attributes }, None, None),
-            // A change of nothing, which is done only while nobody writes to it.
-            Restore::Take(left) => (OpKind::SetAttr { mask: Mask::default(), attributes }, None, Some(left)),
+            Restore::Attributes => (OpKind::SetAttr { mask: Mask::ALL, attributes }, None),
+            Restore::Take(left) => return self.plan_taking(ctx, (object, id), row, left),
         };
         let op = Operation { id, time, object, kind };
-        let mut item = self.item(ctx, &op, content)?;
-        if let Some(left) = left {
-            (item.hash, item.verdict) = (Some(left.hash), verdict_code::TAKEN);
-        }
+        let item = self.item(ctx, &op, content)?;
+        self.plan(ctx, &op, item)
+    }
+
+    /// A change of nothing, which is done only while no record says that somebody has written: what is in the file is its
+    /// content.
+    pub(super) fn plan_taking(
+        &mut self,
+        ctx: &mut Context<'_>,
+        (object, id): (ObjectId, OpId),
+        row: &Object,
+        content: Stored,
+    ) -> Result<(), StoreError> {
+        let kind = OpKind::SetAttr { mask: Mask::default(), attributes: row.attributes };
+        let op = Operation { id, time: Time::default(), object, kind };
+        let item = self.item(ctx, &op, None)?;
+        let item = ReplayItem { hash: Some(content.hash), verdict: verdict_code::TAKEN, ..item };
         self.plan(ctx, &op, item)
     }
 
@@ -435,6 +455,20 @@ fn over_nothing(view: &View<'_>, op: &Operation) -> Result<Option<Operation>, St
     };
     let is_same = there.content.is_some_and(|there| there.hash == content.hash);
     Ok(if content.size == 0 || is_same { None } else { content_part(op, Hash::empty()) })
+}
+
+/// A record that is brought back may have found a content that nobody had read: no hash says so. Where nothing has changed
+/// that content since the log was lost, it is the one that stands there.
+fn name_what_it_found(ctx: &Context<'_>, view: &View<'_>, op: &mut Operation) -> Result<(), StoreError> {
+    let lost_behind = ctx.meta.lineage.eras().last().map_or(Position(0), |era| era.from);
+    let Some((before, object)) = before_of(op).filter(|(before, _)| **before == UNKNOWN) else {
+        return Ok(());
+    };
+    let there = view.object(object)?.filter(|there| Position(there.written.0) <= lost_behind);
+    if let Some(content) = there.and_then(|there| there.content) {
+        *before = content.hash;
+    }
+    Ok(())
 }
 
 fn noop(op: &Operation, object: ObjectId, verdict: u8) -> ReplayItem {

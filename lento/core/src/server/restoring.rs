@@ -4,12 +4,11 @@
 use super::Server;
 use super::torn::AGAIN;
 use super::torn::Torn;
-use crate::apply;
+use super::unread::Until;
 use crate::context::Context;
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::ReplayContent;
-use crate::local::UNKNOWN;
 use crate::message::Stored;
 use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
@@ -17,14 +16,10 @@ use crate::store::StoreError;
 use crate::tree::Tree;
 use crate::tree::View;
 use crate::tree::Which;
-use crate::types::Content;
-use crate::types::Hash;
-use crate::types::LogWhat;
 use crate::types::ObjectId;
 use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
-use crate::types::Position;
 use crate::volume::Millis;
 
 /// Replays that restore have numbers that no journal has, and no made up record of an offer.
@@ -60,43 +55,13 @@ impl Server {
             return Ok(());
         }
         // What is left of it is nobody's update.
-        self.end_wait(ctx, object, Position(ctx.meta.last_read().0), |at| {
+        self.end_wait(ctx, object, Until::durable(ctx.meta.last_read()), |at| {
             (at.0 < torn.record.0.number).then_some(good)
         })?;
         state.content = Some(good);
         Tree::new(ctx.store, Which::Local).set_object(object, Some(&state))?;
         self.torn.look_at(object);
         Ok(())
-    }
-
-    /// The replay that takes what is left is in the KML: it is an update now.
-    pub(super) fn torn_taken(
-        &mut self,
-        ctx: &mut Context<'_>,
-        record: &KmlRecord,
-        id: OpId,
-        object: ObjectId,
-        hash: Option<Hash>,
-    ) -> Result<(), StoreError> {
-        let (Some(hash), Some(mut row)) = (hash, View::new(ctx.store, Which::Local).object(object)?) else {
-            return Ok(());
-        };
-        let before = row.content.map_or(UNKNOWN, |content| content.hash);
-        let size = row.version.size;
-        // An earlier life may have told the places that waited something else: this position tells everybody.
-        self.fill(ctx, object, hash, size)?;
-        row.content = Some(Stored { hash, size });
-        row.attributes.mtime = row.version.mtime;
-        row.written = record.recno;
-        apply::drop_privileges(&mut row);
-        Tree::new(ctx.store, Which::Local).set_object(object, Some(&row))?;
-        self.torn.end(ctx.store, object)?;
-        let path = View::new(ctx.store, Which::Local).path(object)?;
-        ctx.out.push(Output::Event(Event::TornTaken { path, left: Some(hash) }));
-        let content = Content { hash, size, inline: None };
-        let kind = OpKind::Close { before, content, mtime: row.attributes.mtime };
-        let op = Operation { id, time: record.time, object, kind };
-        self.log(ctx, Position(record.recno.0), id, LogWhat::Operation(op), None)
     }
 
     /// A record is in the local tree: what it replaced or removed is torn no longer.

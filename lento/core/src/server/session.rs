@@ -24,6 +24,9 @@ use serde::Deserialize;
 use serde::Serialize;
 use std::collections::VecDeque;
 
+/// No stream has this number.
+const NO_STREAM: u64 = 0;
+
 /// A client's stream.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -266,6 +269,9 @@ impl Server {
                 // What comes again may come with another content.
                 (session.keeping, session.kept) = (None, None);
                 self.written.retain(|id| id.0.replica != hello.replica);
+                // Nor does what is under way come back: what the welcome says is final.
+                let flights = self.in_flight.iter_mut().filter(|flight| flight.node == *node);
+                flights.for_each(|flight| flight.generation = NO_STREAM);
                 session.hello = Some(hello);
                 session.state = SessionState::Fencing;
                 session.snapshot = None;

@@ -1,4 +1,7 @@
 //! Contents of the server's own users that have no hash yet: they are read, and until then hold up the log.
+//!
+//! A row is filled with what its newest close left, as the file's version says. Who writes on and on is not waited for:
+//! then a later content takes its place, which only a sync that begins afterwards makes durable.
 
 use super::LogRow;
 use super::Server;
@@ -10,31 +13,63 @@ use crate::io::Output;
 use crate::io::ReadResult;
 use crate::store::StoreError;
 use crate::tree::Stored;
+use crate::tree::Tree;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Content;
 use crate::types::LogWhat;
 use crate::types::ObjectId;
 use crate::types::Position;
+use crate::types::Recno;
 use crate::types::Ticket;
 use crate::types::Verdict;
+use crate::types::Version;
 use crate::volume::Millis;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 /// When a content is read again, in milliseconds.
 const AGAIN: u64 = 100;
+/// Attempts before what was read is taken although the file has moved on.
+const PATIENCE: u32 = 10;
+
+/// What a row waits for that has its content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Until {
+    /// This record is durable: it left the content, or left none. A power cut that took it back would leave another one
+    /// at the row's place than others have been told.
+    record: Position,
+    /// This sync is done.
+    sync: u64,
+}
+
+impl Until {
+    /// Until this record is durable.
+    pub fn durable(record: Recno) -> Until {
+        Until { record: Position(record.0), sync: 0 }
+    }
+
+    fn and(self, record: Recno) -> Until {
+        Until { record: self.record.max(Position(record.0)), ..self }
+    }
+}
 
 /// Contents without a hash: by object, and by the positions that they hold up.
 #[derive(Debug, Default)]
 pub struct Unread {
     objects: BTreeMap<ObjectId, BTreeSet<Position>>,
     positions: BTreeSet<Position>,
-    /// Rows that show what a later record left, and that record: a power cut that took it back would leave another content
-    /// at their place than others have been told.
-    held: BTreeMap<Position, Position>,
+    /// Rows that have their content and wait all the same.
+    held: BTreeMap<Position, Until>,
     /// Their files were gone when they were to be read, and no record says why.
     missing: BTreeSet<ObjectId>,
+    /// How often what was read was not what the newest close left.
+    moved_on: BTreeMap<ObjectId, u32>,
+    /// Later contents that were read while a sync ran: it would make them durable in the log, and not on the disk.
+    later: BTreeMap<ObjectId, Stored>,
+    /// Syncs that have begun, and the last one that went well.
+    syncs: u64,
+    synced: u64,
 }
 
 impl Unread {
@@ -60,16 +95,29 @@ impl Unread {
             self.positions.remove(&position);
         }
         self.missing.remove(object);
+        self.moved_on.remove(object);
+        self.later.remove(object);
     }
 
-    /// This row waits no longer for its content, but for `until` to be durable.
-    fn hold(&mut self, at: Position, until: Position) {
-        self.held.insert(at, until);
+    /// A sync begins.
+    pub fn sync_begins(&mut self) {
+        self.syncs += 1;
     }
 
-    /// Everything up to here is durable.
+    /// It is done: everything up to here is durable.
     pub fn durable(&mut self, upto: Position) {
-        self.held.retain(|_, until| *until > upto);
+        self.synced = self.syncs;
+        self.held.retain(|_, until| until.record > upto || until.sync > self.synced);
+    }
+
+    /// Some row waits for a sync, whatever is durable.
+    pub fn waits_for_sync(&self) -> bool {
+        self.held.values().any(|until| until.sync > self.synced)
+    }
+
+    /// Presto is another one: what it was asked is not answered.
+    pub fn forget_reads(&mut self) {
+        self.later.clear();
     }
 
     /// The oldest position that is held up.
@@ -85,14 +133,16 @@ impl Server {
         if !ctx.presto || ctx.meta.last_read() < self.journal_end {
             return Ok(());
         }
+        self.take_later(ctx)?;
         let wanted: Vec<(ObjectId, Position)> = self
             .unread
             .objects
             .iter()
             .filter(|(object, _)| !self.reads.values().any(|(o, _)| o == *object))
             .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
+            .filter(|(object, _)| !self.unread.later.contains_key(*object))
             // What is in a torn file is not what its records say.
-            .filter(|(object, _)| !self.torn.contains(**object))
+            .filter(|(object, _)| !self.torn.contains(**object) && !self.retelling.contains(**object))
             .filter_map(|(object, rows)| Some((*object, *rows.last()?)))
             .take(64_usize.saturating_sub(self.reads.len()))
             .collect();
@@ -124,12 +174,15 @@ impl Server {
         let Some(slot) = LogRow::get(ctx.store, newest)?.and_then(|row| row.slot) else { return Ok(()) };
         match result {
             ReadResult::Whole { hash, size, version, racy, inline } => {
-                if !(slot.latest < began_before || version == slot.version && !racy) {
-                    return Ok(());
-                }
-                self.fill(ctx, object, hash, size)?;
                 if let Some(bytes) = inline {
                     self.contents.insert(hash, bytes);
+                }
+                let (found, read_since) = (Stored { hash, size }, slot.latest < began_before);
+                if !is_as_left(ctx, object, slot, version)? {
+                    return self.moved_on(ctx, object, newest, read_since.then_some(found));
+                }
+                if read_since || !racy {
+                    return self.found(ctx, object, newest, found);
                 }
             }
             ReadResult::Unstable | ReadResult::Failed(_) => {
@@ -148,27 +201,84 @@ impl Server {
                     return Ok(());
                 }
                 // Its removal is a later record, and nobody has to show this content.
-                self.end_wait(ctx, object, Position(ctx.meta.last_read().0), |_| None)?;
+                self.end_wait(ctx, object, Until::durable(ctx.meta.last_read()), |_| None)?;
             }
         }
         Ok(())
     }
 
+    /// The file holds another content than its newest close left. The record of that is about to come, and it is read again
+    /// then; but not on and on.
+    fn moved_on(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        newest: Position,
+        later: Option<Stored>,
+    ) -> Result<(), StoreError> {
+        let tries = self.unread.moved_on.entry(object).or_default();
+        *tries += 1;
+        match later.filter(|_| *tries >= PATIENCE) {
+            Some(later) if !self.must_retell(ctx, object, newest)? => {
+                self.unread.later.insert(object, later);
+            }
+            _ => {
+                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes later contents, unless a sync runs.
+    fn take_later(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if self.syncing.is_running() {
+            return Ok(());
+        }
+        while let Some((object, found)) = self.unread.later.pop_first() {
+            if !self.torn.contains(object) {
+                let until = Until { sync: self.unread.syncs + 1, ..Until::default() };
+                self.fill(ctx, object, found, until)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The content of an object's log rows is known.
+    pub(super) fn fill(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        found: Stored,
+        until: Until,
+    ) -> Result<(), StoreError> {
+        let slot = self.end_wait(ctx, object, until, |_| Some(found))?;
+        let mut tree = Tree::new(ctx.store, Which::Local);
+        if let Some(mut state) = tree.view().object(object)?
+            && state.content.is_none()
+            && slot.is_some_and(|slot| slot.file == state.file)
+        {
+            state.content = Some(found);
+            tree.set_object(object, Some(&state))?;
+        }
+        Ok(())
+    }
+
     /// The object's rows of the log wait no longer: each gets the content that is found for it; where there is none, it was
-    /// nobody's update. `until`: the record that left things so, where it is not the close that they wait for. The file of
-    /// the newest.
+    /// nobody's update. They are told when their newest close is durable, and what `until` says. The file of the newest.
     pub(super) fn end_wait(
         &mut self,
         ctx: &mut Context<'_>,
         object: ObjectId,
-        until: Position,
+        until: Until,
         found: impl Fn(Position) -> Option<Stored>,
     ) -> Result<Option<Slot>, StoreError> {
-        let mut slot = None;
-        for at in self.unread.of(object) {
+        let rows = self.unread.of(object);
+        let newest = rows.last().map(|at| LogRow::get(ctx.store, *at)).transpose()?.flatten();
+        let slot = newest.and_then(|row| row.slot);
+        let until = slot.map_or(until, |slot| until.and(slot.latest));
+        for at in rows {
             let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
-            slot = row.slot.take();
-            let until = slot.map_or(until, |slot| until.max(Position(slot.latest.0)));
+            row.slot = None;
             match (&mut row.record.what, found(at)) {
                 (LogWhat::Operation(op), Some(Stored { hash, size })) => {
                     fill_content(op, Content { hash, size, inline: None });
@@ -177,11 +287,18 @@ impl Server {
                 (what, _) => *what = LogWhat::Verdict(Verdict::Accepted(None)),
             }
             row.put(ctx.store)?;
-            if until > self.durable {
-                self.unread.hold(at, until);
+            if until.record > self.durable || until.sync > self.unread.synced {
+                self.unread.held.insert(at, until);
             }
         }
         self.unread.remove(&object);
         Ok(slot)
     }
+}
+
+/// Whether a file of this version holds what its newest close left. Records of names move its ctime and do not say so.
+fn is_as_left(ctx: &Context<'_>, object: ObjectId, slot: Slot, version: Version) -> Result<bool, StoreError> {
+    let row = View::new(ctx.store, Which::Local).object(object)?.filter(|row| row.file == slot.file);
+    let left = row.map_or(slot.version, |row| row.version);
+    Ok((left.mtime, left.size) == (version.mtime, version.size))
 }

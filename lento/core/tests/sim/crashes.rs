@@ -141,6 +141,7 @@ impl World {
     pub fn kill_presto(&mut self, index: usize) {
         self.note(format!("kill presto n{index}"));
         let jobs = std::mem::take(&mut self.nodes[index].jobs);
+        self.nodes[index].half_synced = false;
         let mut inputs = Vec::new();
         for job in jobs {
             match job {

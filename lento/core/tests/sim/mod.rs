@@ -9,6 +9,8 @@ pub mod disk;
 pub mod looking;
 pub mod memory;
 pub mod replay;
+mod resting;
 pub mod scrub;
 pub mod steps;
+pub mod timing;
 pub mod world;

@@ -5,6 +5,7 @@ use super::disk::Disk;
 use super::disk::ROOT;
 use super::disk::STAGING;
 use super::memory::Memory;
+use super::timing::Timing;
 use lento_core::Volume;
 use lento_core::io::FetchResult;
 use lento_core::io::Input;
@@ -34,6 +35,8 @@ pub struct Node {
     /// What the shell has not run yet.
     pub jobs: VecDeque<Output>,
     told: Recno,
+    /// The first part of its sync is done.
+    pub(super) half_synced: bool,
     pub kept: BTreeSet<Hash>,
     pub(super) lives: u64,
     pub faults: Vec<String>,
@@ -88,6 +91,8 @@ pub struct World {
     pub restored: u64,
     /// What becomes of messages on their way; `None`: the receiver hangs up.
     pub mangle: Option<Mangle>,
+    /// How long disks take; `None`: everything is done in its turn.
+    pub timing: Option<Timing>,
 }
 
 /// Told who speaks, to whom, and what.
@@ -113,6 +118,7 @@ impl World {
                 adopted: false,
                 unreadable: BTreeMap::new(),
                 told: Recno(0),
+                half_synced: false,
                 kept: BTreeSet::new(),
                 lives: 0,
                 wiped: 0,
@@ -140,6 +146,7 @@ impl World {
             torn: BTreeMap::new(),
             restored: 0,
             mangle: None,
+            timing: None,
         };
         for index in 0..=clients {
             world.nodes[index].disk.nsec = index as u32;
@@ -175,6 +182,7 @@ impl World {
         node.volume = Some(Volume::open(config, &mut node.store).unwrap());
         node.store.commit();
         node.jobs.clear();
+        node.half_synced = false;
         if node.lives == 1 {
             node.store.make_durable();
             node.disk.make_durable();
@@ -307,6 +315,9 @@ impl World {
 
     /// Runs one output of the shell.
     pub fn run_job(&mut self, index: usize) -> bool {
+        if self.put_off(index) {
+            return true;
+        }
         let Some(job) = self.nodes[index].jobs.pop_front() else { return false };
         match job {
             Output::Send(peer, message) => {
@@ -381,11 +392,12 @@ impl World {
                 self.give(index, Input::Kept { ticket, result });
             }
             Output::Sync { ticket } => {
-                let node = &mut self.nodes[index];
-                node.disk.make_durable();
-                node.store.make_durable();
-                let recno = Some(node.disk.last());
-                self.give(index, Input::Synced { ticket, recno });
+                if !self.is_half_a_sync(index, &job) {
+                    let node = &mut self.nodes[index];
+                    node.store.make_durable();
+                    let recno = Some(node.disk.last());
+                    self.give(index, Input::Synced { ticket, recno });
+                }
             }
             Output::Settled(recno) => self.nodes[index].disk.settled = recno.0,
             Output::ReleaseLimbo { files, upto } => {
@@ -521,76 +533,5 @@ impl World {
             }
             _ => self.timeout(index),
         }
-    }
-
-    /// Goes on until nobody has anything to do, large steps at a time.
-    pub fn rest(&mut self) {
-        self.rest_without(&[]);
-    }
-
-    /// The same while some nodes are away.
-    pub fn rest_without(&mut self, away: &[usize]) {
-        let (mut quiet, mut rounds) = (0, 0);
-        while quiet < 200 {
-            rounds += 1;
-            if rounds > 20_000 {
-                let tail: Vec<_> = self.log.iter().rev().take(12).rev().cloned().collect();
-                panic!("never at rest: {}", tail.join("\n"));
-            }
-            self.now += 20;
-            let mut busy = false;
-            for index in (0..self.nodes.len()).filter(|index| !away.contains(index)) {
-                if index > 0 && !self.up[index] {
-                    self.connect(index);
-                }
-                busy |= self.read_journal(index, 2048);
-                while self.run_job(index) {
-                    busy = true;
-                }
-                if index > 0 {
-                    while self.deliver(index, SERVER) || self.deliver(SERVER, index) {
-                        busy = true;
-                    }
-                }
-                self.timeout(index);
-            }
-            quiet = if busy { 0 } else { quiet + 1 };
-        }
-    }
-
-    /// Everything heals and comes to rest; `false` if it does not within a generous bound.
-    pub fn settle(&mut self) -> bool {
-        for client in 1..self.nodes.len() {
-            self.connect(client);
-        }
-        for index in 0..self.nodes.len() {
-            let open: Vec<FileId> = self.nodes[index].disk.writers.iter().copied().collect();
-            for file in open {
-                self.close(index, file);
-            }
-        }
-        let mut quiet = 0;
-        for _ in 0..200_000 {
-            self.now += 20;
-            let mut busy = false;
-            for index in 0..self.nodes.len() {
-                if index > 0 && !self.up[index] {
-                    self.connect(index);
-                    busy = true;
-                }
-                busy |= self.read_journal(index, 64);
-                busy |= self.run_job(index);
-                if index > 0 {
-                    busy |= self.deliver(index, SERVER);
-                    busy |= self.deliver(SERVER, index);
-                }
-                self.timeout(index);
-            }
-            quiet = if busy { 0 } else { quiet + 1 };
-            if quiet > 200 {
-                return true;
-            }
-        }
-        false
     }
 }

@@ -1,0 +1,201 @@
+//! Counterexamples about contents of the server's own users that nobody has read yet, when the log falls back, or the file
+//! moves on: what a place of the log tells is durable, or is told again at a place that nobody has come to.
+
+#![allow(clippy::all, clippy::restriction, missing_docs)]
+
+mod sim;
+
+use lento_core::io::Output;
+use lento_core::message::Message;
+use lento_core::types::Hash;
+use lento_core::types::Position;
+use sim::steps::*;
+use sim::world::World;
+
+fn is_read(job: &Output) -> bool {
+    matches!(job, Output::ReadContent { .. })
+}
+
+/// The server reads its journal, makes everything durable and tells everybody what it may. It reads no content.
+fn go_on_without_reads(world: &mut World) {
+    for _ in 0..200 {
+        world.now += 20;
+        for node in 0..world.nodes.len() {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, if node == SERVER { is_read } else { |_| false }) {}
+            world.timeout(node);
+            if node != SERVER {
+                while world.deliver(node, SERVER) || world.deliver(SERVER, node) {}
+            }
+        }
+    }
+}
+
+/// `f` at the server is closed and durable, and not read.
+fn closed_and_not_read(clients: usize) -> World {
+    let mut world = world(clients);
+    store(&mut world, SERVER, "f", "one");
+    go_on_without_reads(&mut world);
+    world
+}
+
+fn last(world: &World) -> Position {
+    Position(world.nodes[SERVER].disk.last().0)
+}
+
+/// The client hears of the server's log up to here, and no more.
+fn up_to_here(world: &mut World) {
+    let end = last(world);
+    world.mangle = Some(Box::new(move |from, _, message| match message {
+        Message::Records { records, upto, stable } if from == SERVER => {
+            let records = records.into_iter().filter(|record| record.position <= end).collect();
+            Some(vec![Message::Records { records, upto: upto.min(end), stable }])
+        }
+        other => Some(vec![other]),
+    }));
+}
+
+/// A client has heard that `f` was made and not what is in it, since it was removed before anybody had read it; the server
+/// falls back to a time before that.
+fn told_without_content() -> World {
+    let mut world = closed_and_not_read(2);
+    world.back_up();
+    up_to_here(&mut world);
+    remove(&mut world, SERVER, "f");
+    world.rest();
+    assert_eq!(read(&world, CLIENT, "f").as_deref(), Some(""), "it is on its way out");
+    world.mangle = None;
+    world.restore();
+    assert_eq!(read(&world, SERVER, "f").as_deref(), Some("one"));
+    world
+}
+
+#[test]
+fn a_content_that_went_unread_is_told_to_those_who_heard_that_there_is_none() {
+    let mut world = told_without_content();
+    settle(&mut world);
+    everywhere(&world, "f", Some("one"));
+}
+
+#[test]
+fn what_is_to_be_told_anew_survives_every_crash() {
+    for steps in 0..120 {
+        for power in [false, true] {
+            let mut world = told_without_content();
+            world.connect(CLIENT);
+            for _ in 0..steps {
+                world.step();
+            }
+            if power {
+                world.power(SERVER);
+            } else {
+                world.kill(SERVER);
+            }
+            settle(&mut world);
+            everywhere(&world, "f", Some("one"));
+        }
+    }
+}
+
+#[test]
+fn a_later_content_is_told_only_when_it_cannot_be_lost() {
+    for syncs in [false, true] {
+        let mut world = closed_and_not_read(1);
+        if syncs {
+            store(&mut world, SERVER, "g", "beside it");
+            world.read_journal(SERVER, 8);
+        }
+        store(&mut world, SERVER, "f", "two, longer");
+        // Both are read while the record of the second is not.
+        for _ in 0..3 {
+            world.now += 200;
+            world.timeout(SERVER);
+            while world.run_read(SERVER, true) {}
+        }
+        for _ in 0..8 {
+            world.run_job_except(SERVER, is_sync);
+            world.deliver(SERVER, CLIENT);
+            world.run_job(CLIENT);
+        }
+        world.power(SERVER);
+        settle(&mut world);
+        everywhere(&world, "f", Some("one"));
+    }
+}
+
+#[test]
+fn a_sync_never_makes_a_later_content_durable_in_the_log_alone() {
+    let mut world = closed_and_not_read(1);
+    store(&mut world, SERVER, "g", "beside it");
+    world.read_journal(SERVER, 8);
+    // The disk is durable by now, and the store will be with what is in it then.
+    world.nodes[SERVER].disk.make_durable();
+    store(&mut world, SERVER, "f", "two, longer");
+    for _ in 0..30 {
+        world.now += 200;
+        world.timeout(SERVER);
+        while world.run_read(SERVER, true) {}
+    }
+    world.nodes[SERVER].store.make_durable();
+    world.power(SERVER);
+    settle(&mut world);
+    everywhere(&world, "f", Some("one"));
+}
+
+#[test]
+fn who_writes_on_and_on_does_not_hold_up_the_log() {
+    for syncs in [false, true] {
+        let mut world = closed_and_not_read(1);
+        let file = at(&world, SERVER, "f").unwrap();
+        if syncs {
+            store(&mut world, SERVER, "g", "beside it");
+            world.read_journal(SERVER, 8);
+        }
+        world.nodes[SERVER].disk.writers.insert(file);
+        for number in 0..30 {
+            world.nodes[SERVER].disk.user_store(file, format!("the {number}th").as_bytes());
+            world.now += 200;
+            world.timeout(SERVER);
+            while world.run_read(SERVER, true) {}
+            while world.run_job_except(SERVER, is_sync) {}
+            while world.deliver(SERVER, CLIENT) {}
+            while world.run_job(CLIENT) {}
+            world.read_journal(CLIENT, 8);
+            assert!(!read(&world, CLIENT, "f").is_some_and(|text| text.contains("th")), "it may be lost");
+        }
+        go_on_without_reads(&mut world);
+        let told = read(&world, CLIENT, "f").unwrap();
+        assert!(told.contains("th"), "{told}");
+        if syncs {
+            everywhere(&world, "g", Some("beside it"));
+        }
+        // Nobody closed it: who has it brings it back.
+        world.power(SERVER);
+        settle(&mut world);
+    }
+}
+
+#[test]
+fn what_was_written_over_an_unread_content_outlives_a_backup_between_the_two() {
+    let mut world = closed_and_not_read(1);
+    world.back_up();
+    store(&mut world, SERVER, "f", "two");
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+    world.restore();
+    settle(&mut world);
+    everywhere(&world, "f", Some("two"));
+    assert!(world.nodes[SERVER].kept.is_empty(), "who wrote it had seen the first");
+}
+
+#[test]
+fn a_removal_of_an_unread_content_outlives_a_backup_before_it() {
+    let mut world = closed_and_not_read(1);
+    world.back_up();
+    remove(&mut world, SERVER, "f");
+    settle(&mut world);
+    world.restore();
+    settle(&mut world);
+    everywhere(&world, "f", None);
+    assert!(!world.nodes[SERVER].kept.contains(&Hash::of(b"one")), "who removed it had seen it");
+}
