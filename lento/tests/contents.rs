@@ -63,6 +63,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+const ENTROPY: u64 = 7;
 const SIZE: usize = 24 << 20;
 const ROOT: FileId = FileId { ino: 2, generation: 1 };
 /// The server's files: the old content, and the new one saved over it.
@@ -150,14 +151,14 @@ impl Core {
             root: ROOT,
             staging: FileId { ino: 3, generation: 1 },
             unclean: false,
-            entropy: 7,
+            entropy: ENTROPY,
             tail: 0,
             adopts: false,
             snapshot_chunk: 512,
         };
         let store = node.store();
         let volume = store.write(|tables| Volume::open(config, tables)).unwrap();
-        let mut core = Core { volume, store, next: 1, files: BTreeMap::new(), greeting: 0 };
+        let mut core = Core { volume, store, next: 1, files: BTreeMap::new(), greeting: ENTROPY };
         core.feed(Input::PrestoUp { first: Recno(1), last: Recno(0) });
         core
     }

@@ -279,7 +279,10 @@ fn run(seed: u64) {
             0..=2 => {
                 let peer =
                     if index == 0 { format!("n{}", 1 + dice.roll(3)) } else { format!("n{}", dice.roll(2)) };
-                let message = message(&mut dice);
+                let mut message = message(&mut dice);
+                if let Message::Welcome(welcome) = &mut message {
+                    welcome.greeting = welcome.greeting.wrapping_add(world.entropy(index));
+                }
                 world.give(index, Input::Message(peer, message));
             }
             3 => {

@@ -162,10 +162,18 @@ impl World {
         self.log.push(text);
     }
 
+    /// What a node's present life was begun with.
+    pub fn entropy(&self, index: usize) -> u64 {
+        let node = &self.nodes[index];
+        Dice(node.lives * 1000 + node.wiped * 1_000_000 + index as u64).roll(u64::MAX)
+    }
+
     pub fn start(&mut self, index: usize, unclean: bool) {
         let replist: Vec<String> = (1..self.nodes.len()).map(|i| format!("n{i}")).collect();
         let node = &mut self.nodes[index];
         node.lives += 1;
+        let entropy = self.entropy(index);
+        let node = &mut self.nodes[index];
         let role = if index == SERVER { Role::Server } else { Role::Client { server: "n0".into() } };
         let config = Config {
             name: "test/sim".into(),
@@ -174,7 +182,7 @@ impl World {
             root: ROOT,
             staging: STAGING,
             unclean,
-            entropy: Dice(node.lives * 1000 + node.wiped * 1_000_000 + index as u64).roll(u64::MAX),
+            entropy,
             tail: self.tail,
             adopts: node.adopts && index == SERVER,
             snapshot_chunk: 3,
