@@ -333,3 +333,15 @@ fn what_was_made_and_removed_unread_stays_so_record_by_record() {
 fn what_was_made_and_removed_unread_stays_so_with_a_cut_between_the_two() {
     record_by_record(true);
 }
+
+#[test]
+fn what_changed_behind_presto_before_it_was_read_holds_up_nothing_for_good() {
+    let mut world = closed_and_not_read(1);
+    world.power(SERVER);
+    let file = at(&world, SERVER, "f").unwrap();
+    world.nodes[SERVER].disk.behind(|disk| disk.user_store(file, b"behind presto"));
+    store(&mut world, SERVER, "g", "beside it");
+    settle(&mut world);
+    everywhere(&world, "g", Some("beside it"));
+    everywhere(&world, "f", Some("behind presto"));
+}

@@ -30,6 +30,8 @@ use std::collections::BTreeSet;
 
 /// When a content is read again, in milliseconds.
 const AGAIN: u64 = 100;
+/// The same at most, where it is not what its records say and nobody may be told so.
+const AGAIN_MAX: u64 = 10_000;
 /// Attempts before what was read is taken although the file has moved on.
 const PATIENCE: u32 = 10;
 
@@ -179,7 +181,11 @@ impl Server {
                 }
                 let (found, read_since) = (Stored { hash, size }, slot.latest < began_before);
                 if !is_as_left(ctx, object, slot, version)? {
-                    return self.moved_on(ctx, object, newest, read_since.then_some(found));
+                    if read_since {
+                        return self.moved_on(ctx, object, newest, found);
+                    }
+                    self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
+                    return Ok(());
                 }
                 if read_since || !racy {
                     return self.found(ctx, object, newest, found);
@@ -214,18 +220,25 @@ impl Server {
         ctx: &mut Context<'_>,
         object: ObjectId,
         newest: Position,
-        later: Option<Stored>,
+        later: Stored,
     ) -> Result<(), StoreError> {
         let tries = self.unread.moved_on.entry(object).or_default();
-        *tries += 1;
-        match later.filter(|_| *tries >= PATIENCE) {
-            Some(later) if !self.must_retell(ctx, object, newest)? => {
+        *tries = tries.saturating_add(1);
+        let pause = match tries.checked_sub(PATIENCE) {
+            None => AGAIN,
+            Some(_) if !self.must_retell(ctx, object, newest)? => {
                 self.unread.later.insert(object, later);
+                return Ok(());
             }
-            _ => {
-                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
+            Some(more) => {
+                // Only a record can tell it; if none comes, it was changed behind presto's back.
+                ctx.doubtful.push((object, Vec::new()));
+                let path = View::new(ctx.store, Which::Local).path(object)?;
+                ctx.out.push(Output::Event(Event::Waiting(format!("{path}: is not what was closed"))));
+                AGAIN.saturating_mul(1 << more.min(7)).min(AGAIN_MAX)
             }
-        }
+        };
+        self.read_again.insert(object, Millis(ctx.now.0.saturating_add(pause)));
         Ok(())
     }
 
