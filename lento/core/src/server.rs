@@ -257,6 +257,7 @@ impl Server {
         times.extend(self.syncing.wake().map(|at| (at, "sync")));
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
         times.extend(self.offers.wake().map(|at| (at, "no longer wait for who may have what is lost here")));
+        times.extend(self.retelling.wake().map(|at| (at, "tell anew what was read")));
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
         times.extend(self.torn.wake().map(|at| (at, "look again for the content of a torn file")));
         times.extend(self.sessions.values().filter_map(|session| {
@@ -299,6 +300,9 @@ impl Server {
             BatchEnd::Unknown => self.requeue(),
             BatchEnd::Stopped { object, record, dirs, why } => {
                 self.restore_stopped(ctx.now, object, record);
+                if !matches!(why, ReplayOutcome::Stale { recno: Some(_) }) {
+                    self.retell_stopped(ctx.now, object, record);
+                }
                 if let ReplayOutcome::Refused { message, .. } = &why {
                     self.hold(ctx.now, record, message);
                 }

@@ -345,3 +345,33 @@ fn what_changed_behind_presto_before_it_was_read_holds_up_nothing_for_good() {
     everywhere(&world, "g", Some("beside it"));
     everywhere(&world, "f", Some("behind presto"));
 }
+
+#[test]
+fn a_file_that_presto_cannot_touch_keeps_no_client_waiting() {
+    let mut world = closed_and_not_read(1);
+    world.back_up();
+    store(&mut world, CLIENT, "g", "from a client");
+    settle(&mut world);
+    world.restore();
+    world.nodes[SERVER].disk.refuses_file = at(&world, SERVER, "f");
+    world.connect(CLIENT);
+    let mut refused = 0;
+    for _ in 0..500 {
+        world.now += 20;
+        refused += world.replays_under_way(SERVER);
+        for node in [SERVER, CLIENT] {
+            world.read_journal(node, 8);
+            while world.run_job(node) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) || world.deliver(SERVER, CLIENT) {
+            refused += world.replays_under_way(SERVER);
+        }
+    }
+    assert_eq!(read(&world, SERVER, "g").as_deref(), Some("from a client"));
+    assert!(refused < 40, "asked {refused} times in 10 s");
+    world.nodes[SERVER].disk.refuses_file = None;
+    world.now += 60_000;
+    settle(&mut world);
+    everywhere(&world, "f", Some("one"));
+}

@@ -181,11 +181,7 @@ impl Server {
                 }
                 let (found, read_since) = (Stored { hash, size }, slot.latest < began_before);
                 if !is_as_left(ctx, object, slot, version)? {
-                    if read_since {
-                        return self.moved_on(ctx, object, newest, found);
-                    }
-                    self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
-                    return Ok(());
+                    return self.moved_on(ctx, object, newest, read_since.then_some(found));
                 }
                 if read_since || !racy {
                     return self.found(ctx, object, newest, found);
@@ -220,17 +216,18 @@ impl Server {
         ctx: &mut Context<'_>,
         object: ObjectId,
         newest: Position,
-        later: Stored,
+        later: Option<Stored>,
     ) -> Result<(), StoreError> {
         let tries = self.unread.moved_on.entry(object).or_default();
         *tries = tries.saturating_add(1);
-        let pause = match tries.checked_sub(PATIENCE) {
+        let more = tries.checked_sub(PATIENCE);
+        let pause = match later.zip(more) {
             None => AGAIN,
-            Some(_) if !self.must_retell(ctx, object, newest)? => {
+            Some((later, _)) if !self.must_retell(ctx, object, newest)? => {
                 self.unread.later.insert(object, later);
                 return Ok(());
             }
-            Some(more) => {
+            Some((_, more)) => {
                 // Only a record can tell it; if none comes, it was changed behind presto's back.
                 ctx.doubtful.push((object, Vec::new()));
                 let path = View::new(ctx.store, Which::Local).path(object)?;
