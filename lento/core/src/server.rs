@@ -242,7 +242,9 @@ impl Server {
         self.read_contents(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
-        if (read > self.durable || self.unread.waits_for_sync()) && self.syncing.want(ctx, read, read) {
+        // One that covers what has come meanwhile serves as well.
+        let waits = !ctx.behind && self.unread.waits_for_sync();
+        if (read > self.durable || waits) && self.syncing.want(ctx, read, read) {
             self.unread.sync_begins();
             self.asked = read;
         }

@@ -5,6 +5,7 @@
 
 mod sim;
 
+use lento_core::Volume;
 use lento_core::io::Input;
 use lento_core::io::Output;
 use lento_core::message::Message;
@@ -374,4 +375,25 @@ fn a_file_that_presto_cannot_touch_keeps_no_client_waiting() {
     world.now += 60_000;
     settle(&mut world);
     everywhere(&world, "f", Some("one"));
+}
+
+#[test]
+fn records_that_came_during_a_sync_are_read_before_the_next_one_begins() {
+    let mut world = closed_and_not_read(1);
+    store(&mut world, SERVER, "g", "beside it");
+    world.read_journal(SERVER, 8);
+    store(&mut world, SERVER, "f", "two, longer");
+    let made = create(&mut world, SERVER, "h");
+    world.read_journal(SERVER, 8);
+    for _ in 0..30 {
+        world.now += 200;
+        world.timeout(SERVER);
+        while world.run_read(SERVER, true) {}
+    }
+    let is_known = |world: &World| Volume::object_of(&world.nodes[SERVER].store, made).unwrap().is_some();
+    assert!(!is_known(&world), "the sync runs");
+    assert!(world.run_read(SERVER, false));
+    assert!(is_known(&world));
+    settle(&mut world);
+    everywhere(&world, "f", Some("two, longer"));
 }
