@@ -93,7 +93,7 @@ pub struct Server {
     /// Contents that clients staged: name in presto's stage and size.
     staged: BTreeMap<Hash, Vec<(String, u64)>>,
     contents: Contents,
-    /// The first log row of each object that waits for its content.
+    /// The log rows that wait for their contents.
     unread: Unread,
     reads: BTreeMap<Ticket, (ObjectId, Recno)>,
     /// The newest record when presto came up: one before it may say that a content is torn.
@@ -526,7 +526,8 @@ pub mod verdict_code {
 
     /// Unified.
     pub const UNIFIED: u8 = 1;
-    /// Not a verdict: what a power cut left of a file is its content from here on.
+    /// Not a verdict: what is in a file, since a power cut tore it or nobody had read it before this era, is its content
+    /// from here on.
     pub const TAKEN: u8 = 11;
 
     /// Conflict.

@@ -80,6 +80,11 @@ impl Unread {
         self.objects.get(&object).into_iter().flatten().copied().collect()
     }
 
+    /// The newest of them.
+    pub fn newest(&self, object: ObjectId) -> Option<Position> {
+        self.objects.get(&object)?.last().copied()
+    }
+
     /// The objects.
     pub fn objects(&self) -> impl Iterator<Item = ObjectId> {
         self.objects.keys().copied()
@@ -170,7 +175,7 @@ impl Server {
     ) -> Result<(), StoreError> {
         let Some(result) = self.torn_read(ctx, ticket, result)? else { return Ok(()) };
         let Some((object, began_before)) = self.reads.remove(&ticket) else { return Ok(()) };
-        let Some(newest) = self.unread.of(object).pop().filter(|_| !self.torn.contains(object)) else {
+        let Some(newest) = self.unread.newest(object).filter(|_| !self.torn.contains(object)) else {
             return Ok(());
         };
         let Some(slot) = LogRow::get(ctx.store, newest)?.and_then(|row| row.slot) else { return Ok(()) };
@@ -302,6 +307,7 @@ impl Server {
             }
         }
         self.unread.remove(&object);
+        self.read_again.remove(&object);
         Ok(slot)
     }
 }
