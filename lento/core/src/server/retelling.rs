@@ -55,6 +55,11 @@ impl Retelling {
         self.found.contains_key(&object)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.found.len()
+    }
+
     /// It is told, or another one.
     pub fn forget(&mut self, object: ObjectId) {
         self.found.remove(&object);

@@ -35,6 +35,11 @@ const AGAIN_MAX: u64 = 10_000;
 /// Attempts before what was read is taken although the file has moved on.
 const PATIENCE: u32 = 10;
 
+/// Most reads at a time.
+const READS: usize = 64;
+/// So many contents that are read and wait to be told are enough.
+const UNTOLD: usize = 1024;
+
 /// What a row waits for that has its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Until {
@@ -141,17 +146,21 @@ impl Server {
             return Ok(());
         }
         self.take_later(ctx)?;
+        if self.reads.len() >= READS || self.retelling.len() >= UNTOLD {
+            return Ok(());
+        }
+        let reading: BTreeSet<ObjectId> = self.reads.values().map(|(object, _)| *object).collect();
         let wanted: Vec<(ObjectId, Position)> = self
             .unread
             .objects
             .iter()
-            .filter(|(object, _)| !self.reads.values().any(|(o, _)| o == *object))
-            .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
-            .filter(|(object, _)| !self.unread.later.contains_key(*object))
             // What is in a torn file is not what its records say.
             .filter(|(object, _)| !self.torn.contains(**object) && !self.retelling.contains(**object))
+            .filter(|(object, _)| !reading.contains(*object))
+            .filter(|(object, _)| !self.unread.later.contains_key(*object))
+            .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
             .filter_map(|(object, rows)| Some((*object, *rows.last()?)))
-            .take(64_usize.saturating_sub(self.reads.len()))
+            .take(READS.saturating_sub(self.reads.len()))
             .collect();
         for (object, position) in wanted {
             self.read_again.remove(&object);
