@@ -98,6 +98,8 @@ pub struct Context<'a> {
     pub presto: bool,
     /// A scrub is about to ask: no replays are planned.
     pub scrubbing: bool,
+    /// Records have come that are read as soon as no sync runs.
+    pub behind: bool,
     /// Objects that replays found other than any record left them, and the directories in which they met them.
     pub doubtful: &'a mut Vec<(ObjectId, Vec<Ref>)>,
     /// A record names what no record made: the whole tree has to be looked through.

@@ -357,7 +357,8 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Stands for a hash that is not known yet; never sent.
+/// Stands for a hash that is not known. No content is sent with it; that a record found a content which nobody had read is
+/// told so.
 pub const UNKNOWN: Hash = Hash([0; 32]);
 
 /// What a content that may be torn was written over: nothing that anybody has, so that it never takes the place of a good

@@ -106,6 +106,11 @@ impl Replaying {
         self.items.len() < BATCH_ITEMS && self.bytes < BATCH_BYTES && self.overlay.len() < OVERLAY_MAX
     }
 
+    /// What may wait leaves the rest to others.
+    pub fn is_half_full(&self) -> bool {
+        self.items.len() >= BATCH_ITEMS / 2 || !self.has_room()
+    }
+
     /// Adds an item; its effect must be put into the overlay by the caller.
     pub fn push(&mut self, item: ReplayItem) {
         use crate::io::ReplayContent;

@@ -93,7 +93,7 @@ pub struct Server {
     /// Contents that clients staged: name in presto's stage and size.
     staged: BTreeMap<Hash, Vec<(String, u64)>>,
     contents: Contents,
-    /// The first log row of each object that waits for its content.
+    /// The log rows that wait for their contents.
     unread: Unread,
     reads: BTreeMap<Ticket, (ObjectId, Recno)>,
     /// The newest record when presto came up: one before it may say that a content is torn.
@@ -242,7 +242,9 @@ impl Server {
         self.read_contents(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
-        if (read > self.durable || self.unread.waits_for_sync()) && self.syncing.want(ctx, read, read) {
+        // One that covers what has come meanwhile serves as well.
+        let waits = !ctx.behind && self.unread.waits_for_sync();
+        if (read > self.durable || waits) && self.syncing.want(ctx, read, read) {
             self.unread.sync_begins();
             self.asked = read;
         }
@@ -257,6 +259,7 @@ impl Server {
         times.extend(self.syncing.wake().map(|at| (at, "sync")));
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
         times.extend(self.offers.wake().map(|at| (at, "no longer wait for who may have what is lost here")));
+        times.extend(self.retelling.wake().map(|at| (at, "tell anew what was read")));
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
         times.extend(self.torn.wake().map(|at| (at, "look again for the content of a torn file")));
         times.extend(self.sessions.values().filter_map(|session| {
@@ -299,6 +302,9 @@ impl Server {
             BatchEnd::Unknown => self.requeue(),
             BatchEnd::Stopped { object, record, dirs, why } => {
                 self.restore_stopped(ctx.now, object, record);
+                if !matches!(why, ReplayOutcome::Stale { recno: Some(_) }) {
+                    self.retell_stopped(ctx.now, object, record);
+                }
                 if let ReplayOutcome::Refused { message, .. } = &why {
                     self.hold(ctx.now, record, message);
                 }
@@ -520,7 +526,8 @@ pub mod verdict_code {
 
     /// Unified.
     pub const UNIFIED: u8 = 1;
-    /// Not a verdict: what a power cut left of a file is its content from here on.
+    /// Not a verdict: what is in a file, since a power cut tore it or nobody had read it before this era, is its content
+    /// from here on.
     pub const TAKEN: u8 = 11;
 
     /// Conflict.

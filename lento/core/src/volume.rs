@@ -289,6 +289,7 @@ impl Volume {
             staging: self.config.staging,
             presto: self.presto,
             scrubbing: false,
+            behind: !self.backlog.is_empty(),
             doubtful: &mut self.doubtful,
             look_through: &mut self.look_through,
         };

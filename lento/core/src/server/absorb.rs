@@ -149,8 +149,7 @@ impl Server {
         let (origin, object) = (op.id, op.object);
         self.read_again.remove(&object);
         self.retelling.forget(object);
-        let newest = self.unread.of(object).pop();
-        if let Some(newest) = newest.filter(|newest| *newest > self.asked)
+        if let Some(newest) = self.unread.newest(object).filter(|newest| *newest > self.asked)
             && let Some(mut row) = LogRow::get(ctx.store, newest)?
         {
             row.slot = Some(slot);

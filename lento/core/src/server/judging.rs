@@ -3,6 +3,7 @@
 use super::InFlight;
 use super::Keeping;
 use super::Server;
+use super::offers::Offer;
 use super::restoring::Restore;
 use super::session::Session;
 use super::session::SessionState;
@@ -30,6 +31,7 @@ use crate::tree::Object;
 use crate::tree::Stored;
 use crate::tree::Tree;
 use crate::tree::View;
+use crate::tree::Which;
 use crate::types::Attributes;
 use crate::types::ConflictKind;
 use crate::types::Content;
@@ -40,7 +42,6 @@ use crate::types::ObjectId;
 use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
-use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Time;
 
@@ -101,7 +102,7 @@ impl Server {
         alias::map(ctx.store, &self.aliases, &mut op)?;
         let view = View::planned(ctx.store, &self.replaying.overlay);
         if offers {
-            name_what_it_found(ctx, &view, &mut op)?;
+            name_what_it_found(ctx, &view, &session.offer, &mut op)?;
         }
         if let Some(close) = over_nothing(&view, &op)? {
             op = close;
@@ -160,6 +161,9 @@ impl Server {
         let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
         session.take();
         session.kept = None;
+        if offers {
+            session.offer.judged(&op, decision);
+        }
         self.written.remove(&id);
         let generation = session.generation;
         self.flying.insert(id);
@@ -457,16 +461,25 @@ fn over_nothing(view: &View<'_>, op: &Operation) -> Result<Option<Operation>, St
     Ok(if content.size == 0 || is_same { None } else { content_part(op, Hash::empty()) })
 }
 
-/// A record that is brought back may have found a content that nobody had read: no hash says so. Where nothing has changed
-/// that content since the log was lost, it is the one that stands there.
-fn name_what_it_found(ctx: &Context<'_>, view: &View<'_>, op: &mut Operation) -> Result<(), StoreError> {
-    let lost_behind = ctx.meta.lineage.eras().last().map_or(Position(0), |era| era.from);
+/// A record that is brought back may have found a content that nobody had read: no hash says so. Where that content stands
+/// here since before the fork, or was left by a record brought back before it, it is the one; what anybody else has left,
+/// also only in plans, is not.
+fn name_what_it_found(
+    ctx: &Context<'_>,
+    view: &View<'_>,
+    offer: &Offer,
+    op: &mut Operation,
+) -> Result<(), StoreError> {
     let Some((before, object)) = before_of(op).filter(|(before, _)| **before == UNKNOWN) else {
         return Ok(());
     };
-    let there = view.object(object)?.filter(|there| Position(there.written.0) <= lost_behind);
-    if let Some(content) = there.and_then(|there| there.content) {
-        *before = content.hash;
+    let Some(there) = view.object(object)?.and_then(|row| row.content) else { return Ok(()) };
+    let is_as_it_was = || -> Result<bool, StoreError> {
+        let row = View::new(ctx.store, Which::Local).object(object)?;
+        Ok(row.is_some_and(|row| offer.is_shared(row.written) && row.content == Some(there)))
+    };
+    if offer.has_left(object, there.hash) || is_as_it_was()? {
+        *before = there.hash;
     }
     Ok(())
 }

@@ -12,17 +12,23 @@ use super::vetting;
 use crate::context::Context;
 use crate::io::NodeName;
 use crate::io::Output;
+use crate::judge::Decision;
 use crate::message::Hello;
 use crate::message::Message;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
+use crate::types::Hash;
 use crate::types::LogRecord;
 use crate::types::LogWhat;
+use crate::types::ObjectId;
 use crate::types::OpId;
+use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
+use crate::types::Recno;
 use crate::volume::Millis;
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 /// How long an offer may make no progress before others are served, in milliseconds.
@@ -50,14 +56,44 @@ enum Grace {
 }
 
 /// A stream's part.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Offer {
+    /// Up to here its log is ours.
+    fork: Position,
+    /// Contents that its records have left in files here.
+    left: BTreeMap<ObjectId, Hash>,
     /// Offered up to here, and queued.
     upto: Position,
     /// Answered up to here.
     said: Position,
     /// Our position that holds all of it.
     target: Option<Position>,
+}
+
+impl Offer {
+    /// Whether its log has this record as well.
+    pub fn is_shared(&self, record: Recno) -> bool {
+        Position(record.0) <= self.fork
+    }
+
+    /// Whether the newest of its records about this object's content has left this one.
+    pub fn has_left(&self, object: ObjectId, content: Hash) -> bool {
+        self.left.get(&object) == Some(&content)
+    }
+
+    /// One of its records has its verdict, or had it before.
+    pub fn judged(&mut self, op: &Operation, decision: Decision) {
+        let left = match &op.kind {
+            OpKind::Close { content, .. } | OpKind::Create { content: Some(content), .. } => content.hash,
+            OpKind::Create { .. } => Hash::empty(),
+            _ => return,
+        };
+        match decision {
+            Decision::Accept => self.left.insert(op.object, left),
+            Decision::Unify(there) => self.left.insert(there, left),
+            Decision::Refuse(_) => self.left.remove(&op.object),
+        };
+    }
 }
 
 impl Offers {
@@ -154,7 +190,7 @@ impl Server {
         }
         let Some(session) = self.sessions.get_mut(node) else { return Ok(()) };
         session.state = SessionState::Offering;
-        session.offer = Offer::default();
+        session.offer = Offer { fork, ..Offer::default() };
         self.offers.until = Some(Millis(ctx.now.0.saturating_add(PATIENCE)));
         Ok(())
     }
@@ -184,6 +220,8 @@ impl Server {
                 return hang_up("an offer of another origin, or with a wrong hash");
             }
             if self.offers.knows(&origin) {
+                // On an earlier stream: what it had left is there, or something else.
+                session.offer.judged(&op, Decision::Unify(op.object));
                 continue;
             }
             let done = stands_in.then(|| Operation::done(origin, &op));

@@ -23,10 +23,14 @@ use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
+use crate::volume::Millis;
 use std::collections::BTreeMap;
 
 /// Such replays have numbers that no journal has, none that restores a torn file, and no made up record of an offer.
 const RETELLS: u64 = 1 << 60;
+/// The first pause before one that presto did not do is tried again, in milliseconds; doubled each time, up to a minute.
+const PAUSE: u64 = 250;
+const PAUSE_MAX: u64 = 60_000;
 
 /// Contents that are found and not told.
 #[derive(Debug, Default)]
@@ -40,6 +44,9 @@ struct Found {
     /// The newest place that waits for it.
     newest: Position,
     is_planned: bool,
+    /// How often presto did not do it, and when it is tried again.
+    stopped: u32,
+    not_before: Millis,
 }
 
 impl Retelling {
@@ -48,9 +55,19 @@ impl Retelling {
         self.found.contains_key(&object)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.found.len()
+    }
+
     /// It is told, or another one.
     pub fn forget(&mut self, object: ObjectId) {
         self.found.remove(&object);
+    }
+
+    /// When to look again.
+    pub fn wake(&self) -> impl Iterator<Item = Millis> {
+        self.found.values().filter(|found| found.stopped > 0).map(|found| found.not_before)
     }
 
     /// Plans went wrong, or nobody knows how far they got.
@@ -81,24 +98,38 @@ impl Server {
         content: Stored,
     ) -> Result<(), StoreError> {
         if self.must_retell(ctx, object, newest)? {
-            self.retelling.found.insert(object, Found { content, newest, is_planned: false });
+            let (is_planned, stopped, not_before) = (false, 0, Millis::default());
+            let found = Found { content, newest, is_planned, stopped, not_before };
+            self.retelling.found.insert(object, found);
             return Ok(());
         }
         self.fill(ctx, object, content, Until::default())
     }
 
-    /// Plans what is found, as far as one batch goes.
+    /// Presto did not do one of these replays. That one waits ever longer, so that the others need not.
+    pub(super) fn retell_stopped(&mut self, now: Millis, object: ObjectId, record: OpId) {
+        let Some(found) = self.retelling.found.get_mut(&object) else { return };
+        if record.0.number & RETELLS != 0 {
+            let pause = PAUSE.saturating_mul(1 << found.stopped.min(8)).min(PAUSE_MAX);
+            found.not_before = Millis(now.0.saturating_add(pause));
+            found.stopped = found.stopped.saturating_add(1);
+        }
+    }
+
+    /// Plans what is found, as far as half a batch goes: the rest of it is for clients.
     pub(super) fn retell(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        let todo = self.retelling.found.iter().filter(|(_, found)| !found.is_planned);
+        let may = |found: &Found| !found.is_planned && found.not_before <= ctx.now;
+        let todo = self.retelling.found.iter().filter(|(_, found)| may(found));
         let todo: Vec<(ObjectId, Found)> = todo.map(|(object, found)| (*object, *found)).collect();
         for (object, found) in todo {
-            if !self.replaying.has_room() {
+            if self.replaying.is_half_full() {
                 break;
             }
             let row = View::new(ctx.store, Which::Local).object(object)?;
             let Some(row) = row.filter(|_| !self.torn.contains(object)) else {
                 // It is read again, for those who are behind.
                 self.retelling.forget(object);
+                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(1)));
                 continue;
             };
             self.retelling.found.insert(object, Found { is_planned: true, ..found });

@@ -275,6 +275,7 @@ impl Server {
                 session.hello = Some(hello);
                 session.state = SessionState::Fencing;
                 session.snapshot = None;
+                session.offer = Offer::default();
                 self.torn.peer_changed(node);
             }
             Message::Submit(operations) => {

@@ -30,8 +30,15 @@ use std::collections::BTreeSet;
 
 /// When a content is read again, in milliseconds.
 const AGAIN: u64 = 100;
+/// The same at most, where it is not what its records say and nobody may be told so.
+const AGAIN_MAX: u64 = 10_000;
 /// Attempts before what was read is taken although the file has moved on.
 const PATIENCE: u32 = 10;
+
+/// Most reads at a time.
+const READS: usize = 64;
+/// So many contents that are read and wait to be told are enough.
+const UNTOLD: usize = 1024;
 
 /// What a row waits for that has its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +83,11 @@ impl Unread {
     /// The rows of an object, oldest first.
     pub fn of(&self, object: ObjectId) -> Vec<Position> {
         self.objects.get(&object).into_iter().flatten().copied().collect()
+    }
+
+    /// The newest of them.
+    pub fn newest(&self, object: ObjectId) -> Option<Position> {
+        self.objects.get(&object)?.last().copied()
     }
 
     /// The objects.
@@ -134,17 +146,21 @@ impl Server {
             return Ok(());
         }
         self.take_later(ctx)?;
+        if self.reads.len() >= READS || self.retelling.len() >= UNTOLD {
+            return Ok(());
+        }
+        let reading: BTreeSet<ObjectId> = self.reads.values().map(|(object, _)| *object).collect();
         let wanted: Vec<(ObjectId, Position)> = self
             .unread
             .objects
             .iter()
-            .filter(|(object, _)| !self.reads.values().any(|(o, _)| o == *object))
-            .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
-            .filter(|(object, _)| !self.unread.later.contains_key(*object))
             // What is in a torn file is not what its records say.
             .filter(|(object, _)| !self.torn.contains(**object) && !self.retelling.contains(**object))
+            .filter(|(object, _)| !reading.contains(*object))
+            .filter(|(object, _)| !self.unread.later.contains_key(*object))
+            .filter(|(object, _)| self.read_again.get(object).is_none_or(|at| *at <= ctx.now))
             .filter_map(|(object, rows)| Some((*object, *rows.last()?)))
-            .take(64_usize.saturating_sub(self.reads.len()))
+            .take(READS.saturating_sub(self.reads.len()))
             .collect();
         for (object, position) in wanted {
             self.read_again.remove(&object);
@@ -168,7 +184,7 @@ impl Server {
     ) -> Result<(), StoreError> {
         let Some(result) = self.torn_read(ctx, ticket, result)? else { return Ok(()) };
         let Some((object, began_before)) = self.reads.remove(&ticket) else { return Ok(()) };
-        let Some(newest) = self.unread.of(object).pop().filter(|_| !self.torn.contains(object)) else {
+        let Some(newest) = self.unread.newest(object).filter(|_| !self.torn.contains(object)) else {
             return Ok(());
         };
         let Some(slot) = LogRow::get(ctx.store, newest)?.and_then(|row| row.slot) else { return Ok(()) };
@@ -217,15 +233,23 @@ impl Server {
         later: Option<Stored>,
     ) -> Result<(), StoreError> {
         let tries = self.unread.moved_on.entry(object).or_default();
-        *tries += 1;
-        match later.filter(|_| *tries >= PATIENCE) {
-            Some(later) if !self.must_retell(ctx, object, newest)? => {
+        *tries = tries.saturating_add(1);
+        let more = tries.checked_sub(PATIENCE);
+        let pause = match later.zip(more) {
+            None => AGAIN,
+            Some((later, _)) if !self.must_retell(ctx, object, newest)? => {
                 self.unread.later.insert(object, later);
+                return Ok(());
             }
-            _ => {
-                self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
+            Some((_, more)) => {
+                // Only a record can tell it; if none comes, it was changed behind presto's back.
+                ctx.doubtful.push((object, Vec::new()));
+                let path = View::new(ctx.store, Which::Local).path(object)?;
+                ctx.out.push(Output::Event(Event::Waiting(format!("{path}: is not what was closed"))));
+                AGAIN.saturating_mul(1 << more.min(7)).min(AGAIN_MAX)
             }
-        }
+        };
+        self.read_again.insert(object, Millis(ctx.now.0.saturating_add(pause)));
         Ok(())
     }
 
@@ -292,6 +316,7 @@ impl Server {
             }
         }
         self.unread.remove(&object);
+        self.read_again.remove(&object);
         Ok(slot)
     }
 }

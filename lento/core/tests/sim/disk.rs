@@ -50,6 +50,8 @@ pub struct Disk {
     pub stage: BTreeMap<String, Vec<u8>>,
     /// A name that the file system does not take from a replay.
     pub refuses: Option<Vec<u8>>,
+    /// A file whose attributes it does not change for a replay.
+    pub refuses_file: Option<FileId>,
     durable: Option<Box<Disk>>,
 }
 

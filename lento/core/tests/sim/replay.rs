@@ -209,6 +209,9 @@ impl Disk {
             ReplayOp::SetAttr { file, mask, attributes } => {
                 let file = self.file(*file)?;
                 self.untouched((file, b""), since)?;
+                if self.refuses_file == Some(file) {
+                    return Err(ReplayOutcome::Refused { errno: 5, message: "EIO".into() });
+                }
                 let now = self.tick();
                 let inode = self.inodes.get_mut(&file).unwrap();
                 let new = &mut inode.attributes;
