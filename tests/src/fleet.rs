@@ -9,6 +9,8 @@ use intermezzo::fleet::process::{Signal, tail};
 use intermezzo::fleet::{Daemon, Fleet, Mounts, Node, Request, mounts};
 use intermezzo::output::say;
 
+use crate::history;
+
 /// Whether to leave everything in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -66,8 +68,18 @@ impl Temporary {
         Ok(self.fleet.mountpoint(self.fleet.node(node)?))
     }
 
-    /// What each agent says of itself, and the end of each log: for who reads of a failure and has only its output.
-    pub fn explain(&self) {
+    /// What each agent says of itself, the end of each log, and what the journals tell of these names: for who reads of a
+    /// failure and has only its output.
+    pub fn explain(&self, names: &[String]) {
+        match self.fleet.conflicts() {
+            Ok(conflicts) => {
+                let about = conflicts
+                    .iter()
+                    .filter(|conflict| names.iter().any(|name| conflict.path.ends_with(name)));
+                about.for_each(|conflict| say(format_args!("{conflict:?}")));
+            }
+            Err(error) => say(format_args!("conflicts: {error}")),
+        }
         for node in &self.fleet.config.nodes {
             match self.fleet.status(node) {
                 Ok(status) => say(format_args!("node {}: {status:?}", node.name)),
@@ -76,6 +88,11 @@ impl Temporary {
             for daemon in [Daemon::Presto, Daemon::Lento] {
                 let path = self.fleet.layout.log(node, daemon);
                 say(format_args!("the end of {}:\n{}", path.display(), tail(&path, LOG_LINES)));
+            }
+            for name in names {
+                let told = history::of(&self.fleet.layout.cache(node), name);
+                let told = told.unwrap_or_else(|error| format!("{error:#}"));
+                say(format_args!("what the journal of {} tells of {name}:\n{told}", node.name));
             }
         }
     }

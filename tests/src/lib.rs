@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod fleet;
+pub mod history;
 pub mod image;
 pub mod run;
 pub mod sbom;

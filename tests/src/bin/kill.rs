@@ -75,7 +75,7 @@ fn rounds(args: &Args, seed: u64) -> Result<()> {
     let mut harness = Harness::up(args, &mut random, scratch.path())?;
     for round in 1..=args.rounds {
         if let Err(error) = harness.round(round, args, &mut random) {
-            harness.fleet.explain();
+            harness.fleet.explain(&named_in(&format!("{error:#}")));
             if args.keep {
                 harness.fleet.keep();
             }
@@ -89,6 +89,12 @@ fn rounds(args: &Args, seed: u64) -> Result<()> {
         args.rounds
     ));
     Ok(())
+}
+
+/// Names of files that a failure is about: the lines `  NAME: what is there, what should be`.
+fn named_in(failure: &str) -> Vec<String> {
+    let lines = failure.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(": "));
+    lines.filter_map(|(path, _)| path.rsplit('/').next().map(str::to_owned)).collect()
 }
 
 struct Harness {
