@@ -29,15 +29,11 @@ fn about<'a>(dump: &'a str, name: &str) -> Vec<&'a str> {
     let objects: BTreeSet<&str> = dump
         .lines()
         .filter(|line| named.iter().any(|named| line.contains(named)))
-        .flat_map(objects)
+        .flat_map(objects_of)
         .collect();
     let lines: Vec<&str> =
         dump.lines().filter(|line| objects_of(line).any(|object| objects.contains(object))).collect();
     lines.get(lines.len().saturating_sub(RECORDS)..).unwrap_or_default().to_vec()
-}
-
-fn objects(line: &str) -> Vec<&str> {
-    objects_of(line).collect()
 }
 
 fn objects_of(line: &str) -> impl Iterator<Item = &str> {

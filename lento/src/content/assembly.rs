@@ -5,6 +5,7 @@
 
 use super::BLOCK;
 use super::CHUNK;
+use super::Stop;
 use super::block::Layout;
 use super::block::Mark;
 use super::block::Task;
@@ -202,7 +203,7 @@ impl Assembly {
             return self.hash();
         }
         // The disk works while this copies and the sender hashes. Where sizes differ, much of it may be written anew.
-        let copied = Copied::default();
+        let copied = Stop::default();
         if old.size == self.layout.size() {
             let (file, copied) = (self.file.clone(), copied.0.clone());
             // Without it the end takes longer.
@@ -340,16 +341,6 @@ impl Assembly {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.write_all_at(zeros, offset),
             punched => Ok(punched?),
         }
-    }
-}
-
-/// Told when it is dropped, whatever became of the copying.
-#[derive(Default)]
-struct Copied(Arc<AtomicBool>);
-
-impl Drop for Copied {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

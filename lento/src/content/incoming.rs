@@ -1,6 +1,7 @@
 //! A content that arrives piece by piece: taken off the stream by one task, put together by a thread that may block.
 
 use super::CHUNK;
+use super::Stop;
 use super::assembly::Assembly;
 use super::assembly::AssemblyError;
 use super::assembly::Ground;
@@ -13,8 +14,6 @@ use intermezzo_proto::v1;
 use lento_core::types::Hash;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -29,19 +28,7 @@ const QUEUE: usize = 8;
 pub struct Incoming {
     steps: mpsc::Sender<Step>,
     writing: JoinHandle<Result<(), String>>,
-    waited_for: WaitedFor,
-}
-
-/// Dropped, it says so to the thread.
-#[derive(Debug, Default)]
-struct WaitedFor {
-    ended: Arc<AtomicBool>,
-}
-
-impl Drop for WaitedFor {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-    }
+    waited_for: Stop,
 }
 
 enum Step {
@@ -63,8 +50,8 @@ impl Incoming {
     ) -> Result<(Incoming, Have), String> {
         let ground = ground.filter(|_| !known.doubts(name));
         let old = ground.as_ref().map(|ground| ground.file.clone());
-        let waited_for = WaitedFor::default();
-        let ended = waited_for.ended.clone();
+        let waited_for = Stop::default();
+        let ended = waited_for.0.clone();
         let began = spawn_blocking(move || Assembly::begin(file, size, ground, ended)).await;
         let (assembly, have) =
             began.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;

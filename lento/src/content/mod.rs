@@ -10,7 +10,21 @@ pub mod known;
 pub mod packing;
 pub mod source;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
 /// Most bytes of a piece.
 pub const CHUNK: usize = 512 << 10;
 /// What is zero over a block of this many bytes is left out on disk.
 pub const BLOCK: usize = 4096;
+
+/// A flag that a thread looks at, set when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Stop(pub Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

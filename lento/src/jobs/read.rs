@@ -5,6 +5,7 @@ use super::DEADLINE;
 use super::RENAME_COMES;
 use super::Shared;
 use super::WORTH_WAITING;
+use crate::content::Stop;
 use crate::content::difference::Advice;
 use crate::content::difference::Blocks;
 use crate::content::difference::Have;
@@ -38,7 +39,6 @@ use lento_core::types::Ticket;
 use lento_core::types::Version;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -324,14 +324,14 @@ async fn have_told(replies: &mut Streaming<StageReply>) -> Result<Have, Stopped>
 
 /// A file that is hashed while its receiver looks at what it has. Dropped, it stops.
 struct Ahead {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     hashing: JoinHandle<Result<Outgoing, SourceError>>,
 }
 
 impl Ahead {
     fn start(file: Arc<File>, mut outgoing: Outgoing) -> Ahead {
-        let stop = Arc::new(AtomicBool::new(false));
-        let until = stop.clone();
+        let stop = Stop::default();
+        let until = stop.0.clone();
         let hashing = tokio::task::spawn_blocking(move || {
             outgoing.hash_until(&file, &until)?;
             Ok(outgoing)
@@ -341,14 +341,8 @@ impl Ahead {
 
     /// Where everything travels, it is hashed as it does.
     async fn end(mut self, have: &Have) -> Result<Outgoing, SourceError> {
-        self.stop.store(have.blocks == Blocks::Zeros, Ordering::Relaxed);
+        self.stop.0.store(have.blocks == Blocks::Zeros, Ordering::Relaxed);
         (&mut self.hashing).await.unwrap_or_else(|error| Err(SourceError::Sink(error.to_string())))
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
