@@ -383,3 +383,8 @@ fn has_fine_stamps(stage: BorrowedFd<'_>) -> bool {
     }
     true
 }
+
+/// The kernel's word in an error of the standard library.
+pub(crate) fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}

@@ -29,7 +29,7 @@ impl Words {
             at = at.saturating_add(rustix::io::pwrite(file, part, at as u64)?);
         }
         let map = MmapOptions::new().len(bytes).map_raw(file);
-        Ok(Words { map: map.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))? })
+        Ok(Words { map: map.map_err(super::errno_of)? })
     }
 
     /// How many.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::apply::times;
 use super::plan::{Content, Give, Xattr};
 use super::{Replayer, Stop};
-use crate::lower::{Lower, Stat};
+use crate::lower::{Lower, Stat, errno_of};
 
 /// Names in stage/ that presto itself uses: Lento's have neither `m` nor `.`.
 pub(crate) const PREFIX: &str = "make.";
@@ -165,7 +165,7 @@ fn create(lower: &Lower, name: &str, mode: u32) -> Result<File, Stop> {
 
 /// In the order of `finish`.
 fn fill(mut file: File, bytes: &[u8], give: &Give, xattrs: &[Xattr]) -> Result<(), Errno> {
-    file.write_all(bytes).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    file.write_all(bytes).map_err(errno_of)?;
     let born = Stat::of(&file)?.attributes;
     if (born.uid, born.gid) != (give.uid, give.gid) {
         rustix::fs::fchown(&file, Some(Uid::from_raw(give.uid)), Some(Gid::from_raw(give.gid)))?;

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::lower::{Lower, Shape};
+use crate::lower::{Lower, Shape, errno_of};
 
 const COPY: usize = 1 << 20;
 /// Unit of the checksum. Those of zeros do not count, so that it does not matter where the file system keeps holes.
@@ -88,7 +88,7 @@ pub(super) fn checksum(file: &File, size: u64) -> Result<u32, Errno> {
         let mut at = done.max(range.start - range.start % BLOCK);
         while at < range.end {
             let part = part(&mut buffer, size - at)?;
-            file.read_exact_at(part, at).map_err(io)?;
+            file.read_exact_at(part, at).map_err(errno_of)?;
             for block in part.chunks(4096) {
                 if block.iter().any(|byte| *byte != 0) {
                     sum = crc32c::crc32c_append(sum, &at.to_le_bytes());
@@ -108,7 +108,7 @@ pub(super) fn copy(from: &File, to: &File, size: u64) -> Result<(), Errno> {
     for range in data(from, 0..size) {
         allocate(to, range?)?;
     }
-    to.set_len(size).map_err(io)?;
+    to.set_len(size).map_err(errno_of)?;
     let mut buffer = vec![0; COPY];
     let mut at = 0;
     for range in data(from, 0..size) {
@@ -117,13 +117,13 @@ pub(super) fn copy(from: &File, to: &File, size: u64) -> Result<(), Errno> {
         at = range.start;
         while at < range.end {
             let part = part(&mut buffer, range.end - at)?;
-            from.read_exact_at(part, at).map_err(io)?;
-            to.write_all_at(part, at).map_err(io)?;
+            from.read_exact_at(part, at).map_err(errno_of)?;
+            to.write_all_at(part, at).map_err(errno_of)?;
             at += part.len() as u64;
         }
     }
     zero(to, at..size)?;
-    to.sync_all().map_err(io)
+    to.sync_all().map_err(errno_of)
 }
 
 /// Space for this range, where the file system can.
@@ -146,7 +146,7 @@ fn zero(to: &File, range: Range<u64>) -> Result<(), Errno> {
             let mut at = range.start;
             while at < range.end {
                 let part = part(&mut zeros, range.end - at)?;
-                to.write_all_at(part, at).map_err(io)?;
+                to.write_all_at(part, at).map_err(errno_of)?;
                 at += part.len() as u64;
             }
             Ok(())
@@ -163,10 +163,6 @@ fn length(range: &Range<u64>) -> u64 {
 fn part(buffer: &mut [u8], left: u64) -> Result<&mut [u8], Errno> {
     let length = usize::try_from(left).unwrap_or(COPY).min(COPY);
     buffer.get_mut(..length).ok_or(Errno::IO)
-}
-
-fn io(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::attr::set_attributes;
 use super::copy;
 use super::plan::Give;
-use crate::lower::{Lower, Stat};
+use crate::lower::{Lower, Stat, errno_of};
 
 /// Names in stage/ of contents that entries speak of. Lento's never look so.
 pub(crate) const HELD: &str = "lml.";
@@ -171,7 +171,7 @@ impl Lml {
         let written = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))
             .map(File::from)
             .and_then(|mut file| {
-                file.write_all(entry.encode()?.as_bytes()).map_err(io)?;
+                file.write_all(entry.encode()?.as_bytes()).map_err(errno_of)?;
                 rustix::fs::fsync(&file)?;
                 rustix::fs::renameat(&self.dir, &temporary, &self.dir, &name)
             });
@@ -247,7 +247,7 @@ impl Lml {
         let mut bytes = Vec::new();
         File::from(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?)
             .read_to_end(&mut bytes)
-            .map_err(io)?;
+            .map_err(errno_of)?;
         Ok(bytes)
     }
 
@@ -338,10 +338,6 @@ fn parse(name: &str) -> Option<FileId> {
     let (ino, generation) = name.split_once('-')?;
     let id = FileId { ino: ino.parse().ok()?, generation: generation.parse().ok()? };
     (self::name(id) == name).then_some(id)
-}
-
-fn io(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::Spec;
 use super::mount::clear;
-use crate::lower::ADOPTED;
+use crate::lower::{ADOPTED, errno_of};
 
 /// Name of the marker: the volume's uid in hexadecimal digits.
 const MARKER: &str = "volume";
@@ -161,7 +161,7 @@ fn marker(tree: &OwnedFd) -> Result<Option<u64>, String> {
         Err(errno) => return Err(failed(errno)),
     };
     let mut text = String::new();
-    file.take(64).read_to_string(&mut text).map_err(|error| failed(errno(&error)))?;
+    file.take(64).read_to_string(&mut text).map_err(|error| failed(errno_of(error)))?;
     let uid = u64::from_str_radix(text.trim(), 16);
     uid.map(Some).map_err(|_| format!("its marker {ADOPTED}/{MARKER} holds no uid"))
 }
@@ -176,7 +176,7 @@ fn write(tree: &OwnedFd, uid: u64) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let temporary = format!("{MARKER}.new");
     let mut file = File::from(rustix::fs::openat(&home, &temporary, flags, Mode::from_raw_mode(0o600))?);
-    file.write_all(format!("{uid:016x}\n").as_bytes()).map_err(|error| errno(&error))?;
+    file.write_all(format!("{uid:016x}\n").as_bytes()).map_err(errno_of)?;
     rustix::fs::fsync(&file)?;
     rustix::fs::renameat(&home, &temporary, &home, MARKER)?;
     rustix::fs::fsync(&home)?;
@@ -188,8 +188,4 @@ const DIRECTORY: OFlags =
 
 fn open(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, DIRECTORY, Mode::empty())
-}
-
-fn errno(error: &std::io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use intermezzo_channel::v1;
 use intermezzo_kml::record::{FileId, Opcode, OriginKind, Record};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -44,18 +43,6 @@ impl Limit {
 impl Drop for Limit {
     fn drop(&mut self) {
         self.lift();
-    }
-}
-
-pub fn install(w: &World, at: &str, content: Option<v1::Content>) -> v1::Install {
-    v1::Install {
-        file: by(w.id(at)),
-        expect_version: Some(w.version(at)),
-        content,
-        attributes: give(0o640),
-        dir: by(w.root()),
-        name: name(at),
-        ..Default::default()
     }
 }
 

@@ -10,7 +10,6 @@ use presto::filter::{Access, Changes};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::install::install;
 use crate::world::*;
 
 fn resolve(w: &World, id: intermezzo_kml::FileId) -> Option<String> {

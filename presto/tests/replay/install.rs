@@ -9,18 +9,6 @@ use intermezzo_kml::record::{Opcode, OriginKind};
 
 use crate::world::*;
 
-pub fn install(w: &World, at: &str, content: Option<v1::Content>) -> v1::Install {
-    v1::Install {
-        file: by(w.id(at)),
-        expect_version: Some(w.version(at)),
-        content,
-        attributes: give(0o640),
-        dir: by(w.root()),
-        name: name(at),
-        ..Default::default()
-    }
-}
-
 #[test]
 fn one_link_gets_a_new_inode_whole() {
     let w = world();

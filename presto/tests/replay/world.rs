@@ -266,3 +266,16 @@ pub fn already(outcome: &v1::Outcome) {
 pub fn stale(outcome: &v1::Outcome) {
     assert_eq!(outcome.result(), Kind::Stale, "{outcome:?}");
 }
+
+/// New content for what has this name now.
+pub fn install(w: &World, at: &str, content: Option<v1::Content>) -> v1::Install {
+    v1::Install {
+        file: by(w.id(at)),
+        expect_version: Some(w.version(at)),
+        content,
+        attributes: give(0o640),
+        dir: by(w.root()),
+        name: name(at),
+        ..Default::default()
+    }
+}
