@@ -1,12 +1,15 @@
 //! Runs ordinary programs with a deadline: a file system that hangs must fail a test, not stop it.
 
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// So much of what a program says is looked at, in bytes.
+const SAID: u64 = 64 << 10;
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,13 +27,15 @@ pub enum Ended {
 /// # Errors
 /// It cannot be started.
 pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S], dir: &Path, deadline: Duration) -> Result<Ended> {
+    // A pipe would stop who has much to say.
+    let mut said = tempfile::tempfile()?;
     let mut child = Command::new(program)
         .args(arguments)
         .current_dir(dir)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(said.try_clone()?)
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;
     let begin = Instant::now();
@@ -49,11 +54,10 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S], dir: &Path, deadline
     if status.success() {
         return Ok(Ended::Well);
     }
-    let mut said = String::new();
-    if let Some(mut err) = child.stderr.take() {
-        let _ = err.read_to_string(&mut said);
-    }
-    Ok(Ended::Badly(said.lines().next().unwrap_or_default().to_owned()))
+    let mut first = Vec::new();
+    said.rewind()?;
+    said.take(SAID).read_to_end(&mut first)?;
+    Ok(Ended::Badly(String::from_utf8_lossy(&first).lines().next().unwrap_or_default().to_owned()))
 }
 
 /// Runs a program that must do well, and says how long it took.
@@ -67,4 +71,16 @@ pub fn timed<S: AsRef<OsStr>>(program: &str, arguments: &[S], dir: &Path) -> Res
         bail!("{program} failed: {status}");
     }
     Ok(begin.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_complains_at_length_ends() {
+        let script = "echo why >&2; head -c 1000000 /dev/zero >&2; exit 1";
+        let ended = run("sh", &["-c", script], Path::new("/"), Duration::from_secs(20)).unwrap();
+        assert_eq!(ended, Ended::Badly("why".to_owned()));
+    }
 }
