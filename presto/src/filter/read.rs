@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use rustix::fs::StatVfs;
 use rustix::io::Errno;
@@ -9,6 +10,7 @@ use rustix::io::Errno;
 use super::Object;
 use super::Volume;
 use crate::lower::Stat;
+use crate::lower::administers;
 use crate::lower::xattr;
 
 /// An object and what it looks like.
@@ -52,10 +54,14 @@ impl Volume {
         xattr::get(self.object(id)?, name)
     }
 
-    /// Names of extended attributes, each ended by a zero byte.
-    pub fn listxattr(&self, id: FileId) -> Result<Vec<u8>, Errno> {
+    /// Names of extended attributes, each ended by a zero byte. `trusted.` ones are for who administers the machine: the
+    /// kernel leaves it to file systems to leave them out.
+    pub fn listxattr(&self, caller: Caller, id: FileId) -> Result<Vec<u8>, Errno> {
         let mut names = xattr::list(self.object(id)?)?;
         names.retain(|name| !name.starts_with(xattr::HIDDEN));
+        if names.iter().any(|name| name.starts_with(xattr::TRUSTED)) && !administers(caller.pid) {
+            names.retain(|name| !name.starts_with(xattr::TRUSTED));
+        }
         Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
     }
 

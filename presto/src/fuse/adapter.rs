@@ -68,6 +68,11 @@ impl Adapter {
         self.nodes.file(node.0).ok_or(Errno::ESTALE)
     }
 
+    /// The number of the directory that holds this one.
+    fn above(&self, ino: INodeNo, dir: &crate::lower::Dir) -> u64 {
+        self.volume.lower.parent(dir).map_or(ino.0, |id| self.nodes.of(id))
+    }
+
     /// Attributes for a reply after which the kernel remembers the file.
     fn remembered(&self, entry: &Entry) -> FileAttr {
         attr(self.nodes.remember(entry.id), &entry.stat)
@@ -441,9 +446,10 @@ impl Filesystem for Adapter {
                 return reply.error(error);
             }
             let result = self.volume.readdir(fh.0, offset, |dir, name| {
+                // The same number that stat shows.
                 let node = match name.name.as_slice() {
-                    b"." | b".." => ino.0,
-                    // The same number that stat shows.
+                    b"." => ino.0,
+                    b".." => self.above(ino, dir),
                     other => match self.volume.lower.child(dir, other) {
                         Ok(id) => self.nodes.of(id),
                         Err(_) => return true,
@@ -474,9 +480,10 @@ impl Filesystem for Adapter {
             let result = self.volume.readdir(fh.0, offset, |dir, name| {
                 let dots = matches!(name.name.as_slice(), b"." | b"..");
                 let (node, attr) = if dots {
-                    // The kernel takes only the type from these.
+                    // The kernel takes only type and number from these.
                     let Ok(stat) = crate::lower::Stat::of(dir) else { return true };
-                    (ino.0, attr(ino.0, &stat))
+                    let node = if name.name == b"." { ino.0 } else { self.above(ino, dir) };
+                    (node, attr(node, &stat))
                 } else {
                     let Ok(Some(entry)) = self.volume.resolve(dir, &name.name) else { return true };
                     let node = self.nodes.remember(entry.id);
@@ -558,9 +565,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         guarded(&self.volume, || {
-            sized(self.file(ino).and_then(|id| self.volume.listxattr(id).map_err(errno)), size, reply);
+            let names = self.file(ino).and_then(|id| self.volume.listxattr(caller(req), id).map_err(errno));
+            sized(names, size, reply);
         });
     }
 

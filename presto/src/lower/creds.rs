@@ -6,6 +6,7 @@
 //! lower operations, so a thread that serves users has no CAP_FSETID to begin with, and gets it for what needs it.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 
 /// CAP_DAC_OVERRIDE.
 const DAC_OVERRIDE: u32 = 1;
@@ -15,6 +16,13 @@ const DAC_READ_SEARCH: u32 = 2;
 const FSETID: u32 = 4;
 /// CAP_MKNOD.
 const MKNOD: u32 = 27;
+/// CAP_SYS_ADMIN.
+const SYS_ADMIN: u32 = 21;
+
+/// What making something takes beyond its maker's own rights, which the kernel has checked.
+const MAKING: [u32; 3] = [DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD];
+/// The same for a file that is to have set-group-id.
+const MAKING_SETGID: [u32; 4] = [DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD, FSETID];
 
 const VERSION_3: u32 = 0x2008_0522;
 
@@ -59,7 +67,7 @@ pub struct Owner {
     pub gid: u32,
     /// Bits that the new file does not get (unless the directory has a default ACL).
     pub umask: u32,
-    /// Permission bits asked for: without CAP_FSETID even root's new file may not get set-group-id.
+    /// Permission bits asked for: without CAP_FSETID a new file may not get set-group-id.
     pub mode: u32,
 }
 
@@ -86,11 +94,13 @@ pub fn with_fsetid<T>(change: impl FnOnce() -> T) -> T {
 /// the kernel has checked the caller's rights before.
 pub fn as_owner<T>(owner: Owner, make: impl FnOnce() -> T) -> T {
     set_umask(owner.umask);
-    let _full = if owner.uid == 0 && owner.mode & SGID != 0 { Back::with_fsetid() } else { Back::Nothing };
+    let setgid = owner.mode & SGID != 0 && (owner.uid == 0 || kernel_strips_setgid());
+    let _full = if owner.uid == 0 && setgid { Back::with_fsetid() } else { Back::Nothing };
     if owner.uid == 0 && owner.gid == 0 {
         return make();
     }
-    let _back = Back::become_owner(owner);
+    let kept: &[u32] = if setgid { &MAKING_SETGID } else { &MAKING };
+    let _back = Back::become_owner(owner, kept);
     make()
 }
 
@@ -109,14 +119,14 @@ enum Back {
 }
 
 impl Back {
-    fn become_owner(owner: Owner) -> Back {
+    fn become_owner(owner: Owner, kept: &[u32]) -> Back {
         let full = full();
         set_fs_ids(owner.uid, owner.gid);
         if owner.uid != 0
             && let Some(full) = full
         {
-            // Leaving uid 0 took all file capabilities away. These three come back.
-            set_capabilities(keeping(full, &[DAC_OVERRIDE, DAC_READ_SEARCH, MKNOD]));
+            // Leaving uid 0 took all file capabilities away. These come back.
+            set_capabilities(keeping(full, kept));
         }
         Back::Ids
     }
@@ -229,4 +239,26 @@ fn set_umask(mask: u32) {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     OWN_UMASK.set(Some(mask));
+}
+
+/// Whether this thread may see what is the administrator's: CAP_SYS_ADMIN on this machine, and not only in a user namespace of
+/// its own. Requests do not tell their user where mounts may be idmapped.
+#[must_use]
+pub fn administers(pid: u32) -> bool {
+    let proc = std::path::PathBuf::from(format!("/proc/{pid}"));
+    let status = std::fs::read_to_string(proc.join("status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default();
+    effective & 1 << SYS_ADMIN != 0
+        && std::fs::read_link(proc.join("ns/user")).ok() == std::fs::read_link("/proc/self/ns/user").ok()
+}
+
+/// Whether the kernel has taken set-group-id from the mode of a file whose maker is not in the directory's group before it asks
+/// a file system to make it (since 6.0, vfs_prepare_mode). It knows all groups of the maker, presto only one.
+fn kernel_strips_setgid() -> bool {
+    static STRIPS: OnceLock<bool> = OnceLock::new();
+    *STRIPS.get_or_init(|| {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        release.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 6)
+    })
 }

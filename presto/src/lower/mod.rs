@@ -35,6 +35,7 @@ use layout::Layout;
 
 pub use born::inherited;
 pub use creds::Owner;
+pub use creds::administers;
 pub use creds::as_owner;
 pub use creds::dropping_privileges;
 pub use creds::serve;
@@ -326,6 +327,11 @@ impl Lower {
             return Err(Errno::INVAL);
         }
         self.shape.identify(dir.as_fd(), name, self.mount)
+    }
+
+    /// Identity of the directory that holds this one. The root holds itself: what is above it is not the volume's.
+    pub fn parent(&self, dir: &Dir) -> Result<FileId, Errno> {
+        if dir.id == self.root() { Ok(dir.id) } else { self.shape.identify(dir.as_fd(), b"..", self.mount) }
     }
 
     /// Path of an entry from the tree's root, for people.

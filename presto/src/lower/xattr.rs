@@ -8,6 +8,8 @@ use rustix::io::Errno;
 
 /// Attributes with this prefix are the replica's own; users neither see nor set them.
 pub const HIDDEN: &[u8] = b"trusted.intermezzo.";
+/// Name space of who administers the machine.
+pub const TRUSTED: &[u8] = b"trusted.";
 /// Default ACL of a directory.
 pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 /// ACL of a file.

@@ -33,19 +33,22 @@ pub struct Mounted {
 
 pub fn options() -> Options {
     let mut options = Options::default();
-    options.journal.max_bytes = 64 << 20;
+    // Nobody takes records in, and some tests make hundreds of thousands.
+    options.journal.max_bytes = 192 << 20;
     options.journal.segment_bytes = 4 << 20;
     options.journal.reserve_bytes = 8 << 20;
     options
 }
 
-/// `None` where mounting is not possible (no root, no /dev/fuse).
-pub fn mounted(mount: &MountOptions) -> Option<Mounted> {
-    if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: needs root and /dev/fuse");
-        return None;
-    }
-    let dir = tempfile::tempdir().unwrap();
+/// A volume on a temporary directory.
+pub fn mounted(mount: &MountOptions) -> Mounted {
+    mounted_in(tempfile::tempdir().unwrap(), mount)
+}
+
+/// A volume whose cache lies in `dir`.
+pub fn mounted_in(dir: tempfile::TempDir, mount: &MountOptions) -> Mounted {
+    assert!(rustix::process::geteuid().is_root(), "this test mounts a volume: run it as root");
+    assert!(Path::new("/dev/fuse").exists(), "this test mounts a volume: /dev/fuse is missing");
     let cache = dir.path().join("cache");
     let mnt = dir.path().join("mnt");
     std::fs::create_dir(&cache).unwrap();
@@ -62,7 +65,7 @@ pub fn mounted(mount: &MountOptions) -> Option<Mounted> {
         }
     });
     let mount = Mount::start(Arc::clone(&volume), &mnt, mount, None).unwrap();
-    Some(Mounted { mnt, cache, mount: Some(mount), volume, _watchdog: alive, _dir: dir })
+    Mounted { mnt, cache, mount: Some(mount), volume, _watchdog: alive, _dir: dir }
 }
 
 impl Mounted {

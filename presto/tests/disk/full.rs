@@ -1,72 +1,20 @@
 //! A disk without space: an overwriting in place is refused before it changes a byte.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use intermezzo_channel::v1::outcome::Result as Kind;
 use intermezzo_channel::v1::replay_item::Op;
 use intermezzo_kml::record::OriginKind;
 use presto::filter::Access;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::limits::*;
+use crate::lower_fs::LowerFs;
 use crate::world::*;
 
-/// A small file system, unmounted at the end. Takes root, and the programs that make it (`.ci/run` installs them).
-struct Small {
-    at: PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-impl Small {
-    fn mount(kind: &str) -> Small {
-        let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().join("small");
-        std::fs::create_dir(&at).unwrap();
-        if kind == "tmpfs" {
-            rustix::mount::mount("tmpfs", &at, "tmpfs", MountFlags::empty(), c"size=96m").unwrap();
-        } else {
-            let image = dir.path().join("image");
-            std::fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
-            run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
-            run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
-        }
-        Small { at, _dir: dir }
-    }
-
-    /// Takes all space but so much.
-    fn fill(&self, but: u64) -> PathBuf {
-        let filler = self.at.join("filler");
-        let file = std::fs::File::create(&filler).unwrap();
-        let (mut size, mut step) = (0, 8 << 20);
-        while step >= 4096 {
-            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), size, step) {
-                Ok(()) => size += step,
-                Err(Errno::NOSPC) => step /= 2,
-                Err(errno) => panic!("{errno}"),
-            }
-        }
-        file.set_len(size - but).unwrap();
-        file.sync_all().unwrap();
-        filler
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
-    }
-}
-
-fn run(command: &mut Command) {
-    let done = command.status();
-    assert!(done.as_ref().is_ok_and(|status| status.success()), "{command:?}: {done:?}");
-}
-
-fn without_space(kind: &str) {
+fn without_space(kind: &'static str) {
     let _alone = alone();
-    let small = Small::mount(kind);
+    let small = LowerFs::mount(kind);
     let w = world_with(tempfile::tempdir_in::<&Path>(&small.at).unwrap(), |_| {});
     let file = two_names(&w, "old");
     let new = "new ".repeat(1 << 20);

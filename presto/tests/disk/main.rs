@@ -12,6 +12,8 @@
 
 mod full;
 mod limits;
+#[path = "../common/lower_fs.rs"]
+mod lower_fs;
 mod midway;
 mod starting;
 #[path = "../replay/world.rs"]

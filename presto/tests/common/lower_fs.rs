@@ -1,0 +1,69 @@
+//! A file system of its own for a test, of each kind that a volume may lie on.
+
+#![allow(dead_code)] // Each test file uses its part.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+/// What volumes are tried on.
+pub const KINDS: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
+
+/// A file system of some 500 MB, unmounted at the end. Takes root, and the programs that make it (`.ci/run` installs them).
+pub struct LowerFs {
+    pub kind: &'static str,
+    pub at: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl LowerFs {
+    pub fn mount(kind: &'static str) -> LowerFs {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts file systems: run it as root");
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("lower");
+        std::fs::create_dir(&at).unwrap();
+        if kind == "tmpfs" {
+            rustix::mount::mount("tmpfs", &at, "tmpfs", MountFlags::empty(), c"size=512m").unwrap();
+        } else {
+            let image = dir.path().join("image");
+            File::create(&image).unwrap().set_len(512 << 20).unwrap();
+            // ext4 has as many inodes as are asked for; the others make them as they need them.
+            let inodes: &[&str] = if kind == "ext4" { &["-N", "170000"] } else { &[] };
+            run(Command::new(format!("mkfs.{kind}")).arg("-q").args(inodes).arg(&image));
+            run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
+        }
+        LowerFs { kind, at, _dir: dir }
+    }
+
+    /// Takes all space but so much.
+    pub fn fill(&self, but: u64) -> PathBuf {
+        let filler = self.at.join("filler");
+        let file = File::create(&filler).unwrap();
+        let (mut size, mut step) = (0, 8 << 20);
+        while step >= 4096 {
+            match rustix::fs::fallocate(&file, FallocateFlags::empty(), size, step) {
+                Ok(()) => size += step,
+                Err(Errno::NOSPC) => step /= 2,
+                Err(errno) => panic!("{errno}"),
+            }
+        }
+        file.set_len(size - but).unwrap();
+        file.sync_all().unwrap();
+        filler
+    }
+}
+
+impl Drop for LowerFs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
+    }
+}
+
+pub fn run(command: &mut Command) {
+    let done = command.status();
+    assert!(done.as_ref().is_ok_and(|status| status.success()), "{command:?}: {done:?}");
+}

@@ -1,0 +1,187 @@
+//! Where a volume is not as the file system below it: each line of "Deviations" in docs/semantics.md, with what is the case on
+//! either side. A test that fails here says that a deviation is gone, or has changed.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+
+use intermezzo_kml::record::Opcode;
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags, XattrFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::places::{Place, as_user, each, errno};
+use crate::rights::acl;
+
+fn new(place: &Place, name: &str) -> File {
+    OpenOptions::new().read(true).write(true).create_new(true).open(place.path(name)).unwrap()
+}
+
+fn mode(place: &Place, name: &str) -> u32 {
+    fs::metadata(place.path(name)).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn set_id_bits_fall_also_when_root_writes() {
+    each("ext4", |place| {
+        fs::write(place.path("f"), b"x").unwrap();
+        fs::set_permissions(place.path("f"), fs::Permissions::from_mode(0o6755)).unwrap();
+        OpenOptions::new().write(true).open(place.path("f")).unwrap().write_all_at(b"y", 0).unwrap();
+        assert_eq!(mode(place, "f"), if place.is_volume() { 0o755 } else { 0o6755 });
+    });
+}
+
+#[test]
+fn set_group_id_stays_when_an_outsider_sets_an_acl() {
+    each("ext4", |place| {
+        fs::write(place.path("f"), b"x").unwrap();
+        chown(place.path("f"), Some(1000), Some(77)).unwrap();
+        fs::set_permissions(place.path("f"), fs::Permissions::from_mode(0o2755)).unwrap();
+        as_user(1000, 1000, || {
+            let value = acl(&[(1, 7, u32::MAX), (4, 5, u32::MAX), (0x20, 5, u32::MAX)]);
+            rustix::fs::setxattr(place.path("f"), c"system.posix_acl_access", &value, XattrFlags::empty())
+                .unwrap();
+        });
+        assert_eq!(mode(place, "f"), if place.is_volume() { 0o2755 } else { 0o755 });
+    });
+}
+
+#[test]
+fn o_tmpfile_is_not_supported() {
+    each("ext4", |place| {
+        let opened = rustix::fs::open(&place.dir, OFlags::TMPFILE | OFlags::RDWR, Mode::from_raw_mode(0o600));
+        assert_eq!(opened.map(drop), if place.is_volume() { Err(Errno::OPNOTSUPP) } else { Ok(()) });
+    });
+}
+
+#[test]
+fn ficlone_is_not_supported() {
+    each("btrfs", |place| {
+        let (from, to) = (new(place, "from"), new(place, "to"));
+        from.write_all_at(&[1; 65536], 0).unwrap();
+        let cloned = rustix::fs::ioctl_ficlone(&to, &from);
+        assert_eq!(cloned, if place.is_volume() { Err(Errno::OPNOTSUPP) } else { Ok(()) });
+    });
+}
+
+#[test]
+fn rwf_nowait_is_not_supported() {
+    each("ext4", |place| {
+        let file = new(place, "f");
+        file.write_all_at(&[1; 4096], 0).unwrap();
+        let mut byte = [0];
+        let told = rustix::io::preadv2(&file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT);
+        assert_eq!(told, if place.is_volume() { Err(Errno::OPNOTSUPP) } else { Ok(1) });
+    });
+}
+
+#[test]
+fn ranges_are_not_collapsed_or_inserted() {
+    each("ext4", |place| {
+        let file = new(place, "f");
+        file.write_all_at(&[1; 16384], 0).unwrap();
+        for flags in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
+            let told = rustix::fs::fallocate(&file, flags, 4096, 4096);
+            assert_eq!(told, if place.is_volume() { Err(Errno::OPNOTSUPP) } else { Ok(()) });
+        }
+    });
+}
+
+#[test]
+fn set_group_id_falls_also_where_the_group_may_not_execute() {
+    each("ext4", |place| {
+        fs::write(place.path("f"), b"x").unwrap();
+        chown(place.path("f"), Some(1000), Some(1000)).unwrap();
+        fs::set_permissions(place.path("f"), fs::Permissions::from_mode(0o2744)).unwrap();
+        as_user(1000, 1000, || {
+            OpenOptions::new().write(true).open(place.path("f")).unwrap().write_all_at(b"y", 0).unwrap();
+        });
+        assert_eq!(mode(place, "f"), if place.is_volume() { 0o744 } else { 0o2744 });
+    });
+}
+
+#[test]
+fn copy_file_range_does_not_cross_file_systems() {
+    each("ext4", |place| {
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("from"), b"from elsewhere").unwrap();
+        let from = File::open(elsewhere.path().join("from")).unwrap();
+        let told = rustix::fs::copy_file_range(&from, None, new(place, "to"), None, 4);
+        assert!(told == Err(Errno::XDEV) || !place.is_volume(), "{told:?}");
+    });
+}
+
+#[test]
+fn there_is_no_birth_time() {
+    each("ext4", |place| {
+        let file = new(place, "f");
+        let told = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).unwrap();
+        assert_eq!(told.stx_mask & StatxFlags::BTIME.bits() != 0, !place.is_volume());
+    });
+}
+
+#[test]
+fn a_running_program_may_be_written_to() {
+    each("ext4", |place| {
+        fs::copy("/bin/sleep", place.path("sleep")).unwrap();
+        let mut child = std::process::Command::new(place.path("sleep")).arg("60").spawn().unwrap();
+        let opened = OpenOptions::new().write(true).open(place.path("sleep"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Through the mount the kernel refuses it as below.
+        assert_eq!(opened.map(drop).map_err(errno), Err(Errno::TXTBSY));
+        let Some(volume) = &place.volume else { return };
+        let mut child = std::process::Command::new(place.path("sleep")).arg("60").spawn().unwrap();
+        let opened = OpenOptions::new().write(true).open(volume.lower("sleep"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        opened.unwrap();
+    });
+}
+
+#[test]
+fn names_of_prestos_own_attributes_are_refused() {
+    each("ext4", |place| {
+        fs::write(place.path("f"), b"x").unwrap();
+        let set = rustix::fs::setxattr(place.path("f"), c"trusted.intermezzo.x", b"1", XattrFlags::empty());
+        assert_eq!(set, if place.is_volume() { Err(Errno::PERM) } else { Ok(()) });
+    });
+}
+
+#[test]
+fn syncfs_does_not_reach_presto() {
+    each("ext4", |place| {
+        let file = new(place, "f");
+        file.write_all_at(b"x", 0).unwrap();
+        rustix::fs::syncfs(File::open(&place.dir).unwrap()).unwrap();
+        let Some(volume) = &place.volume else { return };
+        let closes = || volume.opcodes().into_iter().filter(|opcode| *opcode == Opcode::Close).count();
+        assert_eq!(closes(), 0);
+        file.sync_all().unwrap();
+        assert_eq!(closes(), 1, "what fsync does");
+    });
+}
+
+#[test]
+fn fanotify_of_the_whole_file_system_is_refused() {
+    each("ext4", |place| {
+        // SAFETY: numbers in, a descriptor out.
+        let group = unsafe { libc::fanotify_init(libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_FID, 0) };
+        assert!(group >= 0);
+        // SAFETY: just made, nobody else's.
+        let group = unsafe { OwnedFd::from_raw_fd(group) };
+        let path = CString::new(place.dir.as_os_str().as_encoded_bytes()).unwrap();
+        // SAFETY: the path ends with zero.
+        let marked = unsafe {
+            libc::fanotify_mark(
+                group.as_fd().as_raw_fd(),
+                libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM,
+                libc::FAN_CREATE | libc::FAN_ONDIR,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+            )
+        };
+        assert_eq!(marked == 0, !place.is_volume(), "{}", std::io::Error::last_os_error());
+    });
+}
