@@ -113,6 +113,26 @@ fn copy_file_range_does_not_cross_file_systems() {
 }
 
 #[test]
+fn a_truncation_by_name_to_the_same_size_moves_times() {
+    each("xfs", |place| {
+        let file = new(place, "f");
+        file.write_all_at(b"12345", 0).unwrap();
+        drop(file);
+        file_times(place, "f", 1000);
+        let path = CString::new(place.path("f").as_os_str().as_encoded_bytes()).unwrap();
+        // SAFETY: a string that ends with zero.
+        assert_eq!(unsafe { libc::truncate(path.as_ptr(), 5) }, 0);
+        assert_eq!(fs::metadata(place.path("f")).unwrap().mtime() != 1000, place.is_volume());
+    });
+}
+
+fn file_times(place: &Place, name: &str, second: i64) {
+    let time = rustix::fs::Timespec { tv_sec: second, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(rustix::fs::CWD, place.path(name), &times, AtFlags::empty()).unwrap();
+}
+
+#[test]
 fn there_is_no_birth_time() {
     each("ext4", |place| {
         let file = new(place, "f");
