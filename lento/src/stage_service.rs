@@ -86,7 +86,7 @@ async fn run(
         Ok(hash) => {
             service.names.complete(&name);
             volume.meters().staged_bytes.inc_by(begin.size);
-            arrived(&volume, hash, begin.size, name).await?;
+            arrived(&volume, Mail::Staged { node: node.into(), hash, size: begin.size, name }).await?;
             Ok(hash)
         }
         Err(status) => {
@@ -100,8 +100,8 @@ async fn run(
     }
 }
 
-async fn arrived(volume: &VolumeHandle, hash: Hash, size: u64, name: String) -> Result<(), Status> {
-    if volume.send(Mail::Staged { hash, size, name }).await {
+async fn arrived(volume: &VolumeHandle, staged: Mail) -> Result<(), Status> {
+    if volume.send(staged).await {
         Ok(())
     } else {
         Err(Status::unavailable(format!("volume {} has been stopped", volume.name)))

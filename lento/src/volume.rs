@@ -36,6 +36,8 @@ pub enum Mail {
     Served(u64, Result<Box<intermezzo_channel::v1::VolumeInfo>, String>),
     /// A content lies staged.
     Staged {
+        /// By whom.
+        node: NodeName,
         /// The content.
         hash: Hash,
         /// Its length.

@@ -252,10 +252,10 @@ impl VolumeTask {
                     self.presto_serves(generation, result, inputs);
                 }
             }
-            Mail::Staged { hash, size, name } => {
+            Mail::Staged { node, hash, size, name } => {
                 // Without a life nobody takes note; the client stages again when it connects.
                 if self.life.is_some() {
-                    inputs.push(Input::Staged { hash, size, name });
+                    inputs.push(Input::Staged { node, hash, size, name });
                 }
             }
             Mail::Desired(desired) => self.desired_changed(desired, inputs),

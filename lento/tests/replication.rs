@@ -166,8 +166,8 @@ async fn a_large_content_is_staged_at_the_server_while_it_is_read() {
     answer_resolve(&mut client_presto, File::open(&path).unwrap()).await;
     let staged = answer_open_stage(&mut server_presto, server.dir.path()).await;
 
-    let Mail::Staged { hash, size, name } = server.mail().await else { panic!() };
-    assert_eq!((hash, size), (Hash::of(&large()), 3 << 20));
+    let Mail::Staged { node, hash, size, name } = server.mail().await else { panic!() };
+    assert_eq!((node.as_str(), hash, size), ("b", Hash::of(&large()), 3 << 20));
     assert!(staged.ends_with(&name));
     assert_eq!(std::fs::read(&staged).unwrap(), large());
     match client.mail().await {

@@ -87,6 +87,8 @@ pub enum Input {
     Message(NodeName, Message),
     /// Server: a peer's content is verified and durable under this staged name.
     Staged {
+        /// Which peer.
+        node: NodeName,
         /// The content.
         hash: Hash,
         /// Its length.

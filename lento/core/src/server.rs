@@ -15,6 +15,7 @@ mod retelling;
 mod retention;
 mod session;
 mod snapshot;
+mod staged;
 pub mod torn;
 mod unread;
 mod verdicts;
@@ -61,6 +62,7 @@ use session::Refusal;
 use session::Session;
 use session::SessionState;
 pub use session::resync;
+use staged::Staged;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
@@ -90,8 +92,8 @@ pub struct Server {
     written: BTreeSet<OpId>,
     /// What they will have unified: records behind them name the same objects.
     aliases: crate::judge::alias::UnderWay,
-    /// Contents that clients staged: name in presto's stage and size.
-    staged: BTreeMap<Hash, Vec<(String, u64)>>,
+    /// Contents that clients staged.
+    staged: Staged,
     contents: Contents,
     /// The log rows that wait for their contents.
     unread: Unread,
@@ -377,6 +379,7 @@ impl Server {
             self.sessions.keys().filter(|node| !self.replist.contains(*node)).cloned().collect();
         for node in strangers {
             self.sessions.remove(&node);
+            self.drop_stage_of(ctx, &node);
             ctx.out.push(Output::Hangup(node, "not in the replication list any more".into()));
         }
         let mut gone = Vec::new();
@@ -395,8 +398,21 @@ impl Server {
     }
 
     /// A peer's content is in presto's stage.
-    pub fn staged(&mut self, hash: Hash, size: u64, name: String) {
-        self.staged.entry(hash).or_default().push((name, size));
+    pub fn staged(&mut self, node: NodeName, hash: Hash, size: u64, name: String) {
+        self.staged.arrived(node, hash, size, name);
+    }
+
+    /// This node stages again what it sends again, or sends no more.
+    fn drop_stage_of(&mut self, ctx: &mut Context<'_>, node: &NodeName) {
+        let names = self.staged.begins_again(node, |record| self.flying.contains(record));
+        if !names.is_empty() {
+            ctx.out.push(Output::DropStage(names));
+        }
+    }
+
+    /// A record's content is needed in presto's stage no longer.
+    fn unstage(&mut self, ctx: &mut Context<'_>, record: &OpId) {
+        ctx.out.extend(self.staged.done(record).map(|name| Output::DropStage(vec![name])));
     }
 
     /// A person waits.

@@ -431,7 +431,7 @@ fn feed_server(
         }
         Input::Disconnected(node) => server.disconnected(ctx.now, &node),
         Input::Message(node, message) => server.message(ctx, &node, message)?,
-        Input::Staged { hash, size, name } => server.staged(hash, size, name),
+        Input::Staged { node, hash, size, name } => server.staged(node, hash, size, name),
         Input::Replist(nodes) => server.set_replist(ctx, nodes)?,
         Input::LogLimit(limit) => server.set_log_limit(ctx, limit)?,
         Input::Barrier { id, upto, all } => server.barrier(id, upto, all),

@@ -233,7 +233,7 @@ fn input(dice: &mut Dice) -> Input {
         2 => Input::Fetched { ticket, results: vec![FetchResult::Superseded; dice.roll(3) as usize] },
         3 => Input::Kept { ticket, result: if dice.roll(2) == 0 { Ok(()) } else { Err("full".into()) } },
         4 => Input::Synced { ticket, recno: Some(Recno(number(dice))) },
-        5 => Input::Staged { hash: hash(dice), size: number(dice), name: "x".into() },
+        5 => Input::Staged { node: "b".into(), hash: hash(dice), size: number(dice), name: "x".into() },
         6 => Input::Barrier { id: number(dice), upto: Recno(number(dice)), all: dice.roll(2) == 0 },
         7 => Input::Timeout,
         _ => {

@@ -260,6 +260,12 @@ fn run(seed: u64, mix: Mix) -> Result<u64, String> {
     rested &= !world.is_torn();
     let mut result =
         if tears_all { world.check_agreement().and_then(|()| world.check_torn()) } else { world.check() };
+    if world.has_staged() {
+        // What a client staged and did not need goes when it greets anew.
+        (1..=mix.clients).for_each(|client| world.cut(client));
+        rested &= world.settle();
+        result = result.and_then(|()| world.check_stage());
+    }
     if !mix.power {
         result = result.and_then(|()| world.check_limbo());
     }

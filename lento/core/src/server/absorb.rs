@@ -75,6 +75,7 @@ impl Server {
                     return self.taken(ctx, record, id, object, hash);
                 }
                 self.flying.remove(&id);
+                self.unstage(ctx, &id);
                 if let Some(at) = self.in_flight.iter().position(|flight| flight.op.id == id)
                     && let Some(done) = self.in_flight.remove(at)
                 {

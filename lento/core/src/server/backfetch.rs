@@ -289,7 +289,7 @@ impl Server {
         }
         match content.inline {
             Some(bytes) => Some(ReplayContent::Inline(bytes)),
-            None => self.take_staged(&content.hash).map(|(name, size)| ReplayContent::Staged(name, size)),
+            None => self.staged.take(&content.hash).map(|(name, size)| ReplayContent::Staged(name, size)),
         }
     }
 

@@ -93,7 +93,12 @@ impl Server {
         let judged = judged::last(ctx.store, id.0.replica, id.0.incarnation)?;
         let known = if offers { self.offers.knows(&id) } else { Recno(id.0.number) <= judged };
         if known || self.flying.contains(&id) {
+            let content = content_of(op).map(|content| content.hash);
             session.take();
+            if let Some(hash) = content.filter(|_| known) {
+                self.staged.of(id, &hash);
+                self.unstage(ctx, &id);
+            }
             return Ok(Step::Taken);
         }
         let sent = op.clone();
@@ -134,6 +139,10 @@ impl Server {
                 self.plan(ctx, &op, item)?;
             }
             Decision::Unify(target) => {
+                if let Some(content) = content_of(&op) {
+                    // It goes with the verdict.
+                    self.staged.of(id, &content.hash);
+                }
                 let is_there = view.object(target)?.is_some();
                 verdicts::plan(ctx.store, &sent)?;
                 let mut item = noop(&op, target, verdict_code::UNIFIED);
@@ -174,13 +183,15 @@ impl Server {
     /// The losing content is safe before the verdict is.
     fn keep(&mut self, ctx: &mut Context<'_>, node: &NodeName, op: &Operation) -> Result<Step, StoreError> {
         let Some(content) = content_of(op) else { return Ok(Step::Held) };
-        let content = match (&content.inline, self.staged.get(&content.hash).and_then(|names| names.last())) {
-            (Some(bytes), _) => KeepContent::Inline(bytes.clone()),
-            (None, Some((name, _))) => KeepContent::Staged(name.clone()),
-            (None, None) => {
-                self.lost_stage(ctx, node, content);
-                return Ok(Step::Held);
-            }
+        let content = match &content.inline {
+            Some(bytes) => KeepContent::Inline(bytes.clone()),
+            None => match self.staged.of(op.id, &content.hash) {
+                Some((name, _)) => KeepContent::Staged(name),
+                None => {
+                    self.lost_stage(ctx, node, content);
+                    return Ok(Step::Held);
+                }
+            },
         };
         let ticket = ctx.ticket();
         self.keeps.insert(ticket, Keeping::Refused(node.clone(), op.id));
@@ -208,23 +219,13 @@ impl Server {
             }
             return Some(Some(ReplayContent::Inline(bytes.clone())));
         }
-        match self.take_staged(&content.hash) {
+        match self.staged.of(op.id, &content.hash) {
             Some((name, size)) => Some(Some(ReplayContent::Staged(name, size))),
             None => {
                 self.lost_stage(ctx, node, content);
                 None
             }
         }
-    }
-
-    /// A staged file goes into the tree by rename, so each serves one record.
-    pub(super) fn take_staged(&mut self, hash: &Hash) -> Option<(String, u64)> {
-        let names = self.staged.get_mut(hash)?;
-        let last = names.pop();
-        if names.is_empty() {
-            self.staged.remove(hash);
-        }
-        last
     }
 
     /// This node restarted since the content was staged: the client begins again and stages it once more.

@@ -277,6 +277,7 @@ impl Server {
                 session.snapshot = None;
                 session.offer = Offer::default();
                 self.torn.peer_changed(node);
+                self.drop_stage_of(ctx, node);
             }
             Message::Submit(operations) => {
                 let Some(hello) = session.hello.as_ref().filter(|_| session.state == SessionState::Welcomed)

@@ -79,6 +79,17 @@ impl World {
         Ok(())
     }
 
+    /// Contents lie in the server's stage.
+    pub fn has_staged(&self) -> bool {
+        !self.nodes[SERVER].disk.stage.is_empty()
+    }
+
+    /// What was staged was installed, or dropped.
+    pub fn check_stage(&self) -> Result<(), String> {
+        let left: Vec<&String> = self.nodes[SERVER].disk.stage.keys().collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("left in the server's stage: {left:?}")) }
+    }
+
     /// All trees are one, and nobody waits for anything.
     pub fn check_agreement(&self) -> Result<(), String> {
         for node in &self.nodes {

@@ -46,10 +46,14 @@ impl Disk {
         }
     }
 
-    fn content(&self, content: &ReplayContent) -> Vec<u8> {
+    /// The bytes; a staged file is gone then.
+    fn content(&mut self, content: &ReplayContent) -> Result<Vec<u8>, ReplayOutcome> {
         match content {
-            ReplayContent::Inline(bytes) => bytes.clone(),
-            ReplayContent::Staged(name, _) => self.stage[name].clone(),
+            ReplayContent::Inline(bytes) => Ok(bytes.clone()),
+            ReplayContent::Staged(name, _) => self.stage.remove(name).ok_or_else(|| ReplayOutcome::Refused {
+                errno: 2,
+                message: format!("staged file {name} is not there"),
+            }),
         }
     }
 
@@ -91,7 +95,7 @@ impl Disk {
                 if self.refuses.as_ref() == Some(name) {
                     return Err(ReplayOutcome::Refused { errno: 22, message: "EINVAL".into() });
                 }
-                let bytes = content.as_ref().map_or(Vec::new(), |c| self.content(c));
+                let bytes = content.as_ref().map_or(Ok(Vec::new()), |content| self.content(content))?;
                 let ctime = self.tick().sec as u64;
                 let file = self.insert(Inode {
                     attributes: *attributes,
@@ -243,7 +247,7 @@ impl Disk {
                     return Err(ReplayOutcome::Busy);
                 }
                 self.may_take(old, *expect_version, *busy)?;
-                let bytes = self.content(content);
+                let bytes = self.content(content)?;
                 let ctime = self.tick().sec as u64;
                 let inode = Inode {
                     attributes: *attributes,
