@@ -266,7 +266,7 @@ impl Server {
             }
             (Holds::Whole(content), Some(_)) => {
                 self.end_ask(object);
-                match self.bytes_of(content) {
+                match self.bytes_of(object, content) {
                     Some(bytes) => drop(self.torn.backfetching.given.insert(object, bytes)),
                     None => self.ask_later(ctx.now, object, node),
                 }
@@ -283,13 +283,16 @@ impl Server {
         Ok(())
     }
 
-    fn bytes_of(&mut self, content: Content) -> Option<ReplayContent> {
+    fn bytes_of(&mut self, object: ObjectId, content: Content) -> Option<ReplayContent> {
         if content.size == 0 {
             return Some(ReplayContent::Inline(Vec::new()));
         }
         match content.inline {
             Some(bytes) => Some(ReplayContent::Inline(bytes)),
-            None => self.staged.take(&content.hash).map(|(name, size)| ReplayContent::Staged(name, size)),
+            None => {
+                let staged = self.staged.give(object, &content.hash);
+                staged.map(|(name, size)| ReplayContent::Staged(name, size))
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::io::NodeName;
 use crate::types::Hash;
+use crate::types::ObjectId;
 use crate::types::OpId;
 use std::collections::BTreeMap;
 
@@ -15,6 +16,8 @@ pub(super) struct Staged {
     free: BTreeMap<Hash, Vec<File>>,
     /// Of records that were judged and are not in the KML.
     used: BTreeMap<OpId, (Hash, File)>,
+    /// For torn files, which no record names.
+    given: BTreeMap<ObjectId, (Hash, File)>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,9 +46,19 @@ impl Staged {
         Some(found)
     }
 
-    /// A file with this content, for no record.
-    pub fn take(&mut self, hash: &Hash) -> Option<(String, u64)> {
-        self.any(hash).map(|file| (file.name, file.size))
+    /// A file with this content, for a torn file.
+    pub fn give(&mut self, object: ObjectId, hash: &Hash) -> Option<(String, u64)> {
+        let file = self.any(hash)?;
+        let found = (file.name.clone(), file.size);
+        if let Some((other, file)) = self.given.insert(object, (*hash, file)) {
+            self.free.entry(other).or_default().push(file);
+        }
+        Some(found)
+    }
+
+    /// What was given to files that are torn no longer.
+    pub fn needless(&mut self, is_torn: impl Fn(ObjectId) -> bool) -> Vec<String> {
+        self.given.extract_if(.., |object, _| !is_torn(*object)).map(|(_, (_, file))| file.name).collect()
     }
 
     fn any(&mut self, hash: &Hash) -> Option<File> {
@@ -114,7 +127,9 @@ mod tests {
         let mut gone = staged.begins_again(&"a".to_owned(), |id| *id == record(1));
         gone.sort();
         assert_eq!((flying.as_deref(), gone), (Some("4"), vec!["1".to_owned(), "3".to_owned()]));
-        assert_eq!(staged.take(&hash).map(|(name, _)| name).as_deref(), Some("2"));
+        assert_eq!(staged.give(ObjectId::ROOT, &hash), Some(("2".into(), 1)));
+        assert!(staged.needless(|_| true).is_empty());
+        assert_eq!(staged.needless(|_| false), ["2"]);
         assert_eq!(staged.done(&record(1)), flying);
     }
 }
