@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use intermezzo_proto::v1::admin_client::AdminClient;
 use intermezzo_proto::v1::{
-    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, ScrubRequest, StatusReply, StatusRequest,
-    WaitProgress, WaitRequest,
+    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, ResolveRequest, ScrubRequest, StatusReply,
+    StatusRequest, WaitProgress, WaitRequest,
 };
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -140,6 +140,16 @@ impl Admin {
         self.answers(reply)
     }
 
+    /// Strikes a conflict off.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn resolve(&mut self, volume: &str, position: u64) -> Result<(), AdminError> {
+        let request = ResolveRequest { volume: volume.to_owned(), position };
+        let reply = tokio::time::timeout(ANSWER, self.client.resolve(request)).await;
+        reply.map_err(|_| self.silent())?.map(drop).map_err(|status| self.refused(status))
+    }
+
     /// Progress of a scrub until it is finished.
     ///
     /// # Errors
@@ -212,6 +222,14 @@ impl<T> Answers<T> {
 /// It does not answer, or not to the end.
 pub fn conflicts(socket: &Path, volume: &str) -> Result<Vec<ConflictRecord>, AdminError> {
     block_on(async { Admin::connect(socket).await?.conflicts(volume).await?.collect().await })
+}
+
+/// Strikes a conflict off that the server at this socket keeps.
+///
+/// # Errors
+/// The agent does not answer, is no server of the volume, or has no such conflict.
+pub fn resolve(socket: &Path, volume: &str, position: u64) -> Result<(), AdminError> {
+    block_on(async { Admin::connect(socket).await?.resolve(volume, position).await })
 }
 
 /// Follows a scrub to its end; `told` hears of the progress. Gives the last answer.

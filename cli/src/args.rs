@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::output::Format;
@@ -240,6 +240,36 @@ pub(crate) enum Conflicts {
         after_help = "Examples:\n  intermezzo conflicts show 1234 --dir /tmp/fleet --volume demo\n  intermezzo conflicts show 1234 --volume team/home --content > theirs.txt"
     )]
     Show(ConflictArgs),
+    /// Resolve a conflict: say which version stays, and strike it off the list (root, on the volume's server)
+    #[command(
+        after_help = "Examples:\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take theirs\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take both --name notes-of-anna.txt\n\nWhat is written is an update of the server like any other, and goes to all nodes. The content that was kept is\nremoved when the conflict is resolved."
+    )]
+    Resolve(ResolveArgs),
+}
+
+/// Which version of a conflict stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Take {
+    /// The update that lost and was kept: it is done now, over what is in the tree
+    Mine,
+    /// What is in the tree: the update that lost is dropped
+    Theirs,
+    /// Both: what was kept gets another name, beside what is in the tree
+    Both,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResolveArgs {
+    /// Its position, as `conflicts list` prints it
+    pub position: u64,
+    /// Which version stays
+    #[arg(long, value_enum)]
+    pub take: Take,
+    /// Name for what was kept, in the same directory
+    #[arg(long, required_if_eq("take", "both"))]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub of: VolumeArgs,
 }
 
 #[derive(Debug, Args)]

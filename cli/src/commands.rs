@@ -7,6 +7,7 @@ mod conflicts;
 mod dev;
 mod kml;
 mod pki;
+mod resolve;
 mod scrub;
 mod status;
 mod wait;

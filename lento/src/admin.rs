@@ -35,6 +35,8 @@ use tracing::warn;
 
 /// How long Presto may take to say how a volume's journal is.
 const STAT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a volume may take to strike a conflict off.
+const RESOLVED: Duration = Duration::from_secs(8);
 /// How often somebody who waits is told what for.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -147,6 +149,40 @@ impl Admin for AdminService {
     ) -> Result<Response<Self::ConflictsStream>, Status> {
         let volume = self.find(&request.into_inner().volume)?;
         Ok(Response::new(rows(crate::listing::conflicts(&volume))))
+    }
+
+    async fn resolve(
+        &self,
+        request: Request<v1::ResolveRequest>,
+    ) -> Result<Response<v1::ResolveReply>, Status> {
+        let v1::ResolveRequest { volume, position } = request.into_inner();
+        let volume = self.find(&volume)?;
+        let report = volume.report().await;
+        if !report.serving {
+            return Err(Status::failed_precondition(format!(
+                "conflicts of volume {} are resolved on its server, node {}",
+                volume.name, report.server
+            )));
+        }
+        let is_listed = || {
+            let listed = crate::listing::has_conflict(&volume, Position(position));
+            listed.map_err(Status::unavailable)
+        };
+        if !is_listed()? {
+            return Err(Status::not_found(format!(
+                "volume {} has no conflict at position {position}",
+                volume.name
+            )));
+        }
+        volume.send(Mail::Resolved(Position(position))).await;
+        let deadline = tokio::time::Instant::now() + RESOLVED;
+        while is_listed()? {
+            if tokio::time::Instant::now() > deadline {
+                return Err(Status::unavailable(format!("volume {} is busy or stopped", volume.name)));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Response::new(v1::ResolveReply {}))
     }
 
     async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {

@@ -4,6 +4,7 @@ use crate::store::VolumeStore;
 use crate::volume::VolumeHandle;
 use intermezzo_proto::v1;
 use lento_core::Volume;
+use lento_core::types::Position;
 use std::sync::Arc;
 
 /// Most rows that are shown.
@@ -49,6 +50,14 @@ pub fn conflicts(volume: &VolumeHandle) -> Result<Vec<v1::ConflictRecord>, Strin
         });
     }
     Ok(records)
+}
+
+/// Whether a conflict is listed at this position.
+///
+/// # Errors
+/// Text for people.
+pub fn has_conflict(volume: &VolumeHandle, position: Position) -> Result<bool, String> {
+    store(volume)?.read(|tables| Volume::has_conflict(tables, position)).map_err(|error| error.to_string())
 }
 
 fn store(volume: &VolumeHandle) -> Result<Arc<VolumeStore>, String> {

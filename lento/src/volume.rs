@@ -8,6 +8,7 @@ use lento_core::io::Input;
 use lento_core::io::NodeName;
 use lento_core::message::Message;
 use lento_core::types::Hash;
+use lento_core::types::Position;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
 use lento_core::volume::Status;
@@ -45,6 +46,8 @@ pub enum Mail {
         /// Its name.
         name: String,
     },
+    /// A person has resolved the conflict at this position.
+    Resolved(Position),
     /// The desired state has changed.
     Desired(crate::desired::DesiredVolume),
     /// How is it?

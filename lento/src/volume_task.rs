@@ -258,6 +258,11 @@ impl VolumeTask {
                     inputs.push(Input::Staged { node, hash, size, name });
                 }
             }
+            Mail::Resolved(position) => {
+                if self.life.is_some() {
+                    inputs.push(Input::Resolved(position));
+                }
+            }
             Mail::Desired(desired) => self.desired_changed(desired, inputs),
             Mail::Report(reply) => drop(reply.send(self.report())),
             Mail::Wait { upto, all, reached } => {

@@ -36,7 +36,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit> {
     Ok(exit)
 }
 
-fn ask(agent: &Agent) -> Result<StatusReply, AdminError> {
+pub(super) fn ask(agent: &Agent) -> Result<StatusReply, AdminError> {
     admin::block_on(async { Admin::connect(&agent.socket).await?.status().await })
 }
 

@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use intermezzo_proto::v1::admin_server::{Admin, AdminServer};
 use intermezzo_proto::v1::*;
+use tokio::sync::Mutex;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
@@ -22,6 +24,8 @@ pub struct Script {
     pub cml: Vec<CmlRecord>,
     pub conflicts: Vec<ConflictRecord>,
     pub scrub: Vec<ScrubProgress>,
+    /// Conflicts that it was told are resolved.
+    pub resolved: Arc<Mutex<Vec<u64>>>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -61,6 +65,11 @@ impl Admin for Script {
         _: Request<ConflictsRequest>,
     ) -> Result<Response<Self::ConflictsStream>, Status> {
         Ok(Response::new(Box::pin(stream::iter(self.conflicts.clone().into_iter().map(Ok)))))
+    }
+
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveReply>, Status> {
+        self.resolved.lock().await.push(request.into_inner().position);
+        Ok(Response::new(ResolveReply {}))
     }
 
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {

@@ -96,6 +96,8 @@ pub enum Input {
         /// Name in presto's stage.
         name: String,
     },
+    /// Server: a person has resolved the conflict at this position.
+    Resolved(Position),
     /// Server: the nodes of the replication list, this one not among them.
     Replist(Vec<NodeName>),
     /// Server: how much of the log is kept for Replicators that are away.
@@ -209,6 +211,8 @@ pub enum Output {
     },
     /// Downcall `Truncate`: all up to here is in the durable store.
     Truncate(Recno),
+    /// Server: what was kept of this record can go.
+    Forget(OpId),
     /// Downcall `DropStage`: names no record needs any more.
     DropStage(Vec<String>),
     /// The barrier with this id is reached.

@@ -403,6 +403,13 @@ impl Server {
         self.staged.arrived(node, hash, size, name);
     }
 
+    /// A person has resolved a conflict.
+    pub fn resolved(&mut self, ctx: &mut Context<'_>, position: Position) -> Result<(), StoreError> {
+        let record = self.conflicts.resolve(ctx.store, Recno(position.0))?;
+        ctx.out.extend(record.map(Output::Forget));
+        Ok(())
+    }
+
     /// This node stages again what it sends again, or sends no more.
     fn drop_stage_of(&mut self, ctx: &mut Context<'_>, node: &NodeName) {
         let names = self.staged.begins_again(node, |record| self.flying.contains(record));

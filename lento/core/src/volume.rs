@@ -432,6 +432,7 @@ fn feed_server(
         Input::Disconnected(node) => server.disconnected(ctx.now, &node),
         Input::Message(node, message) => server.message(ctx, &node, message)?,
         Input::Staged { node, hash, size, name } => server.staged(node, hash, size, name),
+        Input::Resolved(position) => server.resolved(ctx, position)?,
         Input::Replist(nodes) => server.set_replist(ctx, nodes)?,
         Input::LogLimit(limit) => server.set_log_limit(ctx, limit)?,
         Input::Barrier { id, upto, all } => server.barrier(id, upto, all),
@@ -449,7 +450,11 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         Input::Replayed { ticket, outcomes } => client.replayed(ctx, ticket, &outcomes)?,
         Input::ContentRead { ticket, result } => client.content_read(ctx, ticket, result)?,
         Input::Fetched { ticket, results } => client.fetched(ctx, ticket, results),
-        Input::Kept { .. } | Input::Staged { .. } | Input::Replist(_) | Input::LogLimit(_) => {}
+        Input::Kept { .. }
+        | Input::Staged { .. }
+        | Input::Resolved(_)
+        | Input::Replist(_)
+        | Input::LogLimit(_) => {}
         Input::Synced { ticket, recno } => client.synced(ctx, ticket, recno.is_some()),
         Input::Connected(_) => client.connected(),
         Input::Disconnected(_) => client.disconnected(),

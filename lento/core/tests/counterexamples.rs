@@ -5,6 +5,7 @@
 
 mod sim;
 
+use lento_core::io::Input;
 use lento_core::io::Output;
 use lento_core::record::Update;
 use lento_core::types::Hash;
@@ -548,4 +549,34 @@ fn rule_7_what_was_under_way_at_a_second_hello_of_a_stream_does_not_come_back_af
     settle(&mut world);
     let there = at(&world, SERVER, "f").unwrap();
     assert_eq!(world.nodes[SERVER].disk.inodes[&there].attributes.mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_resolved_conflict_is_listed_no_more_and_what_is_left_later_is_another() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    let clash = |world: &mut World, text: &str| {
+        world.cut(CLIENT);
+        store(world, CLIENT, "f", &format!("client's {text}"));
+        store(world, SERVER, "f", &format!("server's {text}"));
+        settle(world);
+    };
+    let listed = |world: &World| {
+        let node = &world.nodes[SERVER];
+        let count = node.volume.as_ref().unwrap().status(&node.store).unwrap().conflicts;
+        let rows = lento_core::Volume::conflicts(&node.store, 10).unwrap();
+        assert_eq!(count, rows.len() as u64);
+        rows
+    };
+    clash(&mut world, "first");
+    let (position, _) = listed(&world).pop().unwrap();
+    for _ in 0..2 {
+        world.give(SERVER, Input::Resolved(position));
+        assert!(listed(&world).is_empty());
+    }
+    clash(&mut world, "second");
+    let rows = listed(&world);
+    assert!(rows.len() == 1 && rows[0].0 > position, "{rows:?}");
+    everywhere(&world, "f", Some("server's second"));
 }

@@ -206,7 +206,7 @@ fn file(dice: &mut Dice) -> FileId {
 
 fn input(dice: &mut Dice) -> Input {
     let ticket = Ticket(number(dice));
-    match dice.roll(9) {
+    match dice.roll(10) {
         0 => {
             let outcome = match dice.roll(4) {
                 0 => ReplayOutcome::Applied { file: file(dice), recno: Recno(number(dice)) },
@@ -236,6 +236,7 @@ fn input(dice: &mut Dice) -> Input {
         5 => Input::Staged { node: "b".into(), hash: hash(dice), size: number(dice), name: "x".into() },
         6 => Input::Barrier { id: number(dice), upto: Recno(number(dice)), all: dice.roll(2) == 0 },
         7 => Input::Timeout,
+        8 => Input::Resolved(Position(number(dice))),
         _ => {
             let update = match dice.roll(3) {
                 0 => Update::Nothing,

@@ -14,6 +14,19 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use tracing::error;
+use tracing::warn;
+
+/// Somebody resolved the conflict: the content goes.
+pub(super) async fn forget(shared: Shared, record: OpId) {
+    let path = shared.conflicts.join(record.to_string());
+    match tokio::fs::remove_file(&path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(target: "volume", volume = &*shared.volume.name, path = %path.display(), %error,
+                "the content of a resolved conflict stays");
+        }
+        _ => {}
+    }
+}
 
 enum From {
     Bytes(Vec<u8>),

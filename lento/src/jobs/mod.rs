@@ -191,6 +191,11 @@ impl Jobs {
         self.shared.spawn(keep::run(self.shared.clone(), ticket, record, content));
     }
 
+    /// `Output::Forget`.
+    pub fn forget(&self, record: OpId) {
+        self.shared.spawn(keep::forget(self.shared.clone(), record));
+    }
+
     /// `Output::Sync`: one at a time; those who wait meanwhile share the next.
     pub fn sync(&self, ticket: Ticket) {
         let _ = self.syncs.send(ticket);

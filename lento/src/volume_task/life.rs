@@ -243,6 +243,7 @@ impl Life {
             Output::RetainLimbo { files, upto } => self.jobs.note(Note::RetainLimbo(files, upto)),
             Output::Truncate(recno) => self.jobs.note(Note::Truncate(recno)),
             Output::DropStage(names) => self.jobs.note(Note::DropStage(names)),
+            Output::Forget(record) => self.jobs.forget(record),
             Output::List { ticket, dir, after } => {
                 self.open.insert(ticket, Waiting::Other);
                 self.jobs.list(ticket, dir, after);

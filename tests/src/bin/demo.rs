@@ -4,14 +4,16 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use intermezzo::admin::Scope;
+use intermezzo::fleet::process::binary;
 use intermezzo::output::{Table, bytes, print_text, say};
 use intermezzo::progress::Progress;
+use intermezzo_tests::cluster::command::output;
 use intermezzo_tests::fleet::{Keep, Temporary};
 use intermezzo_tests::sources::{self, Kind};
 use intermezzo_tests::walk::walk_both;
@@ -251,5 +253,22 @@ fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], st
     ensure!(kept == "changed on b\n", "the losing version is kept as {kept:?}");
     let what = format!("one, about {}: a's version has the name, b's is kept", both.to.display());
     step("conflicts", what, Duration::ZERO);
+
+    let begin = Instant::now();
+    let beside = both.to.with_file_name("lib-of-b.rs");
+    let position = conflict.position.to_string();
+    let mut resolve = Command::new(binary("intermezzo")?);
+    resolve.args(["conflicts", "resolve", &position, "--volume", &cut.config.volume, "--take", "both"]);
+    resolve.args(["--name", "lib-of-b.rs", "--dir"]).arg(&cut.layout.dir);
+    output(&mut resolve, PATIENCE)?;
+    cut.wait(cut.node("a")?, Scope::Everywhere, PATIENCE)?;
+    ensure!(fs::read_to_string(b.join(&beside))? == "changed on b\n", "{} on b", beside.display());
+    let left = cut.conflicts()?;
+    ensure!(left.is_empty() && !Path::new(&conflict.content).exists(), "not resolved: {left:?}");
+    step(
+        "resolve",
+        format!("both are in the tree of both nodes, b's as {}", beside.display()),
+        begin.elapsed(),
+    );
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::store::Table;
 use crate::table;
 use crate::types::Hash;
 use crate::types::ObjectId;
+use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Recno;
 use std::collections::BTreeMap;
@@ -52,10 +53,24 @@ impl Conflicts {
         recno: Recno,
         row: &ConflictRow,
     ) -> Result<(), StoreError> {
-        if let Some((key, _, hash)) = stored(row) {
+        let key = table::number_key(recno.0);
+        if store.get(Table::Conflict, &key)?.is_none() {
+            // Resolved, and more was left since: that is news.
+            self.note(recno, row);
+        } else if let Some((key, _, hash)) = stored(row) {
             self.stores.insert(key, (recno, hash));
         }
-        table::put(store, Table::Conflict, &table::number_key(recno.0), row)
+        table::put(store, Table::Conflict, &key, row)
+    }
+
+    /// Somebody has resolved it: its record, whose content can go. `None`: there is no such conflict.
+    pub fn resolve(&mut self, store: &mut dyn Store, recno: Recno) -> Result<Option<OpId>, StoreError> {
+        let key = table::number_key(recno.0);
+        let Some(row) = table::get::<ConflictRow>(store, Table::Conflict, &key)? else { return Ok(None) };
+        self.count = self.count.saturating_sub(1);
+        self.stores.retain(|_, (at, _)| *at != recno);
+        store.delete(Table::Conflict, &key)?;
+        Ok(Some(row.record))
     }
 
     /// Rows.

@@ -157,6 +157,14 @@ impl Volume {
         Ok(list)
     }
 
+    /// Whether a conflict is listed at this position.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has_conflict(store: &dyn Store, position: Position) -> Result<bool, Fault> {
+        Ok(store.get(Table::Conflict, &table::number_key(position.0))?.is_some())
+    }
+
     /// Both trees, entry by entry, where they differ: for a test that failed.
     ///
     /// # Errors

@@ -427,7 +427,7 @@ impl World {
                     self.nodes[index].disk.stage.remove(&name);
                 }
             }
-            Output::Truncate(_) => {}
+            Output::Truncate(_) | Output::Forget(_) => {}
             Output::Event(event) => self.told(index, event),
         }
         true

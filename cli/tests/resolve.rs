@@ -1,0 +1,127 @@
+//! `intermezzo conflicts resolve` against a stand-in agent and a plain directory in the place of the mount.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // A test from end to end.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use common::{Agent, Run, Script, ask};
+use intermezzo_proto::v1::{ConflictRecord, StatusReply, VolumeStatus};
+use tokio::sync::Mutex;
+
+struct World {
+    mount: tempfile::TempDir,
+    _kept: tempfile::TempDir,
+    agent: Agent,
+    resolved: Arc<Mutex<Vec<u64>>>,
+}
+
+fn world(role: &str) -> World {
+    let (mount, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(mount.path().join("notes.txt"), "what is in the tree, and longer").unwrap();
+    fs::write(kept.path().join("41"), "what was kept").unwrap();
+    let conflict = |position, kind: &str, path: &str, content: Option<&str>| ConflictRecord {
+        position,
+        kind: kind.into(),
+        path: path.into(),
+        content: content.map(|name| kept.path().join(name).display().to_string()).unwrap_or_default(),
+        ..ConflictRecord::default()
+    };
+    let conflicts = vec![
+        conflict(41, "StoreStore", "notes.txt", Some("41")),
+        conflict(42, "StoreRemove", "removed.txt", Some("41")),
+        conflict(43, "RemoveUpdate", "notes.txt", None),
+        conflict(44, "NameName", "dir", None),
+        conflict(45, "StoreStore", "na\u{fffd}me", Some("41")),
+    ];
+    let volume = VolumeStatus {
+        name: "default/demo".into(),
+        role: role.into(),
+        server: "a".into(),
+        mountpoint: mount.path().display().to_string(),
+        ..VolumeStatus::default()
+    };
+    let status = StatusReply { volumes: vec![volume], ..StatusReply::default() };
+    let resolved = Arc::default();
+    let script = Script { status, conflicts, resolved: Arc::clone(&resolved), ..Script::default() };
+    World { mount, _kept: kept, agent: Agent::start(script), resolved }
+}
+
+impl World {
+    fn resolve(&self, position: &str, words: &[&str]) -> Run {
+        let begin = ["conflicts", "resolve", position, "--volume", "demo"];
+        ask(&self.agent.socket(), &[&begin[..], words].concat())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.mount.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn resolved(&self) -> Vec<u64> {
+        self.resolved.blocking_lock().clone()
+    }
+}
+
+#[test]
+fn theirs_leaves_the_tree_as_it_is() {
+    let world = world("Server");
+    let run = world.resolve("41", &["--take", "theirs"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(world.read("notes.txt").starts_with("what is in the tree"));
+    assert_eq!(world.resolved(), [41]);
+}
+
+#[test]
+fn mine_does_what_lost() {
+    let world = world("Server");
+    for position in ["41", "42"] {
+        let run = world.resolve(position, &["--take", "mine"]);
+        assert_eq!(run.code, 0, "{}", run.err);
+    }
+    assert_eq!(
+        (world.read("notes.txt").as_str(), world.read("removed.txt").as_str()),
+        ("what was kept", "what was kept")
+    );
+    assert_eq!(world.resolve("43", &["--take", "mine"]).code, 0);
+    assert!(!world.path("notes.txt").exists(), "it wanted to remove it");
+    assert_eq!(world.resolved(), [41, 42, 43]);
+}
+
+#[test]
+fn both_puts_what_was_kept_beside() {
+    let world = world("Server");
+    let run = world.resolve("41", &["--take", "both", "--name", "notes-of-b.txt"]);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert_eq!(world.read("notes-of-b.txt"), "what was kept");
+    assert!(world.read("notes.txt").starts_with("what is in the tree"));
+    assert_eq!(world.resolved(), [41]);
+}
+
+#[test]
+fn what_cannot_be_done_resolves_nothing() {
+    let on_server = world("Server");
+    fs::write(on_server.path("taken"), "somebody's").unwrap();
+    for (position, words, said) in [
+        ("41", &["--take", "both", "--name", "taken"][..], "cannot write"),
+        ("41", &["--take", "both", "--name", "a/b"], "is no name of a file"),
+        ("41", &["--take", "both"], "--name"),
+        ("44", &["--take", "mine"], "keeps no content"),
+        ("45", &["--take", "mine"], "no name that can be written here"),
+        ("77", &["--take", "theirs"], "no conflict at position 77"),
+    ] {
+        let run = on_server.resolve(position, words);
+        assert!(run.code != 0 && run.err.contains(said), "{words:?}: {} {}", run.code, run.err);
+    }
+    assert_eq!(on_server.read("taken"), "somebody's");
+    let on_client = world("Client");
+    let run = on_client.resolve("41", &["--take", "theirs"]);
+    assert!(run.err.contains("are resolved on its server, node a"), "{}", run.err);
+    assert!(on_server.resolved().is_empty() && on_client.resolved().is_empty());
+}
