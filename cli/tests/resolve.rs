@@ -31,11 +31,12 @@ fn world(role: &str) -> World {
         ..ConflictRecord::default()
     };
     let conflicts = vec![
-        conflict(41, "StoreStore", "notes.txt", Some("41")),
-        conflict(42, "StoreRemove", "removed.txt", Some("41")),
-        conflict(43, "RemoveUpdate", "notes.txt", None),
-        conflict(44, "NameName", "dir", None),
-        conflict(45, "StoreStore", "na\u{fffd}me", Some("41")),
+        conflict(41, "StoreStore", "/notes.txt", Some("41")),
+        conflict(42, "StoreRemove", "/removed.txt", Some("41")),
+        conflict(43, "RemoveUpdate", "/notes.txt", None),
+        conflict(44, "NameName", "/dir", None),
+        conflict(45, "StoreStore", "/na\u{fffd}me", Some("41")),
+        conflict(46, "StoreStore", "/../escaped", Some("41")),
     ];
     let volume = VolumeStatus {
         name: "default/demo".into(),
@@ -114,6 +115,7 @@ fn what_cannot_be_done_resolves_nothing() {
         ("41", &["--take", "both"], "--name"),
         ("44", &["--take", "mine"], "keeps no content"),
         ("45", &["--take", "mine"], "no name that can be written here"),
+        ("46", &["--take", "mine"], "no name that can be written here"),
         ("77", &["--take", "theirs"], "no conflict at position 77"),
     ] {
         let run = on_server.resolve(position, words);

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use intermezzo_proto::v1::ConflictRecord;
@@ -56,9 +56,11 @@ fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf)> {
 }
 
 fn place(mountpoint: &Path, conflict: &ConflictRecord) -> Result<PathBuf> {
-    let path = &conflict.path;
+    // It begins at the volume's root.
+    let path = Path::new(conflict.path.trim_start_matches('/'));
+    let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
     ensure!(
-        !path.is_empty() && !path.contains(char::REPLACEMENT_CHARACTER),
+        path != Path::new("") && is_plain && !conflict.path.contains(char::REPLACEMENT_CHARACTER),
         "the conflict at position {} has no name that can be written here: copy its content with `conflicts show --content`, \
          then resolve it with --take theirs",
         conflict.position
