@@ -37,6 +37,7 @@ fn world(role: &str) -> World {
         conflict(44, "NameName", "/dir", None),
         conflict(45, "StoreStore", "/na\u{fffd}me", Some("41")),
         conflict(46, "StoreStore", "/../escaped", Some("41")),
+        conflict(47, "StoreStore", "/linked/x", Some("41")),
     ];
     let volume = VolumeStatus {
         name: "default/demo".into(),
@@ -103,6 +104,26 @@ fn both_puts_what_was_kept_beside() {
     assert_eq!(world.read("notes-of-b.txt"), "what was kept");
     assert!(world.read("notes.txt").starts_with("what is in the tree"));
     assert_eq!(world.resolved(), [41]);
+}
+
+#[test]
+fn symbolic_links_lead_nowhere() {
+    let world = world("Server");
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("x"), "not the volume's").unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), world.path("linked")).unwrap();
+    fs::remove_file(world.path("notes.txt")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("x"), world.path("notes.txt")).unwrap();
+    for (position, words) in [
+        ("41", &["--take", "mine"][..]),
+        ("47", &["--take", "mine"]),
+        ("47", &["--take", "both", "--name", "y"]),
+    ] {
+        assert_ne!(world.resolve(position, words).code, 0);
+    }
+    assert_eq!(fs::read_to_string(elsewhere.path().join("x")).unwrap(), "not the volume's");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    assert!(world.resolved().is_empty());
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! `intermezzo conflicts resolve`: the version that a person wants is written through the mount, as any program would, and
 //! only then is the conflict struck off.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use intermezzo_proto::v1::ConflictRecord;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
 use super::agents;
 use crate::Exit;
@@ -25,12 +27,12 @@ pub(super) fn run(args: &ResolveArgs) -> Result<Exit> {
         .with_context(|| format!("volume {volume} has no conflict at position {}", args.position))?;
     let written = match args.take {
         Take::Theirs => None,
-        Take::Mine => Some(done_now(&conflict, &place(&mountpoint, &conflict)?)?),
-        Take::Both => Some(beside(&conflict, &place(&mountpoint, &conflict)?, args.name.as_deref())?),
+        Take::Mine => Some(done_now(&conflict, Spot::of(&mountpoint, &conflict)?)?),
+        Take::Both => Some(beside(&conflict, Spot::of(&mountpoint, &conflict)?, args.name.as_deref())?),
     };
     admin::resolve(&socket, &volume, conflict.position)?;
     let what = match written {
-        Some(path) => format!("{} has what was kept", path.display()),
+        Some(path) => format!("{} is as the update wanted that lost", path.display()),
         None => "the tree stays as it is".to_owned(),
     };
     say(format_args!("conflict {} of volume {volume} is resolved: {what}", conflict.position));
@@ -55,59 +57,91 @@ fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf)> {
     }
 }
 
-fn place(mountpoint: &Path, conflict: &ConflictRecord) -> Result<PathBuf> {
-    // It begins at the volume's root.
-    let path = Path::new(conflict.path.trim_start_matches('/'));
-    let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
-    ensure!(
-        path != Path::new("") && is_plain && !conflict.path.contains(char::REPLACEMENT_CHARACTER),
-        "the conflict at position {} has no name that can be written here: copy its content with `conflicts show --content`, \
-         then resolve it with --take theirs",
-        conflict.position
-    );
-    Ok(mountpoint.join(path))
+/// Of a file that must not be there.
+const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL);
+
+/// A name on the volume. What leads to it was not followed out of it: users may have put symbolic links there.
+struct Spot {
+    dir: OwnedFd,
+    name: String,
+    shown: PathBuf,
+}
+
+impl Spot {
+    fn of(mountpoint: &Path, conflict: &ConflictRecord) -> Result<Spot> {
+        // It begins at the volume's root.
+        let path = Path::new(conflict.path.trim_start_matches('/'));
+        let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.filter(|_| is_plain && !conflict.path.contains(char::REPLACEMENT_CHARACTER));
+        let name = name.with_context(|| {
+            format!(
+                "the conflict at position {} has no name that can be written here: copy its content with \
+                 `conflicts show --content`, then resolve it with --take theirs",
+                conflict.position
+            )
+        })?;
+        let shown = mountpoint.join(path);
+        let above = path.parent().filter(|above| *above != Path::new("")).unwrap_or(Path::new("."));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let dir = rustix::fs::open(mountpoint, flags, Mode::empty())
+            .and_then(|root| rustix::fs::openat2(&root, above, flags, Mode::empty(), within))
+            .with_context(|| format!("cannot open the directory of {}", shown.display()))?;
+        Ok(Spot { dir, name: name.to_owned(), shown })
+    }
+
+    /// Another name in the same directory.
+    fn beside(self, name: &str) -> Result<Spot> {
+        ensure!(
+            !name.contains('/') && ![".", "..", ""].contains(&name),
+            "--name {name:?} is no name of a file"
+        );
+        Ok(Spot { shown: self.shown.with_file_name(name), name: name.to_owned(), ..self })
+    }
+
+    /// Writes what was kept into the file of this name, or into a new one.
+    fn write(&self, conflict: &ConflictRecord, how: OFlags) -> Result<()> {
+        let cannot = || format!("cannot write {}", self.shown.display());
+        let mut kept = File::open(&conflict.content)
+            .with_context(|| format!("the losing content {}", conflict.content))?;
+        let flags = how | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.dir, &self.name, flags, Mode::from_raw_mode(0o644));
+        let mut file = File::from(opened.with_context(cannot)?);
+        ensure!(
+            file.metadata()?.is_file(),
+            "{} is no file: take both, under another --name",
+            self.shown.display()
+        );
+        file.set_len(0).with_context(cannot)?;
+        io::copy(&mut kept, &mut file).with_context(cannot)?;
+        file.sync_all().with_context(cannot)
+    }
 }
 
 /// Does what the update wanted that lost.
-fn done_now(conflict: &ConflictRecord, path: &Path) -> Result<PathBuf> {
-    let shown = path.display();
+fn done_now(conflict: &ConflictRecord, spot: Spot) -> Result<PathBuf> {
+    let stat = rustix::fs::statat(&spot.dir, &spot.name, AtFlags::SYMLINK_NOFOLLOW);
     if !conflict.content.is_empty() {
-        let mut options = OpenOptions::new();
-        match fs::symlink_metadata(path) {
-            Ok(there) if there.is_file() => options.write(true).truncate(true),
-            Ok(_) => bail!("{shown} is no file by now: take both, under another --name"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => options.write(true).create_new(true),
-            Err(error) => return Err(error).with_context(|| shown.to_string()),
-        };
-        copy(conflict, &options, path)?;
+        spot.write(conflict, if stat.is_ok() { OFlags::empty() } else { NEW })?;
     } else if conflict.kind == "RemoveUpdate" {
-        let there = fs::symlink_metadata(path).with_context(|| shown.to_string())?;
-        let removed = if there.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
-        removed.with_context(|| format!("cannot remove {shown}"))?;
+        let is_dir = stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(&spot.dir, &spot.name, flags)
+            .with_context(|| format!("cannot remove {}", spot.shown.display()))?;
     } else {
         bail!(
             "a conflict of kind {} keeps no content: do on the volume what is wanted, then resolve it with --take theirs",
             conflict.kind
         );
     }
-    Ok(path.to_owned())
+    Ok(spot.shown)
 }
 
 /// Puts what was kept beside what is in the tree.
-fn beside(conflict: &ConflictRecord, path: &Path, name: Option<&str>) -> Result<PathBuf> {
-    let name = name.context("--take both needs a --name")?;
-    ensure!(!name.contains('/') && ![".", "..", ""].contains(&name), "--name {name:?} is no name of a file");
+fn beside(conflict: &ConflictRecord, spot: Spot, name: Option<&str>) -> Result<PathBuf> {
+    let spot = spot.beside(name.context("--take both needs a --name")?)?;
     ensure!(!conflict.content.is_empty(), "a conflict of kind {} keeps no content", conflict.kind);
-    let path = path.with_file_name(name);
-    copy(conflict, OpenOptions::new().write(true).create_new(true), &path)?;
-    Ok(path)
-}
-
-fn copy(conflict: &ConflictRecord, options: &OpenOptions, path: &Path) -> Result<()> {
-    let shown = path.display();
-    let mut kept =
-        File::open(&conflict.content).with_context(|| format!("the losing content {}", conflict.content))?;
-    let mut file = options.open(path).with_context(|| format!("cannot write {shown}"))?;
-    io::copy(&mut kept, &mut file).with_context(|| format!("cannot write {shown}"))?;
-    file.sync_all().with_context(|| format!("cannot write {shown}"))
+    spot.write(conflict, NEW)?;
+    Ok(spot.shown)
 }
