@@ -3,7 +3,7 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::FallocateFlags;
@@ -38,23 +38,6 @@ impl LowerFs {
         }
         LowerFs { kind, at, _dir: dir }
     }
-
-    /// Takes all space but so much.
-    pub fn fill(&self, but: u64) -> PathBuf {
-        let filler = self.at.join("filler");
-        let file = File::create(&filler).unwrap();
-        let (mut size, mut step) = (0, 8 << 20);
-        while step >= 4096 {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), size, step) {
-                Ok(()) => size += step,
-                Err(Errno::NOSPC) => step /= 2,
-                Err(errno) => panic!("{errno}"),
-            }
-        }
-        file.set_len(size - but).unwrap();
-        file.sync_all().unwrap();
-        filler
-    }
 }
 
 impl Drop for LowerFs {
@@ -66,4 +49,21 @@ impl Drop for LowerFs {
 pub fn run(command: &mut Command) {
     let done = command.status();
     assert!(done.as_ref().is_ok_and(|status| status.success()), "{command:?}: {done:?}");
+}
+
+/// Takes all space of the file system of this directory but so much, in bytes.
+pub fn fill(dir: &Path, but: u64) -> PathBuf {
+    let filler = dir.join("filler");
+    let file = File::create(&filler).unwrap();
+    let (mut size, mut step) = (0, 8 << 20);
+    while step >= 4096 {
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), size, step) {
+            Ok(()) => size += step,
+            Err(Errno::NOSPC) => step /= 2,
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+    file.set_len(size - but).unwrap();
+    file.sync_all().unwrap();
+    filler
 }

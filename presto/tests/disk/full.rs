@@ -9,7 +9,7 @@ use presto::filter::Access;
 use rustix::io::Errno;
 
 use crate::limits::*;
-use crate::lower_fs::LowerFs;
+use crate::lower_fs::{LowerFs, fill};
 use crate::world::*;
 
 fn without_space(kind: &'static str) {
@@ -19,7 +19,7 @@ fn without_space(kind: &'static str) {
     let file = two_names(&w, "old");
     let new = "new ".repeat(1 << 20);
     let asked = install(&w, "f", Some(w.stage("ab", &new)));
-    let filler = small.fill(1 << 20);
+    let filler = fill(&small.at, 1 << 20);
     let (version, users) = (w.version("f"), closes(&w, file, OriginKind::User).len());
     for _ in 0..2 {
         let outcome = w.one(item(Op::Install(asked.clone())));

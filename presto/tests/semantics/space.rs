@@ -4,21 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use crate::places::{Place, same};
-
-fn fill(place: &Place) -> std::path::PathBuf {
-    let filler = place.lower.join("filler");
-    let mut file = File::create(&filler).unwrap();
-    let block = vec![7; 1 << 20];
-    let mut step = block.len();
-    while step >= 512 {
-        if file.write(&block[..step]).is_err() {
-            step /= 2;
-        }
-    }
-    let _ = file.sync_all();
-    filler
-}
+use crate::lower_fs::fill;
+use crate::places::same;
 
 #[test]
 fn a_full_disk_says_so_and_what_is_deleted_makes_room() {
@@ -27,7 +14,7 @@ fn a_full_disk_says_so_and_what_is_deleted_makes_room() {
         fs::write(&path, vec![1; 2 << 20]).unwrap();
         fs::write(place.path("g"), vec![1; 4 << 20]).unwrap();
         File::open(&path).unwrap().sync_all().unwrap();
-        let filler = fill(place);
+        let filler = fill(&place.lower, 0);
         let file = OpenOptions::new().append(true).open(&path).unwrap();
         let ended = (0..64).map(|_| (&file).write_all(&vec![2; 1 << 20])).find(Result::is_err);
         notes.done("write on and on", ended.unwrap());
