@@ -84,7 +84,7 @@ pub struct Tally {
 pub struct Slot {
     /// The lower file, in the tree or in limbo.
     pub file: FileId,
-    /// Its version at the newest close that this record stands for.
+    /// Its version at the newest close that this record stands for; once the record is sent, that of the content that went.
     pub version: Version,
     /// That close.
     pub latest: Recno,
@@ -106,7 +106,7 @@ pub struct Cml {
     /// Records up to here have their contents or a read under way.
     looked: Recno,
     /// Contents read for records not sent yet.
-    ready: BTreeMap<Recno, Content>,
+    ready: BTreeMap<Recno, (Content, Version)>,
     /// Reads under way: record, and the record that would have been next in the KML when the read began.
     reads: BTreeMap<Ticket, (Recno, Recno)>,
     /// Bytes that records sent on this stream hold in the server's memory.
@@ -273,9 +273,11 @@ impl Cml {
         mut row: Row,
     ) -> Result<Option<Operation>, StoreError> {
         let mut content = None;
-        if row.slot.is_some() {
-            let Some(read) = self.ready.remove(&recno) else { return Ok(None) };
+        if let Some(slot) = row.slot {
+            let Some((read, version)) = self.ready.remove(&recno) else { return Ok(None) };
             fill_content(&mut row.op, Content { inline: None, ..read.clone() });
+            self.count_bytes(slot.version.size, version.size);
+            row.slot = Some(Slot { version, ..slot });
             Cml::write(store, recno, &row)?;
             content = Some(read);
         }

@@ -580,3 +580,37 @@ fn a_resolved_conflict_is_listed_no_more_and_what_is_left_later_is_another() {
     assert!(rows.len() == 1 && rows[0].0 > position, "{rows:?}");
     everywhere(&world, "f", Some("server's second"));
 }
+
+#[test]
+fn a_sent_content_that_a_power_cut_takes_back_is_not_taken_for_what_is_in_the_file() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "v0");
+    settle(&mut world);
+    store(&mut world, CLIENT, "f", "v1");
+    world.nodes[CLIENT].disk.make_durable();
+    let synced = world.nodes[CLIENT].disk.clone();
+    // Somebody stores on; what lento reads for the close before is this.
+    let file = at(&world, CLIENT, "f").unwrap();
+    world.nodes[CLIENT].disk.user_store(file, b"v2");
+    for _ in 0..10 {
+        world.now += 20;
+        world.read_journal(CLIENT, 8);
+        world.run_job(CLIENT);
+        world.timeout(CLIENT);
+    }
+    // The store is written after that, the files are not, and both before the server says anything.
+    world.nodes[CLIENT].store.make_durable();
+    world.nodes[CLIENT].disk = synced;
+    for _ in 0..50 {
+        world.now += 20;
+        world.deliver(CLIENT, SERVER);
+        world.read_journal(SERVER, 8);
+        world.run_job(SERVER);
+        world.timeout(SERVER);
+    }
+    world.power(CLIENT);
+    assert_eq!(read(&world, CLIENT, "f").as_deref(), Some("v1"));
+    settle(&mut world);
+    everywhere(&world, "f", Some("v2"));
+    assert!(is_kept(&world, "v1"), "what is older on the disk is no update");
+}

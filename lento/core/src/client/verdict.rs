@@ -157,7 +157,7 @@ impl Client {
     ) -> Result<(), StoreError> {
         let object = row.op.object;
         let touched = facet::touched(&row.op);
-        let settled = self.cml.settle(ctx.store, recno, hash)?;
+        let settled = self.cml.settle(ctx.store, recno, hash, ctx.meta.incarnation)?;
         let sent = content_of(&row.op).map(|content| Stored { hash: content.hash, size: content.size });
         if settled == Settled::ButContent {
             self.tell_again = true;

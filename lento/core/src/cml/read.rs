@@ -96,7 +96,7 @@ impl Cml {
             }
         }
         self.troubled.remove(&recno);
-        self.ready.insert(recno, Content { hash, size, inline });
+        self.ready.insert(recno, (Content { hash, size, inline }, version));
         if covers
             && let Some(mut object) = Tree::new(store, Which::Local).view().object(row.op.object)?
             && object.written == slot.latest
@@ -126,6 +126,10 @@ impl Cml {
         if let Some(time) = time {
             self.discard(store, slot.latest, &time)?;
         }
+        // What was sent of it may have been another version.
+        let left = Tree::new(store, Which::Local).view().object(row.op.object)?;
+        let left = left.filter(|left| left.written == slot.latest).map(|left| left.version);
+        let slot = Slot { version: left.unwrap_or(slot.version), ..slot };
         let mtime = slot.version.mtime;
         let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
         let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };

@@ -15,6 +15,8 @@ use crate::local::TORN;
 use crate::local::UNKNOWN;
 use crate::store::Store;
 use crate::store::StoreError;
+use crate::tree::View;
+use crate::tree::Which;
 use crate::types::Content;
 use crate::types::Hash;
 use crate::types::ObjectId;
@@ -39,16 +41,30 @@ impl Row {
     }
 }
 
+impl Row {
+    /// Whether the content that was sent is not the one that the newest close on record left. The close that left it is about
+    /// to come, or a power cut has taken both back.
+    fn fell_back(&self, store: &dyn Store) -> Result<bool, StoreError> {
+        let Some(slot) = self.slot else { return Ok(false) };
+        let left = View::new(store, Which::Local).object(self.op.object)?;
+        let left = left.filter(|left| left.written == slot.latest).map(|left| left.version);
+        Ok(left.is_some_and(|left| (left.mtime, left.size) != (slot.version.mtime, slot.version.size)))
+    }
+}
+
 impl Cml {
     /// Takes a record out because it has its verdict. `hash`: the content that the server knows it by, if it says.
+    /// `incarnation`: of this life.
     pub fn settle(
         &mut self,
         store: &mut dyn Store,
         recno: Recno,
         hash: Option<Hash>,
+        incarnation: u32,
     ) -> Result<Settled, StoreError> {
         let Some(row) = Cml::row(store, recno)? else { return Ok(Settled::Whole) };
-        let is_safe = row.is_safe(hash);
+        let is_earlier = row.op.id.0.incarnation < incarnation;
+        let is_safe = row.is_safe(hash) && !(is_earlier && row.fell_back(store)?);
         if !is_safe && !Cml::is_overwritten(store, row.op.object, recno)? {
             self.keep_content(store, recno, row)?;
             return Ok(Settled::ButContent);
