@@ -216,6 +216,14 @@ impl<T> Answers<T> {
     }
 }
 
+/// What the agent at this socket does.
+///
+/// # Errors
+/// It does not answer.
+pub fn status(socket: &Path) -> Result<StatusReply, AdminError> {
+    block_on(async { Admin::connect(socket).await?.status().await })
+}
+
 /// All conflicts of a volume that the agent at this socket keeps.
 ///
 /// # Errors

@@ -257,8 +257,7 @@ impl Fleet {
     /// # Errors
     /// It does not run or answer.
     pub fn status(&self, node: &Node) -> Result<StatusReply, AdminError> {
-        let socket = self.layout.admin_socket(node);
-        admin::block_on(async { Admin::connect(&socket).await?.status().await })
+        admin::status(&self.layout.admin_socket(node))
     }
 
     /// Waits until what was written on a node so far is where `scope` says. An agent that is not there yet is asked again.

@@ -10,6 +10,8 @@
     reason = "a test that fails says where"
 )]
 
+#[path = "common/calls.rs"]
+mod calls;
 #[path = "common/mounted.rs"]
 mod common;
 
@@ -24,6 +26,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use calls::acl;
+use calls::as_user;
 use common::Mounted;
 use common::mounted;
 use intermezzo_kml::record::Flags;
@@ -176,16 +180,6 @@ fn extended_attributes_and_acls_travel() {
     });
 }
 
-fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
-    let mut acl = vec![2, 0, 0, 0];
-    for (tag, permissions, id) in entries {
-        acl.extend(tag.to_le_bytes());
-        acl.extend(permissions.to_le_bytes());
-        acl.extend(id.to_le_bytes());
-    }
-    acl
-}
-
 #[test]
 fn stores_into_a_mapping_are_journaled_also_after_the_last_close() {
     both(|m| {
@@ -303,7 +297,7 @@ fn new_files_belong_to_their_maker_and_written_ones_lose_suid() {
     both(|m| {
         fs::set_permissions(&m.mnt, fs::Permissions::from_mode(0o777)).unwrap();
         fs::set_permissions(m.mnt.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
-        as_user(1234, 2345, || {
+        as_user(1234, 2345, || -> std::io::Result<()> {
             fs::write(m.path("mine"), b"x")?;
             fs::create_dir(m.path("dir"))?;
             fs::set_permissions(m.path("mine"), fs::Permissions::from_mode(0o4755))?;
@@ -317,31 +311,14 @@ fn new_files_belong_to_their_maker_and_written_ones_lose_suid() {
                 return Err(std::io::Error::other(format!("suid stays: {:o}", shown.mode())));
             }
             Ok(())
-        });
+        })
+        .unwrap();
         let lower = fs::metadata(m.lower("mine")).unwrap();
         assert_eq!((lower.uid(), lower.gid(), lower.mode() & 0o7777), (1234, 2345, 0o755));
         assert_eq!(fs::metadata(m.lower("dir")).unwrap().uid(), 1234);
         let last = m.records().pop().unwrap();
         assert_eq!((last.opcode, last.intent.mask), (Opcode::Setattr, Mask::MODE));
         assert_eq!(last.outcome.after.mode & 0o7777, 0o755);
-    });
-}
-
-/// Runs something on a thread with another user's rights.
-fn as_user(uid: u32, gid: u32, work: impl FnOnce() -> std::io::Result<()> + Send) {
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                // SAFETY: raw calls, which change this thread only; the thread ends with them.
-                unsafe {
-                    libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>());
-                    libc::syscall(libc::SYS_setresgid, gid, gid, gid);
-                    libc::syscall(libc::SYS_setresuid, uid, uid, uid);
-                }
-                work().unwrap();
-            })
-            .join()
-            .unwrap();
     });
 }
 

@@ -43,7 +43,7 @@ pub(super) fn run(args: &ResolveArgs) -> Result<Exit> {
 fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf)> {
     let mut servers = Vec::new();
     for agent in agents::find(agents)? {
-        let status = super::status::ask(&agent)?;
+        let status = admin::status(&agent.socket)?;
         for found in status.volumes.into_iter().filter(|found| found.name == volume) {
             if found.role == "Server" {
                 return Ok((agent.socket, PathBuf::from(found.mountpoint)));

@@ -5,9 +5,9 @@ use indicatif::BinaryBytes;
 use intermezzo_proto::v1::{Position, ReplicatorStatus, StatusReply, VolumeStatus};
 use serde::Serialize;
 
-use super::agents::{self, Agent};
+use super::agents;
 use crate::Exit;
-use crate::admin::{self, Admin, AdminError};
+use crate::admin;
 use crate::args::StatusArgs;
 use crate::output::{Format, Table, print_text, print_value, say};
 
@@ -16,7 +16,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit> {
     let mut nodes = Vec::new();
     let mut last = None;
     for agent in agents::find(&args.agents)? {
-        match ask(&agent) {
+        match admin::status(&agent.socket) {
             Ok(reply) => nodes.push(NodeView::from(reply)),
             Err(error) => {
                 let node = agent.node.as_deref().unwrap_or("?");
@@ -34,10 +34,6 @@ pub(super) fn run(args: &StatusArgs) -> Result<Exit> {
         Format::Json | Format::Yaml => print_value(args.print.output, &nodes)?,
     }
     Ok(exit)
-}
-
-pub(super) fn ask(agent: &Agent) -> Result<StatusReply, AdminError> {
-    admin::block_on(async { Admin::connect(&agent.socket).await?.status().await })
 }
 
 #[derive(Serialize)]

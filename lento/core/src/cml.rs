@@ -21,6 +21,8 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
+use crate::tree::View;
+use crate::tree::Which;
 use crate::types::Content;
 use crate::types::FileId;
 use crate::types::Hash;
@@ -93,6 +95,12 @@ pub struct Slot {
 impl Slot {
     fn new(unread: Unread, latest: Recno) -> Slot {
         Slot { file: unread.file, version: unread.version, latest }
+    }
+
+    /// The version that its newest close left, as this node's journal tells it; `None`: there is a later content.
+    fn left(&self, store: &dyn Store, object: ObjectId) -> Result<Option<Version>, StoreError> {
+        let row = View::new(store, Which::Local).object(object)?;
+        Ok(row.filter(|row| row.written == self.latest).map(|row| row.version))
     }
 }
 

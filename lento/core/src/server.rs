@@ -241,7 +241,7 @@ impl Server {
         self.keep_orphans(ctx)?;
         self.welcome_waiting(ctx)?;
         self.tend_torn(ctx)?;
-        drop_staged(ctx, self.staged.needless(|object| self.torn.contains(object)));
+        self.drop_needless(ctx);
         self.read_contents(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
@@ -410,17 +410,6 @@ impl Server {
         Ok(())
     }
 
-    /// This node stages again what it sends again, or sends no more.
-    fn drop_stage_of(&mut self, ctx: &mut Context<'_>, node: &NodeName) {
-        let names = self.staged.begins_again(node, |record| self.flying.contains(record));
-        drop_staged(ctx, names);
-    }
-
-    /// A record's content is needed in presto's stage no longer.
-    fn unstage(&mut self, ctx: &mut Context<'_>, record: &OpId) {
-        ctx.out.extend(self.staged.done(record).map(|name| Output::DropStage(vec![name])));
-    }
-
     /// A person waits.
     pub fn barrier(&mut self, id: u64, upto: Recno, all: bool) {
         self.barriers.insert(id, (Position(upto.0), all));
@@ -581,13 +570,6 @@ pub mod verdict_code {
             10 => ConflictKind::Orphan,
             _ => return None,
         })
-    }
-}
-
-/// Names in presto's stage that nobody needs.
-fn drop_staged(ctx: &mut Context<'_>, names: Vec<String>) {
-    if !names.is_empty() {
-        ctx.out.push(Output::DropStage(names));
     }
 }
 

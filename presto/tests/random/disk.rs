@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::MmapOptions;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
-use rustix::io::Errno;
 
+use crate::calls::{errno, truncate};
 use crate::operation::{Answer, LONG_AGO, Op, SLOTS, Shown, Space, Told, Way};
 
 pub struct Disk {
@@ -18,12 +18,8 @@ pub struct Disk {
     open: [Option<(File, bool, bool)>; SLOTS],
 }
 
-fn errno(error: io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or_else(|| panic!("{error} has no errno"))
-}
-
 fn done<T, E: Into<io::Error>>(result: Result<T, E>) -> Told {
-    result.map(|_| Answer::Done).map_err(|error| errno(error.into()))
+    result.map(|_| Answer::Done).map_err(errno)
 }
 
 impl Disk {
@@ -74,12 +70,7 @@ impl Disk {
                 if fs::metadata(self.at(path)).is_ok_and(|stat| stat.is_file() && stat.len() == *size) {
                     return Ok(Answer::Nothing);
                 }
-                let path = CString::new(self.at(path).as_os_str().as_encoded_bytes()).unwrap();
-                // SAFETY: a string that ends with zero.
-                match unsafe { libc::truncate(path.as_ptr(), i64::try_from(*size).unwrap()) } {
-                    0 => Ok(Answer::Done),
-                    _ => Err(errno(io::Error::last_os_error())),
-                }
+                done(truncate(&self.at(path), *size))
             }
             Op::Allocate(slot, space, at, length) => {
                 let mode = match space {

@@ -12,6 +12,8 @@
     reason = "a test that fails says where"
 )]
 
+#[path = "../common/calls.rs"]
+mod calls;
 mod disk;
 #[path = "../common/lower_fs.rs"]
 mod lower_fs;

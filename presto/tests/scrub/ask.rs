@@ -113,13 +113,7 @@ pub fn set_xattr(w: &World, at: &str, key: &str, value: &[u8]) {
 
 /// An access ACL: owner rw, one more user rw, group r, mask rw, others r.
 pub fn acl() -> Vec<u8> {
-    let mut acl = vec![2, 0, 0, 0];
-    for (tag, bits, id) in [(1u16, 6u16, !0u32), (2, 6, 1234), (4, 4, !0), (16, 6, !0), (32, 4, !0)] {
-        acl.extend(tag.to_le_bytes());
-        acl.extend(bits.to_le_bytes());
-        acl.extend(id.to_le_bytes());
-    }
-    acl
+    crate::calls::acl(&[(1, 6, !0), (2, 6, 1234), (4, 4, !0), (16, 6, !0), (32, 4, !0)])
 }
 
 /// File capabilities: cap_net_raw, effective.

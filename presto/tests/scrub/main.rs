@@ -12,6 +12,8 @@
 
 mod adopt;
 mod ask;
+#[path = "../common/calls.rs"]
+mod calls;
 mod covered;
 mod entries;
 #[path = "../replay_process/fleet.rs"]

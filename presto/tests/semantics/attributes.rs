@@ -6,11 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
 
-use crate::places::{Notes, as_user, same};
-
-fn chmod(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
+use crate::calls::{as_user, as_user_in, chmod};
+use crate::places::{Notes, same};
 
 fn times(path: &Path) -> ((i64, i64), (i64, i64)) {
     let stat = fs::symlink_metadata(path).unwrap();
@@ -117,7 +114,7 @@ fn only_owners_change_attributes() {
             notes.done("to another user", chown(&path, Some(55), None));
             notes.done("to himself", chown(&path, Some(1234), Some(1234)));
         });
-        crate::places::as_user_in(1234, &[1234, 55], || {
+        as_user_in(1234, &[1234, 55], || {
             notes.done("to a group of his", chown(&path, None, Some(55)));
         });
         notes.stat(&path);
@@ -171,7 +168,7 @@ fn set_id_bits_fall_when_root_gives_a_file_away() {
         chown(&path, None, Some(8)).unwrap();
         modes(notes, &path, "chgrp without the group's x");
         fs::create_dir(place.path("d")).unwrap();
-        chmod(&place.path("d"), 0o6755);
+        chmod(place.path("d"), 0o6755);
         chown(place.path("d"), Some(7), Some(7)).unwrap();
         modes(notes, &place.path("d"), "a directory keeps them");
     });
@@ -187,7 +184,7 @@ fn setgid_needs_the_group() {
             notes.done("by no member", fs::set_permissions(&path, fs::Permissions::from_mode(0o2755)));
         });
         modes(notes, &path, "mode");
-        crate::places::as_user_in(1234, &[1234, 77], || {
+        as_user_in(1234, &[1234, 77], || {
             notes.done("by a member", fs::set_permissions(&path, fs::Permissions::from_mode(0o2755)));
         });
         modes(notes, &path, "mode");

@@ -5,14 +5,14 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, chown};
 
 use intermezzo_kml::record::Opcode;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::places::{Place, as_user, each, errno};
-use crate::rights::acl;
+use crate::calls::{acl, as_user, chmod, errno, truncate};
+use crate::places::{Place, each};
 
 fn new(place: &Place, name: &str) -> File {
     OpenOptions::new().read(true).write(true).create_new(true).open(place.path(name)).unwrap()
@@ -26,7 +26,7 @@ fn mode(place: &Place, name: &str) -> u32 {
 fn set_id_bits_fall_also_when_root_writes() {
     each("ext4", |place| {
         fs::write(place.path("f"), b"x").unwrap();
-        fs::set_permissions(place.path("f"), fs::Permissions::from_mode(0o6755)).unwrap();
+        chmod(place.path("f"), 0o6755);
         OpenOptions::new().write(true).open(place.path("f")).unwrap().write_all_at(b"y", 0).unwrap();
         assert_eq!(mode(place, "f"), if place.is_volume() { 0o755 } else { 0o6755 });
     });
@@ -37,7 +37,7 @@ fn set_group_id_stays_when_an_outsider_sets_an_acl() {
     each("ext4", |place| {
         fs::write(place.path("f"), b"x").unwrap();
         chown(place.path("f"), Some(1000), Some(77)).unwrap();
-        fs::set_permissions(place.path("f"), fs::Permissions::from_mode(0o2755)).unwrap();
+        chmod(place.path("f"), 0o2755);
         as_user(1000, 1000, || {
             let value = acl(&[(1, 7, u32::MAX), (4, 5, u32::MAX), (0x20, 5, u32::MAX)]);
             rustix::fs::setxattr(place.path("f"), c"system.posix_acl_access", &value, XattrFlags::empty())
@@ -93,7 +93,7 @@ fn set_group_id_falls_also_where_the_group_may_not_execute() {
     each("ext4", |place| {
         fs::write(place.path("f"), b"x").unwrap();
         chown(place.path("f"), Some(1000), Some(1000)).unwrap();
-        fs::set_permissions(place.path("f"), fs::Permissions::from_mode(0o2744)).unwrap();
+        chmod(place.path("f"), 0o2744);
         as_user(1000, 1000, || {
             OpenOptions::new().write(true).open(place.path("f")).unwrap().write_all_at(b"y", 0).unwrap();
         });
@@ -119,9 +119,7 @@ fn a_truncation_by_name_to_the_same_size_moves_times() {
         file.write_all_at(b"12345", 0).unwrap();
         drop(file);
         file_times(place, "f", 1000);
-        let path = CString::new(place.path("f").as_os_str().as_encoded_bytes()).unwrap();
-        // SAFETY: a string that ends with zero.
-        assert_eq!(unsafe { libc::truncate(path.as_ptr(), 5) }, 0);
+        truncate(&place.path("f"), 5).unwrap();
         assert_eq!(fs::metadata(place.path("f")).unwrap().mtime() != 1000, place.is_volume());
     });
 }

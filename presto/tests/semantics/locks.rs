@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::calls::errno;
 use crate::places::{Notes, same};
 
 fn open(path: &Path) -> File {
@@ -59,7 +60,7 @@ fn range(kind: libc::c_int, start: i64, length: i64) -> libc::flock {
 fn fcntl(file: &File, command: libc::c_int, range: &mut libc::flock) -> Result<(), Errno> {
     // SAFETY: the descriptor is open, the range lives as long as the call.
     match unsafe { libc::fcntl(file.as_raw_fd(), command, range) } {
-        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),
+        -1 => Err(errno(std::io::Error::last_os_error())),
         _ => Ok(()),
     }
 }

@@ -12,6 +12,8 @@
 )]
 
 mod attributes;
+#[path = "../common/calls.rs"]
+mod calls;
 mod data;
 mod deviations;
 mod directories;

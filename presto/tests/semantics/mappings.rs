@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
+use crate::calls::chmod;
 use crate::places::same;
 
 fn open(path: &std::path::Path) -> File {
@@ -99,8 +100,7 @@ fn programs_run_from_the_volume() {
         fs::write(place.path("script"), "#!/bin/sh\nexit 7\n").unwrap();
         std::os::unix::fs::chown(place.path("script"), Some(0), Some(0)).unwrap();
         notes.done("not executable", std::process::Command::new(place.path("script")).status());
-        fs::set_permissions(place.path("script"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        chmod(place.path("script"), 0o755);
         let status = std::process::Command::new(place.path("script")).status();
         notes.call("a script", status.map(|status| status.code()));
     });

@@ -4,12 +4,13 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 
-use crate::places::{as_user, as_user_in, same};
+use crate::calls::{as_user, as_user_in, chmod};
+use crate::places::same;
 
 #[test]
 fn what_is_made_belongs_to_its_maker_with_his_umask() {
@@ -39,7 +40,7 @@ fn a_directory_with_setgid_gives_its_group_to_what_is_made_in_it() {
         let dir = place.path("shared");
         fs::create_dir(&dir).unwrap();
         std::os::unix::fs::chown(&dir, None, Some(777)).unwrap();
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o2777)).unwrap();
+        chmod(&dir, 0o2777);
         as_user(1234, 2345, || {
             notes.done("create", File::create_new(dir.join("file")));
             notes.done("mkdir", fs::create_dir(dir.join("dir")));
@@ -94,7 +95,7 @@ fn hard_links_are_names_of_one_file() {
         notes.done("link", fs::hard_link(&a, &b));
         notes.note("one inode", fs::metadata(&a).unwrap().ino() == fs::metadata(&b).unwrap().ino());
         OpenOptions::new().append(true).open(&b).unwrap().write_all(b" and more").unwrap();
-        fs::set_permissions(&b, fs::Permissions::from_mode(0o600)).unwrap();
+        chmod(&b, 0o600);
         notes.stat(&a);
         notes.content(&a);
         notes.done("unlink", fs::remove_file(&a));

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
+use crate::calls::{as_user, chmod, truncate};
 use crate::places::same;
 
 #[test]
@@ -138,14 +139,7 @@ fn truncation_cuts_and_extends_with_zeros() {
         notes.stat(&path);
         let file = File::options().append(true).open(&path).unwrap();
         notes.done("of a file that is open to append", file.set_len(1));
-        notes.done("by name", {
-            let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
-            // SAFETY: a string that ends with zero.
-            match unsafe { libc::truncate(path.as_ptr(), 5) } {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        });
+        notes.done("by name", truncate(&path, 5));
         notes.note("content", fs::read(&path).unwrap());
         notes.done("open with O_TRUNC", OpenOptions::new().write(true).truncate(true).open(&path));
         notes.stat(&path);
@@ -199,8 +193,8 @@ fn permissions_are_asked_when_a_file_is_opened() {
     same(|place, notes| {
         fs::write(place.path("f"), b"text").unwrap();
         let open = File::open(place.path("f")).unwrap();
-        fs::set_permissions(place.path("f"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
-        crate::places::as_user(1000, 1000, || {
+        chmod(place.path("f"), 0o000);
+        as_user(1000, 1000, || {
             notes.done("open", File::open(place.path("f")));
             let mut text = [0; 4];
             notes.call("read by a descriptor from before", open.read_at(&mut text, 0));

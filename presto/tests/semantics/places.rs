@@ -5,11 +5,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use presto::fuse::MountOptions;
 
+use crate::calls::{chmod, errno};
 use crate::lower_fs::{KINDS, LowerFs};
 use crate::mounted::{Mounted, mounted_in};
 
@@ -100,11 +100,10 @@ impl Place {
 
     /// Other users come as far as this directory, and may write in it.
     fn open_to_all(place: Place) -> Place {
-        let up = place.dir.ancestors().skip(1).take_while(|path| *path != Path::new("/tmp"));
-        for dir in up.filter(|dir| dir.starts_with(std::env::temp_dir())) {
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let temporary = std::env::temp_dir();
+        let above = place.dir.ancestors().skip(1).take_while(|dir| **dir != *temporary);
+        above.for_each(|dir| chmod(dir, 0o755));
+        chmod(&place.dir, 0o777);
         place
     }
 
@@ -160,11 +159,6 @@ impl Notes {
     }
 }
 
-pub fn errno<E: Into<io::Error>>(error: E) -> rustix::io::Errno {
-    let error = error.into();
-    rustix::io::Errno::from_io_error(&error).unwrap_or_else(|| panic!("{error} has no errno"))
-}
-
 /// Type, mode, links, owner, group, size of what is no directory, device.
 pub fn shape(path: &Path) -> io::Result<String> {
     let stat = fs::symlink_metadata(path)?;
@@ -187,27 +181,4 @@ pub fn shape(path: &Path) -> io::Result<String> {
         stat.gid(),
         stat.rdev()
     ))
-}
-
-/// Runs something on a thread with another user's rights, and a file mode mask of its own.
-pub fn as_user<T: Send>(uid: u32, gid: u32, work: impl FnOnce() -> T + Send) -> T {
-    as_user_in(uid, &[gid], work)
-}
-
-/// The same with supplementary groups: the first is the group.
-pub fn as_user_in<T: Send>(uid: u32, groups: &[u32], work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let user = scope.spawn(|| {
-            let gid = groups[0];
-            // SAFETY: raw calls, which change this thread only; the thread ends with them.
-            unsafe {
-                assert_eq!(libc::unshare(libc::CLONE_FS), 0);
-                assert_eq!(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()), 0);
-                assert_eq!(libc::syscall(libc::SYS_setresgid, gid, gid, gid), 0);
-                assert_eq!(libc::syscall(libc::SYS_setresuid, uid, uid, uid), 0);
-            }
-            work()
-        });
-        user.join().unwrap()
-    })
 }

@@ -1,16 +1,13 @@
 //! Who may do what: mode bits, sticky directories, POSIX ACLs.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, XattrFlags};
 
-use crate::places::{Notes, as_user, as_user_in, same};
-
-fn chmod(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
+use crate::calls::{acl, as_user, as_user_in, chmod};
+use crate::places::{Notes, same};
 
 fn tried(notes: &mut Notes, path: &Path) {
     notes.done("read", File::open(path));
@@ -44,7 +41,7 @@ fn directories_ask_for_their_bits() {
         let dir = place.path("d");
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("f"), b"x").unwrap();
-        chmod(&dir.join("f"), 0o666);
+        chmod(dir.join("f"), 0o666);
         for mode in [0o000, 0o001, 0o004, 0o005, 0o003, 0o007] {
             chmod(&dir, mode);
             as_user(1, 1, || {
@@ -108,17 +105,6 @@ fn in_a_sticky_directory_only_owners_take_names_away() {
         notes.done("by root", fs::remove_dir(dir.join("my-dir")));
         notes.list(&dir);
     });
-}
-
-/// An ACL as the kernel takes it: tag, permissions, id.
-pub fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
-    let mut acl = vec![2, 0, 0, 0];
-    for (tag, permissions, id) in entries {
-        acl.extend(tag.to_le_bytes());
-        acl.extend(permissions.to_le_bytes());
-        acl.extend(id.to_le_bytes());
-    }
-    acl
 }
 
 const NOBODY: u32 = u32::MAX;

@@ -12,7 +12,8 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree,
 };
 
-use crate::places::{Notes, Place, as_user, same};
+use crate::calls::{as_user, chmod, errno};
+use crate::places::{Notes, Place, same};
 
 /// Unmounted when the test is over.
 struct Over(PathBuf);
@@ -121,9 +122,9 @@ fn idmapped_mounts_show_and_make_other_owners() {
     same(|place, notes| {
         fs::write(place.path("f"), b"x").unwrap();
         chown(place.path("f"), Some(1000), Some(1000)).unwrap();
-        fs::set_permissions(place.path("f"), fs::Permissions::from_mode(0o600)).unwrap();
+        chmod(place.path("f"), 0o600);
         let elsewhere = tempfile::tempdir().unwrap();
-        fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        chmod(elsewhere.path(), 0o755);
         let at = elsewhere.path().join("mapped");
         fs::create_dir(&at).unwrap();
         let tree = idmapped(place);
@@ -188,5 +189,5 @@ fn idmapped(place: &Place) -> Result<OwnedFd, Errno> {
             size_of::<libc::mount_attr>(),
         )
     };
-    if done == 0 { Ok(tree) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()) }
+    if done == 0 { Ok(tree) } else { Err(errno(std::io::Error::last_os_error())) }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::XattrFlags;
 
-use crate::places::{Notes, Place, Way, as_user, same, same_on};
+use crate::calls::{as_user, chmod};
+use crate::places::{Notes, Place, Way, same, same_on};
 
 fn set(path: &Path, name: &str, value: &[u8], flags: XattrFlags) -> rustix::io::Result<()> {
     rustix::fs::lsetxattr(path, CString::new(name).unwrap(), value, flags)
@@ -113,7 +114,7 @@ fn users(place: &Place, notes: &mut Notes) {
         set(&path, name, b"v", XattrFlags::empty()).unwrap();
     }
     for mode in [0o644, 0o600, 0o666] {
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        chmod(&path, mode);
         as_user(1000, 1000, || {
             list(notes, &path);
             for name in ["user.a", "trusted.a", "security.a"] {

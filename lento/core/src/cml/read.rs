@@ -127,8 +127,7 @@ impl Cml {
             self.discard(store, slot.latest, &time)?;
         }
         // What was sent of it may have been another version.
-        let left = Tree::new(store, Which::Local).view().object(row.op.object)?;
-        let left = left.filter(|left| left.written == slot.latest).map(|left| left.version);
+        let left = slot.left(store, row.op.object)?;
         let slot = Slot { version: left.unwrap_or(slot.version), ..slot };
         let mtime = slot.version.mtime;
         let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });

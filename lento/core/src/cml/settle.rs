@@ -15,8 +15,6 @@ use crate::local::TORN;
 use crate::local::UNKNOWN;
 use crate::store::Store;
 use crate::store::StoreError;
-use crate::tree::View;
-use crate::tree::Which;
 use crate::types::Content;
 use crate::types::Hash;
 use crate::types::ObjectId;
@@ -46,8 +44,7 @@ impl Row {
     /// to come, or a power cut has taken both back.
     fn fell_back(&self, store: &dyn Store) -> Result<bool, StoreError> {
         let Some(slot) = self.slot else { return Ok(false) };
-        let left = View::new(store, Which::Local).object(self.op.object)?;
-        let left = left.filter(|left| left.written == slot.latest).map(|left| left.version);
+        let left = slot.left(store, self.op.object)?;
         Ok(left.is_some_and(|left| (left.mtime, left.size) != (slot.version.mtime, slot.version.size)))
     }
 }

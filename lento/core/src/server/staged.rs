@@ -3,7 +3,10 @@
 //! A staged file goes into the tree by rename, so each serves one record. It stays that record's through any number of plans,
 //! and goes when nobody needs it any more.
 
+use super::Server;
+use crate::context::Context;
 use crate::io::NodeName;
+use crate::io::Output;
 use crate::types::Hash;
 use crate::types::ObjectId;
 use crate::types::OpId;
@@ -40,9 +43,8 @@ impl Staged {
         }
         let file = self.any(hash)?;
         let found = (file.name.clone(), file.size);
-        if let Some((other, file)) = self.used.insert(record, (*hash, file)) {
-            self.free.entry(other).or_default().push(file);
-        }
+        let other = self.used.insert(record, (*hash, file));
+        self.free_again(other);
         Some(found)
     }
 
@@ -50,15 +52,20 @@ impl Staged {
     pub fn give(&mut self, object: ObjectId, hash: &Hash) -> Option<(String, u64)> {
         let file = self.any(hash)?;
         let found = (file.name.clone(), file.size);
-        if let Some((other, file)) = self.given.insert(object, (*hash, file)) {
-            self.free.entry(other).or_default().push(file);
-        }
+        let other = self.given.insert(object, (*hash, file));
+        self.free_again(other);
         Some(found)
     }
 
     /// What was given to files that are torn no longer.
     pub fn needless(&mut self, is_torn: impl Fn(ObjectId) -> bool) -> Vec<String> {
         self.given.extract_if(.., |object, _| !is_torn(*object)).map(|(_, (_, file))| file.name).collect()
+    }
+
+    fn free_again(&mut self, other: Option<(Hash, File)>) {
+        if let Some((hash, file)) = other {
+            self.free.entry(hash).or_default().push(file);
+        }
     }
 
     fn any(&mut self, hash: &Hash) -> Option<File> {
@@ -85,6 +92,30 @@ impl Staged {
         }
         self.free.retain(|_, files| !files.is_empty());
         names
+    }
+}
+
+impl Server {
+    /// A record's content is needed in presto's stage no longer.
+    pub(super) fn unstage(&mut self, ctx: &mut Context<'_>, record: &OpId) {
+        drop_staged(ctx, self.staged.done(record).into_iter().collect());
+    }
+
+    /// This node stages again what it sends again, or sends no more.
+    pub(super) fn drop_stage_of(&mut self, ctx: &mut Context<'_>, node: &NodeName) {
+        let names = self.staged.begins_again(node, |record| self.flying.contains(record));
+        drop_staged(ctx, names);
+    }
+
+    /// Contents of files that are torn no longer.
+    pub(super) fn drop_needless(&mut self, ctx: &mut Context<'_>) {
+        drop_staged(ctx, self.staged.needless(|object| self.torn.contains(object)));
+    }
+}
+
+fn drop_staged(ctx: &mut Context<'_>, names: Vec<String>) {
+    if !names.is_empty() {
+        ctx.out.push(Output::DropStage(names));
     }
 }
 
