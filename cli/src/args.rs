@@ -240,6 +240,9 @@ pub(crate) enum Conflicts {
         after_help = "Examples:\n  intermezzo conflicts show 1234 --dir /tmp/fleet --volume demo\n  intermezzo conflicts show 1234 --volume team/home --content > theirs.txt"
     )]
     Show(ConflictArgs),
+    /// Show what differs between what is in the tree and what was kept, as diff -u does (root, on the volume's server)
+    #[command(after_help = "Example:\n  sudo intermezzo conflicts diff 1234 --volume team/home")]
+    Diff(DiffArgs),
     /// Resolve a conflict: say which version stays, and strike it off the list (root, on the volume's server)
     #[command(
         after_help = "Examples:\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take theirs\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take both --name notes-of-anna.txt\n\nWhat is written is an update of the server like any other, and goes to all nodes. The content that was kept is\nremoved when the conflict is resolved."
@@ -256,6 +259,14 @@ pub(crate) enum Take {
     Theirs,
     /// Both: what was kept gets another name, beside what is in the tree
     Both,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Its position, as `conflicts list` prints it
+    pub position: u64,
+    #[command(flatten)]
+    pub of: VolumeArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod cml;
 mod completions;
 mod conflicts;
 mod dev;
+mod diff;
 mod kml;
 mod pki;
 mod resolve;

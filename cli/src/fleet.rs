@@ -401,6 +401,18 @@ impl Fleet {
         layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
     }
 
+    /// Says which names stay on the node where they are made, as somebody does with an editor.
+    ///
+    /// # Errors
+    /// The manifest is wrong or cannot be written.
+    pub fn set_exclude(&self, patterns: &[&str]) -> Result<(), FleetError> {
+        let mut manifests = self.manifests()?;
+        for volume in manifests.volumes.values_mut() {
+            volume.spec.exclude = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        }
+        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+    }
+
     /// Where a node's volume is mounted.
     #[must_use]
     pub fn mountpoint(&self, node: &Node) -> PathBuf {

@@ -30,6 +30,8 @@ pub struct DesiredVolume {
     pub when_full: WhenFull,
     /// A directory of the server's node that is the volume's tree.
     pub source: Option<String>,
+    /// Names that stay on this node.
+    pub exclude: Vec<String>,
 }
 
 impl DesiredVolume {
@@ -65,6 +67,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             log_max_bytes: volume.spec.log.max_bytes,
             when_full: volume.spec.log.when_full,
             source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
+            exclude: volume.spec.exclude.clone(),
         };
         desired.insert(name.clone(), entry);
     }

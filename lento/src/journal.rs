@@ -170,6 +170,25 @@ fn update(record: &kml::Record) -> Result<Update, JournalError> {
     let name = intent.name.clone();
     let dir = file(intent.parent);
     let dir_mtime = time(outcome.parent_mtime);
+    if flags.contains(Flags::LOCAL) {
+        // The last of the two directories of a rename; a scrub finds the time of the other.
+        let moved = record.opcode == Opcode::Rename;
+        let (dir, mtime) = if moved {
+            (intent.target_parent, outcome.target_parent_mtime)
+        } else {
+            (intent.parent, outcome.parent_mtime)
+        };
+        return Ok(if dir.is_none() {
+            Update::Nothing
+        } else {
+            Update::Touch { dir: file(dir), mtime: time(mtime) }
+        });
+    }
+    if flags.contains(Flags::LEFT) {
+        return Ok(Update::Remove { dir, name, file: object, last: true, limbo: false, dir_mtime });
+    }
+    // What stayed here was made, to the others, in the directory to which it goes.
+    let joined = flags.contains(Flags::JOINED);
     Ok(match record.opcode {
         Opcode::Create | Opcode::Mkdir | Opcode::Mknod | Opcode::Symlink => {
             let is_symlink = record.opcode == Opcode::Symlink;
@@ -191,8 +210,8 @@ fn update(record: &kml::Record) -> Result<Update, JournalError> {
             dir_mtime,
         },
         Opcode::Rename => Update::Rename {
-            from: dir,
-            from_name: name,
+            from: if joined { file(intent.target_parent) } else { dir },
+            from_name: if joined { intent.object.joining_name() } else { name },
             to: file(intent.target_parent),
             to_name: intent.target_name.clone(),
             file: file(intent.object),
@@ -202,7 +221,7 @@ fn update(record: &kml::Record) -> Result<Update, JournalError> {
             replaced_limbo: flags.contains(Flags::REPLACED_LIMBO),
             exchange: flags.contains(Flags::EXCHANGE),
             whiteout: flags.contains(Flags::WHITEOUT),
-            from_mtime: dir_mtime,
+            from_mtime: if joined { time(outcome.target_parent_mtime) } else { dir_mtime },
             to_mtime: time(outcome.target_parent_mtime),
         },
         Opcode::Setattr => Update::SetAttr {

@@ -250,14 +250,23 @@ impl ReqDispatcher {
             }
             return;
         }
-        if let Some(answer) = self.handler.handle(&volume, body)
+        let socket = socket.clone();
+        if let Body::GetSafety(asked) = body {
+            let handler = self.handler.clone();
+            tokio::spawn(async move {
+                let body = handler.safety(&volume, &asked).await;
+                answer(&socket, id, volume, body).await;
+            });
+        } else if let Some(body) = self.handler.handle(&volume, body)
             && id != 0
         {
-            let socket = socket.clone();
-            tokio::spawn(async move {
-                let packet = Packet { id, volume, body: Some(answer) };
-                let _ = timeout(Duration::from_secs(5), socket.send(&packet, &[])).await;
-            });
+            tokio::spawn(async move { answer(&socket, id, volume, body).await });
         }
     }
+}
+
+/// Sends the answer to an upcall; nobody waits for one that cannot be sent.
+async fn answer(socket: &SeqPacket, id: u64, volume: String, body: Body) {
+    let packet = Packet { id, volume, body: Some(body) };
+    let _ = timeout(Duration::from_secs(5), socket.send(&packet, &[])).await;
 }

@@ -1,11 +1,19 @@
 //! The ReqHandler handles upcalls. It never waits: a journal upcall wakes the volume, the others are answered by policy.
 
+use crate::channel::convert::file_id_back;
 use crate::volume::Volumes;
+use intermezzo_channel::v1;
 use intermezzo_channel::v1::Done;
 use intermezzo_channel::v1::Failure;
+use intermezzo_channel::v1::GetSafety;
 use intermezzo_channel::v1::PermitGranted;
 use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::safety::Is;
+use lento_core::types::Recno;
+use lento_core::volume::Safety;
 use rustix::io::Errno;
+use std::time::Duration;
+use tokio::time::timeout;
 use tracing::debug;
 
 /// Knows the volumes.
@@ -19,6 +27,25 @@ impl ReqHandler {
     #[must_use]
     pub fn new(volumes: Volumes) -> ReqHandler {
         ReqHandler { volumes }
+    }
+
+    /// Answers the upcall that only the volume can answer: it may take as long as a step of the volume.
+    pub async fn safety(&self, volume: &str, asked: &GetSafety) -> Body {
+        let file = file_id_back(&asked.object.unwrap_or_default());
+        let answered = match self.volumes.get(volume) {
+            Some(volume) => {
+                let waited = volume.safety(file, Recno(asked.newest));
+                timeout(Duration::from_millis(asked.deadline_ms), waited).await.ok().flatten()
+            }
+            None => None,
+        };
+        let is = match answered {
+            Some(Safety::Local) => Is::Local,
+            Some(Safety::Server) => Is::Server,
+            Some(Safety::Everywhere) => Is::Everywhere,
+            None => Is::Unspecified,
+        };
+        Body::Safety(v1::Safety { is: is.into() })
     }
 
     /// Handles one upcall; the answer, if it wants one.

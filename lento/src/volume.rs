@@ -7,10 +7,12 @@ use crate::store::VolumeStore;
 use lento_core::io::Input;
 use lento_core::io::NodeName;
 use lento_core::message::Message;
+use lento_core::types::FileId;
 use lento_core::types::Hash;
 use lento_core::types::Position;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
+use lento_core::volume::Safety;
 use lento_core::volume::Status;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -50,6 +52,8 @@ pub enum Mail {
     Resolved(Position),
     /// The desired state has changed.
     Desired(crate::desired::DesiredVolume),
+    /// Where is this lower file safe, of which that is the newest record?
+    Safety(FileId, Recno, oneshot::Sender<Safety>),
     /// How is it?
     Report(oneshot::Sender<Report>),
     /// Tell when everything up to the newest record of now is safe.
@@ -182,6 +186,13 @@ impl VolumeHandle {
                 Report { fault, ..Report::default() }
             }
         }
+    }
+
+    /// Where a file is safe; `None`: nobody knows now. Waits as long as the volume takes.
+    pub async fn safety(&self, file: FileId, newest: Recno) -> Option<Safety> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Mail::Safety(file, newest, reply)).await;
+        answer.await.ok()
     }
 
     /// What its jobs count.

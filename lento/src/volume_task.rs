@@ -264,6 +264,11 @@ impl VolumeTask {
                 }
             }
             Mail::Desired(desired) => self.desired_changed(desired, inputs),
+            Mail::Safety(file, newest, reply) => {
+                if let Some(Ok(safety)) = self.life.as_ref().map(|life| life.safety(file, newest)) {
+                    let _ = reply.send(safety);
+                }
+            }
             Mail::Report(reply) => drop(reply.send(self.report())),
             Mail::Wait { upto, all, reached } => {
                 if self.life.is_some() {
@@ -331,8 +336,10 @@ impl VolumeTask {
         let was_paused = self.is_paused();
         let paused_changed = desired.paused != self.desired.paused;
         let list_changed = desired.replication_list != self.desired.replication_list;
-        let options_changed = (desired.access, desired.log_max_bytes, desired.when_full)
-            != (self.desired.access, self.desired.log_max_bytes, self.desired.when_full);
+        let limits_changed = (desired.log_max_bytes, desired.when_full)
+            != (self.desired.log_max_bytes, self.desired.when_full);
+        let options_changed = limits_changed
+            || (desired.access, &desired.exclude) != (self.desired.access, &self.desired.exclude);
         self.desired = desired;
         self.admit();
         if self.desired.is_server(&self.around.node) {
@@ -342,7 +349,7 @@ impl VolumeTask {
             if self.life.is_some() && list_changed {
                 inputs.push(self.replication_list());
             }
-            if self.life.is_some() && options_changed {
+            if self.life.is_some() && limits_changed {
                 inputs.push(self.log_limit());
             }
         } else if self.is_paused() && !was_paused {

@@ -130,6 +130,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         log_max_bytes: None,
         when_full: WhenFull::Wait,
         source: None,
+        exclude: Vec::new(),
     };
     let (volume, mailbox) = VolumeHandle::new(VOLUME);
     let task = tokio::spawn(VolumeTask::new(around, volume.clone(), mailbox, wanted.clone()).run());

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn agents_read_it_as_manifests_without_a_complaint() {
         let spec = json!({"server": {"nodeSelector": {}}, "replication": {"nodeSelector": {}, "mode": "OnDemand"},
-            "exclude": ["x"], "deletionPolicy": "Delete"});
+            "writes": "Permits", "deletionPolicy": "Delete"});
         let all = world(vec![served(volume("v", spec), "a", &[])], vec![replicator("v", "b")]);
         for (node, role) in [("a", Role::Server), ("b", Role::Client)] {
             let mut manifests = Manifests::default();

@@ -2,6 +2,7 @@
 //! others' updates on Lento's demand.
 
 pub mod channel;
+pub mod check;
 pub mod filter;
 pub mod fuse;
 pub mod holding;

@@ -1,5 +1,6 @@
 //! presto: serves the volumes of one node.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use presto::channel::{Link, Server, Service};
+use presto::check;
+use presto::filter::Fault;
 use presto::holding::Holding;
 use presto::lower::{SIGTERM, Termination};
 use presto::volumes::{Fuse, Volumes};
@@ -30,8 +33,8 @@ struct Arguments {
     #[arg(long, env = "PRESTO_STATE", value_name = "DIR")]
     state: PathBuf,
     /// Socket on which Lento connects.
-    #[arg(long, env = "PRESTO_SOCKET", value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(long, env = "PRESTO_SOCKET", value_name = "PATH", required_unless_present = "check")]
+    socket: Option<PathBuf>,
     /// Directory that a volume may adopt as its tree, with all below it; may be given several times (in the environment
     /// separated by `:`). None is allowed unless it is named here.
     #[arg(long, env = "PRESTO_ALLOW_SOURCE", value_name = "PATH", value_delimiter = ':')]
@@ -49,10 +52,22 @@ struct Arguments {
     /// Log as JSON, one object a line.
     #[arg(long, env = "PRESTO_LOG_JSON")]
     log_json: bool,
+    /// End, as kill -9 would, when the first operation of this kind comes to this point, for example `rename@record`. For
+    /// tests.
+    #[arg(long, value_name = "OPERATION@POINT", hide = true)]
+    fail_at: Option<Fault>,
+    /// Say whether this machine and the volumes of the mount table can be served, and end: status 0 if all of it can. Changes
+    /// nothing, and may be asked while presto serves.
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
-    match run() {
+    let arguments = Arguments::parse();
+    if arguments.check {
+        return check(&arguments);
+    }
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(target: "main", "presto ends: {error:#}");
@@ -61,8 +76,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn check(arguments: &Arguments) -> ExitCode {
+    let findings = check::check(&arguments.state, arguments.holder.as_deref(), &arguments.allow_source);
+    let text: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    let told = std::io::stdout().write_all(text.as_bytes());
+    let good = told.is_ok() && findings.iter().all(|finding| finding.is.is_ok());
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
     let filter =
         EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(&arguments.log);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -73,6 +95,9 @@ fn run() -> anyhow::Result<()> {
     }
     let span = arguments.name.as_ref().map(|name| tracing::info_span!("presto", name));
     let _entered = span.as_ref().map(tracing::Span::enter);
+    if let Some(fault) = arguments.fail_at {
+        fault.arm();
+    }
     // Before any other thread, so that all of them leave the signals to this one.
     let termination = Termination::block().context("cannot wait for signals")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -86,8 +111,9 @@ fn run() -> anyhow::Result<()> {
     let fuse = Arc::new(Fuse { holding: holding.clone(), ..Fuse::default() });
     let volumes = Volumes::open(&arguments.state, Arc::clone(&link), fuse, arguments.allow_source)?;
     let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
-    let mut server = Server::start(&arguments.socket, link, service)?;
-    tracing::info!(target: "main", socket = %arguments.socket.display(), state = %arguments.state.display(), "presto serves");
+    let socket = arguments.socket.context("--socket is missing")?;
+    let mut server = Server::start(&socket, link, service)?;
+    tracing::info!(target: "main", socket = %socket.display(), state = %arguments.state.display(), "presto serves");
 
     let signal = termination.wait().context("cannot wait for signals")?;
     tracing::info!(target: "main", signal, "presto ends");

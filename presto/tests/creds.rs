@@ -49,9 +49,7 @@ fn served(dir: &Path) {
 
 #[test]
 fn a_serving_thread_has_fsetid_only_for_what_needs_it() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    assert!(rustix::process::geteuid().is_root(), "run this test as root");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_owned();
     std::thread::spawn(move || served(&path)).join().unwrap();

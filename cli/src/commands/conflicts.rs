@@ -8,6 +8,7 @@ use intermezzo_proto::v1::ConflictRecord;
 use serde::Serialize;
 
 use super::agents;
+use super::diff;
 use super::resolve;
 use crate::Exit;
 use crate::admin;
@@ -31,6 +32,7 @@ pub(super) fn run(conflicts: &Conflicts) -> Result<Exit> {
     match conflicts {
         Conflicts::List(args) => list(args),
         Conflicts::Show(args) => show(args),
+        Conflicts::Diff(args) => diff::run(args),
         Conflicts::Resolve(args) => resolve::run(args),
     }
 }

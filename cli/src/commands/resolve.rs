@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use intermezzo_proto::v1::ConflictRecord;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::agents;
 use crate::Exit;
@@ -19,12 +20,7 @@ use crate::output::say;
 
 pub(super) fn run(args: &ResolveArgs) -> Result<Exit> {
     let volume = volume_id(&args.of.volume)?;
-    let (socket, mountpoint) = server(&args.of.agents, &volume)?;
-    let listed = admin::conflicts(&socket, &volume)?;
-    let conflict = listed
-        .into_iter()
-        .find(|conflict| conflict.position == args.position)
-        .with_context(|| format!("volume {volume} has no conflict at position {}", args.position))?;
+    let (socket, mountpoint, conflict) = found_on_server(&args.of.agents, &args.of.volume, args.position)?;
     let written = match args.take {
         Take::Theirs => None,
         Take::Mine => Some(done_now(&conflict, Spot::of(&mountpoint, &conflict)?)?),
@@ -37,6 +33,21 @@ pub(super) fn run(args: &ResolveArgs) -> Result<Exit> {
     };
     say(format_args!("conflict {} of volume {volume} is resolved: {what}", conflict.position));
     Ok(Exit::Done)
+}
+
+/// A conflict, with the server's socket and where the volume is mounted there.
+pub(super) fn found_on_server(
+    agents: &AgentArgs,
+    volume: &str,
+    position: u64,
+) -> Result<(PathBuf, PathBuf, ConflictRecord)> {
+    let volume = volume_id(volume)?;
+    let (socket, mountpoint) = server(agents, &volume)?;
+    let listed = admin::conflicts(&socket, &volume)?;
+    let conflict = listed.into_iter().find(|conflict| conflict.position == position);
+    let conflict =
+        conflict.with_context(|| format!("volume {volume} has no conflict at position {position}"))?;
+    Ok((socket, mountpoint, conflict))
 }
 
 /// The agent among these that is the volume's server, and where the volume is mounted there.
@@ -61,14 +72,14 @@ fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf)> {
 const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL);
 
 /// A name on the volume. What leads to it was not followed out of it: users may have put symbolic links there.
-struct Spot {
+pub(super) struct Spot {
     dir: OwnedFd,
     name: String,
     shown: PathBuf,
 }
 
 impl Spot {
-    fn of(mountpoint: &Path, conflict: &ConflictRecord) -> Result<Spot> {
+    pub(super) fn of(mountpoint: &Path, conflict: &ConflictRecord) -> Result<Spot> {
         // It begins at the volume's root.
         let path = Path::new(conflict.path.trim_start_matches('/'));
         let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
@@ -89,6 +100,17 @@ impl Spot {
             .and_then(|root| rustix::fs::openat2(&root, above, flags, Mode::empty(), within))
             .with_context(|| format!("cannot open the directory of {}", shown.display()))?;
         Ok(Spot { dir, name: name.to_owned(), shown })
+    }
+
+    /// Where it is, for people.
+    pub(super) fn shown(&self) -> &Path {
+        &self.shown
+    }
+
+    /// The file of this name, for reading.
+    pub(super) fn open(&self) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, &self.name, flags, Mode::empty()).map(File::from)
     }
 
     /// Another name in the same directory.

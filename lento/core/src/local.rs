@@ -161,7 +161,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 return Ok(Absorbed::default());
             }
             let Some(object) = reading.view().entry(from, from_name)? else {
-                return reading.unknown(FileId::default());
+                return reading.unknown(*file);
             };
             let target = reading.view().entry(to, to_name)?.filter(|target| *target != object);
             let replaces = replaced.map(|replaced| reading.object(replaced)).transpose()?.flatten();
@@ -233,6 +233,12 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 row.xattrs.remove(name);
             })?;
             reading.says(object, OpKind::DelXattr { name: name.clone() })
+        }
+        Update::Touch { dir, mtime } => {
+            let Some(dir) = reading.object(*dir)? else { return Ok(Absorbed::default()) };
+            set_mtime(&mut reading.tree(), dir, *mtime)?;
+            let attributes = Attributes { mtime: *mtime, ..Attributes::default() };
+            reading.says(dir, OpKind::SetAttr { mask: Mask::MTIME, attributes })
         }
         Update::Nothing => Ok(Absorbed::default()),
     }

@@ -185,6 +185,13 @@ pub enum Update {
         /// Its state.
         after: After,
     },
+    /// The modification time of a directory, moved by what stays on this node.
+    Touch {
+        /// Directory.
+        dir: FileId,
+        /// Its time afterwards.
+        mtime: Time,
+    },
     /// Nothing on disk: a verdict (see `origin`), or a failed intent.
     Nothing,
 }

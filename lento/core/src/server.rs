@@ -53,6 +53,7 @@ use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
+use crate::volume::Safety;
 use offers::Offers;
 use orphans::Orphans;
 use retelling::Retelling;
@@ -416,7 +417,7 @@ impl Server {
     }
 
     fn settle_barriers(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        let everywhere = self.durable_everywhere(ctx)?;
+        let everywhere = self.durable_everywhere(ctx.store)?;
         if self.barriers.is_empty() {
             return self.settle_peer_barriers(ctx, everywhere);
         }
@@ -430,6 +431,18 @@ impl Server {
             !reached
         });
         self.settle_peer_barriers(ctx, everywhere)
+    }
+
+    /// Where what the records up to this one say is safe. With `or_later` it may have been a later one, up to the newest that is
+    /// durable here.
+    pub fn safety(&self, store: &dyn Store, upto: Recno, or_later: bool) -> Result<Safety, StoreError> {
+        let here = self.forwardable().min(self.orphans.safe()).min(self.torn.safe());
+        if here < Position(upto.0) {
+            return Ok(Safety::Local);
+        }
+        let upto = if or_later { self.durable } else { Position(upto.0) };
+        let everywhere = self.durable_everywhere(store)? >= upto;
+        Ok(if everywhere { Safety::Everywhere } else { Safety::Server })
     }
 
     /// Answer to `Keep`.

@@ -1,7 +1,9 @@
 //! One Volume on this node.
 
+mod safety;
 mod status;
 
+pub use safety::Safety;
 pub use status::CmlEntry;
 pub use status::ReplicatorStatus;
 pub use status::Status;

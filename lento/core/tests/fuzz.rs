@@ -238,8 +238,9 @@ fn input(dice: &mut Dice) -> Input {
         7 => Input::Timeout,
         8 => Input::Resolved(Position(number(dice))),
         _ => {
-            let update = match dice.roll(3) {
+            let update = match dice.roll(4) {
                 0 => Update::Nothing,
+                3 => Update::Touch { dir: file(dice), mtime: time(dice) },
                 1 => Update::Remove {
                     dir: file(dice),
                     name: name(dice),

@@ -126,3 +126,40 @@ fn a_replayed_close_tells_the_new_identity_and_its_hash() {
     let KmlOrigin::Replay { hash, .. } = unpacked.origin else { panic!() };
     assert_eq!(hash, Some(Hash([3; 32])));
 }
+
+#[test]
+fn what_stays_here_is_no_more_than_a_directorys_time() {
+    let mut make = record(Opcode::Create);
+    make.intent.flags = Flags::LOCAL;
+    make.outcome.parent_mtime = kml::Time { sec: 7, nsec: 1 };
+    let Update::Touch { dir, mtime } = unpack(&make).unwrap().update else { panic!() };
+    assert_eq!((dir, mtime.sec), (core_id(2), 7));
+    let mut rename = record(Opcode::Rename);
+    rename.intent.flags = Flags::LOCAL;
+    rename.intent.target_parent = id(3);
+    rename.intent.target_name = b"new".to_vec();
+    rename.outcome.target_parent_mtime = kml::Time { sec: 8, nsec: 1 };
+    let Update::Touch { dir, mtime } = unpack(&rename).unwrap().update else { panic!() };
+    assert_eq!((dir, mtime.sec), (core_id(3), 8));
+}
+
+#[test]
+fn a_rename_out_of_what_is_replicated_is_a_removal_and_one_into_it_comes_from_where_its_making_was_told() {
+    let mut rename = record(Opcode::Rename);
+    rename.intent.target_parent = id(3);
+    rename.intent.target_name = b"new".to_vec();
+    rename.intent.flags = Flags::LEFT;
+    let Update::Remove { dir, name, file, last, limbo, .. } = unpack(&rename).unwrap().update else {
+        panic!()
+    };
+    assert_eq!(
+        (dir, name.as_slice(), file, last, limbo),
+        (core_id(2), &b"name"[..], core_id(1), true, false)
+    );
+    rename.intent.flags = Flags::JOINED;
+    let Update::Rename { from, from_name, to, to_name, .. } = unpack(&rename).unwrap().update else {
+        panic!()
+    };
+    assert_eq!((from, from_name), (core_id(3), id(1).joining_name()));
+    assert_eq!((to, to_name.as_slice()), (core_id(3), &b"new"[..]));
+}

@@ -16,9 +16,12 @@ use lento_core::io::NodeName;
 use lento_core::io::Output;
 use lento_core::io::ReadResult;
 use lento_core::message::Message;
+use lento_core::types::FileId;
+use lento_core::types::Recno;
 use lento_core::types::Ticket;
 use lento_core::volume::Fault;
 use lento_core::volume::Millis;
+use lento_core::volume::Safety;
 use lento_core::volume::Status;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -150,6 +153,10 @@ impl Life {
 
     pub(super) fn status(&self) -> Result<Status, String> {
         self.store.read(|tables| self.core.status(tables)).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn safety(&self, file: FileId, newest: Recno) -> Result<Safety, String> {
+        self.store.read(|tables| self.core.safety(tables, file, newest)).map_err(|error| error.to_string())
     }
 
     /// One transaction: what is new in the journal first, so that the core decides on what is on disk, then `inputs`.

@@ -94,6 +94,7 @@ impl VolumeTask {
             .into(),
             no_lento: v1::NoLento::Steal.into(),
             source: self.source(),
+            exclude: self.desired.exclude.clone(),
         };
         let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.pinned(generation));
         tokio::spawn(async move {

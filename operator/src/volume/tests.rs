@@ -60,7 +60,7 @@ fn what_cannot_be_is_named_with_its_field() {
 #[test]
 fn what_was_served_goes_on_whatever_its_new_spec_says() {
     let all = world(vec![], vec![]);
-    let wrong = served(volume("v", json!({"server": {"nodeName": "b"}, "exclude": ["*.o"]})), "a", &[]);
+    let wrong = served(volume("v", json!({"server": {"nodeName": "b"}, "writes": "Permits"})), "a", &[]);
     let judged = judge(&wrong, &all);
     assert_eq!(judged.server.as_deref(), Some("a"));
     assert_eq!(reasons(&judged), ["NotSupported", "ServerCannotMove"]);
@@ -174,7 +174,6 @@ fn what_agents_cannot_do_yet_is_said_at_once_with_its_field() {
         ("spec.conflicts", json!({"conflicts": "ClientWins"})),
         ("spec.conflicts", json!({"conflicts": "Manual"})),
         ("spec.durability", json!({"durability": "Applied"})),
-        ("spec.exclude", json!({"exclude": ["*.o"]})),
     ] {
         let mut spec = json!({"server": {"nodeName": "a"}});
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -366,6 +366,11 @@ impl Journal {
         self.shared.wait_for_space(timeout)
     }
 
+    /// Another limit in place of `Config::max_bytes`; never less than what the journal needs.
+    pub fn set_max_bytes(&self, bytes: u64) {
+        self.shared.set_max_bytes(bytes);
+    }
+
     /// What the journal takes on disk, prepared segments included.
     pub fn bytes(&self) -> u64 {
         self.shared.log().bytes()

@@ -32,6 +32,8 @@ pub(crate) struct Log {
     pub unsynced: u64,
     /// Segments up to this number are on disk with name and header.
     pub durable: u64,
+    /// Where the log is full; may change at any time.
+    max_bytes: u64,
     /// Intents of an earlier writer that nobody has resolved yet.
     pub unresolved: BTreeMap<Recno, Place>,
     spares: Vec<Spare>,
@@ -84,6 +86,7 @@ impl Log {
             status: Status::default(),
             unsynced,
             durable: 0,
+            max_bytes: 0,
             unresolved: BTreeMap::new(),
             spares: Vec::new(),
             spare_serial: 0,
@@ -120,7 +123,8 @@ impl Log {
 }
 
 impl Shared {
-    pub(crate) fn new(fs: Arc<dyn FileSystem>, dir: PathBuf, config: Config, log: Log) -> Shared {
+    pub(crate) fn new(fs: Arc<dyn FileSystem>, dir: PathBuf, config: Config, mut log: Log) -> Shared {
+        log.max_bytes = config.max_bytes;
         Shared {
             fs,
             dir,
@@ -146,7 +150,7 @@ impl Shared {
         // Before a new segment may come, whose name is not durable yet and would be lost together with this.
         log.in_use()?;
         loop {
-            if log.used() > self.limit(class) {
+            if log.used() > self.limit(&log, class) {
                 return Err(self.full(&log));
             }
             if log.current.fits(log.end, length) == Fit::Yes {
@@ -158,11 +162,18 @@ impl Shared {
     }
 
     /// What a class may use of the limit.
-    fn limit(&self, class: Class) -> u64 {
+    fn limit(&self, log: &Log, class: Class) -> u64 {
         match class {
-            Class::User => self.config.max_bytes.saturating_sub(self.config.reserve_bytes),
-            Class::Replay => self.config.max_bytes,
+            Class::User => log.max_bytes.saturating_sub(self.config.reserve_bytes),
+            Class::Replay => log.max_bytes,
         }
+    }
+
+    /// Another limit, of as much as the journal needs at least.
+    pub(crate) fn set_max_bytes(&self, bytes: u64) {
+        let least = self.config.reserve_bytes + 2 * self.config.segment_bytes;
+        self.log.lock().max_bytes = bytes.max(least);
+        self.space.notify_all();
     }
 
     fn full(&self, log: &Log) -> KmlError {
@@ -170,7 +181,7 @@ impl Shared {
     }
 
     fn may_grow(&self, log: &Log, class: Class) -> bool {
-        log.used() + self.config.segment_bytes <= self.limit(class)
+        log.used() + self.config.segment_bytes <= self.limit(log, class)
     }
 
     /// Spares that must be there before this class takes one. A user leaves one for replays, so that a full disk
@@ -260,7 +271,7 @@ impl Shared {
                     log.preparer = Preparer::Busy;
                     while log.preparer == Preparer::Busy
                         && log.spares.len() < self.spares_wanted(Class::User)
-                        && log.bytes() + self.config.segment_bytes <= self.config.max_bytes
+                        && log.bytes() + self.config.segment_bytes <= log.max_bytes
                     {
                         log.spare_serial += 1;
                         let serial = log.spare_serial;

@@ -44,6 +44,13 @@ impl FileId {
     pub fn is_none(self) -> bool {
         self == FileId::NONE
     }
+
+    /// The name by which others hear of a file first that stayed on this node until it was renamed: they see it for as
+    /// long as the rename takes to follow.
+    #[must_use]
+    pub fn joining_name(self) -> Vec<u8> {
+        format!(".intermezzo-{}-{}", self.ino, self.generation).into_bytes()
+    }
 }
 
 impl fmt::Display for FileId {
@@ -196,6 +203,13 @@ bitflags::bitflags! {
         const FOUND = 1 << 10;
         /// The machine went down while it was written, and no close says that it is whole: it may be torn.
         const UNVOUCHED = 1 << 11;
+        /// It is about what stays on this node: of others' business is the directory's time at most.
+        const LOCAL = 1 << 12;
+        /// The renamed object stays on this node from now on: to others its name has gone.
+        const LEFT = 1 << 13;
+        /// The renamed object stayed on this node until now. The records before tell of its making, by `joining_name` in
+        /// the target's directory.
+        const JOINED = 1 << 14;
     }
 }
 

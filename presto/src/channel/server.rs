@@ -161,13 +161,14 @@ impl Shared {
                     refuse(Errno::INVAL, format!("volume {volume:?}: not a namespace/name"));
                 }
             }
-            Body::Failure(_) | Body::Done(_) | Body::PermitGranted(_) => {
+            Body::Failure(_) | Body::Done(_) | Body::PermitGranted(_) | Body::Safety(_) => {
                 self.link.answered(generation, id, body)
             }
             Body::Interrupt(_) => {}
             Body::Journal(_)
             | Body::GetData(_)
             | Body::GetPermit(_)
+            | Body::GetSafety(_)
             | Body::Attached(_)
             | Body::VolumeInfo(_)
             | Body::Replayed(_)

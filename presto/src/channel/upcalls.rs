@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use intermezzo_channel::v1::packet::Body;
-use intermezzo_channel::v1::{GetData, GetPermit};
+use intermezzo_channel::v1::safety::Is;
+use intermezzo_channel::v1::{GetData, GetPermit, GetSafety};
 use intermezzo_kml::record::{FileId, Recno};
 use rustix::io::Errno;
 
 use super::{Answer, Link, NoLento, convert};
-use crate::filter::{DataAnswer, PermitAnswer, Upcalls};
+use crate::filter::{DataAnswer, PermitAnswer, Safety, Upcalls};
 
 impl Upcalls for Link {
     fn journal(&self, volume: &str, to: Recno) {
@@ -39,6 +40,21 @@ impl Upcalls for Link {
             Answer::Answered(_) => DataAnswer::Refused(Errno::PROTO),
             // A permit can be stolen, bytes that are not here cannot.
             Answer::Away | Answer::Late => DataAnswer::Refused(Errno::IO),
+        }
+    }
+
+    fn safety(&self, volume: &str, object: FileId, newest: Recno, deadline: Duration) -> Safety {
+        let object = Some(convert::to_file_id(object));
+        let body =
+            Body::GetSafety(GetSafety { object, newest: newest.0, deadline_ms: milliseconds(deadline) });
+        match self.ask(volume, body, deadline) {
+            Answer::Answered(Body::Safety(answer)) => match answer.is() {
+                Is::Local => Safety::Local,
+                Is::Server => Safety::Server,
+                Is::Everywhere => Safety::Everywhere,
+                Is::Unspecified => Safety::Unknown,
+            },
+            Answer::Answered(_) | Answer::Away | Answer::Late => Safety::Unknown,
         }
     }
 }

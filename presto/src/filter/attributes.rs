@@ -20,6 +20,7 @@ use rustix::fs::Uid;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::SAFE;
 use super::Volume;
 use super::now;
 use super::update::Stop;
@@ -198,7 +199,7 @@ impl Volume {
         refused: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<(), Errno>,
         change: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        if name.starts_with(xattr::HIDDEN) {
+        if name.starts_with(xattr::HIDDEN) || name == SAFE {
             return Err(Errno::PERM);
         }
         self.update(|told| {

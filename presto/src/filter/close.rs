@@ -34,7 +34,7 @@ use crate::lower::start_writeback;
 
 /// How much doubt is enough for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
+pub(super) enum Doubt {
     /// A version too young to be trusted counts as changed.
     Young,
     /// Only another version counts.
@@ -210,7 +210,7 @@ impl Volume {
         Ok(lost)
     }
 
-    fn is_changed(&self, writer: &Writer, stat: &Stat, doubt: Doubt) -> bool {
+    pub(super) fn is_changed(&self, writer: &Writer, stat: &Stat, doubt: Doubt) -> bool {
         match doubt {
             Doubt::Certain => true,
             Doubt::Young if !self.lower.has_fine_stamps() => writer.changed(&stat.attributes),

@@ -67,18 +67,25 @@ impl Volume {
             let mut intent = Volume::intent(Opcode::Create, caller);
             intent.parent = parent;
             intent.name = name.to_vec();
+            let local = self.excludes(&dir, name, false)?;
+            intent.flags.set(Flags::LOCAL, local);
             let known = self.foresee(&mut intent, &dir, FileType::RegularFile, new.mode)?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(new.mode & 0o7777);
             let ((entry, fd), _) = self.journaled(told, &intent, || {
                 let fd = as_owner(owner(caller, new), || rustix::fs::openat(&dir, name, flags, mode))?;
-                let made = self.lower.identify(&fd).and_then(|id| Ok(Entry { id, stat: Stat::of(&fd)? }));
+                let made = self.mark_made(&dir, name, local).and_then(|()| {
+                    let id = self.lower.identify(&fd)?;
+                    Ok(Entry { id, stat: Stat::of(&fd)? })
+                });
                 let entry = made.inspect_err(|_| {
                     let _ = rustix::fs::unlinkat(&dir, name, AtFlags::empty());
                 })?;
                 Ok(((entry, fd), outcome(&dir, &entry, intent.flags)))
             })?;
-            self.surprises(told, caller, &entry, &fd, &known);
+            if !local {
+                self.surprises(told, caller, &entry, &fd, &known);
+            }
             if access.writes() {
                 told.more_follows();
             }
@@ -148,6 +155,8 @@ impl Volume {
             let mut intent = Volume::intent(opcode, caller);
             intent.parent = parent;
             intent.name = name.to_vec();
+            let local = self.excludes(&dir, name, matches!(kind, Kind::Dir))?;
+            intent.flags.set(Flags::LOCAL, local);
             let known = match kind {
                 Kind::Symlink(target) => {
                     intent.value = target.to_vec();
@@ -163,7 +172,7 @@ impl Volume {
                     Kind::Symlink(target) => rustix::fs::symlinkat(target, &dir, name),
                 })?;
                 // The directory's lock is held: the entry is what was just made.
-                let made = self.entry_at(&dir, name);
+                let made = self.mark_made(&dir, name, local).and_then(|()| self.entry_at(&dir, name));
                 let entry = made.inspect_err(|_| {
                     let flags = if matches!(kind, Kind::Dir) { AtFlags::REMOVEDIR } else { AtFlags::empty() };
                     let _ = rustix::fs::unlinkat(&dir, name, flags);
@@ -171,6 +180,7 @@ impl Volume {
                 Ok((entry, outcome(&dir, &entry, intent.flags)))
             })?;
             if self.lower.has_labels()
+                && !local
                 && let Ok(fd) = self.lower.path_fd(entry.id)
             {
                 self.surprises(told, caller, &entry, fd, &known);
@@ -189,7 +199,12 @@ impl Volume {
             if self.limbo.contains(object) {
                 return Err(Stop::Errno(Errno::NOENT)); // Its last name is gone; limbo is not the user's.
             }
+            let local = self.is_local(&file)?;
+            if local != self.excludes(&dir, name, false)? {
+                return Err(Stop::Errno(Errno::XDEV)); // One object cannot stay here by one name and not by the other.
+            }
             let mut intent = Volume::intent(Opcode::Link, caller);
+            intent.flags.set(Flags::LOCAL, local);
             intent.object = object;
             intent.parent = parent;
             intent.name = name.to_vec();

@@ -7,10 +7,14 @@ mod attributes;
 mod background;
 mod close;
 mod dirs;
+mod faults;
 mod files;
+mod found;
 mod ledger;
 mod limbo;
+mod local;
 mod locks;
+mod made;
 mod make;
 mod marks;
 mod notifier;
@@ -19,6 +23,7 @@ mod read;
 mod remove;
 mod rename;
 mod resume;
+mod safe;
 mod taken;
 mod touched;
 mod unfinished;
@@ -47,12 +52,15 @@ pub use attributes::SetTime;
 pub use background::Background;
 pub use dirs::Name;
 pub use dirs::Streams;
+pub use faults::Fault;
 pub use files::Handle;
 pub use files::MISSING;
 pub use files::Object;
 pub use files::Seek;
+pub(crate) use found::Found;
 pub use limbo::Limbo;
 pub use limbo::Why as LimboReason;
+pub use local::Exclude;
 pub use locks::Held;
 pub use locks::Locks;
 pub use make::NewMode;
@@ -65,6 +73,8 @@ pub use open_files::OpenFile;
 pub use read::Entry;
 pub use rename::Place;
 pub use resume::Resumed;
+pub use safe::SAFE;
+pub use safe::Safety;
 pub use taken::Taken;
 pub use touched::Touched;
 pub use unfinished::Unfinished;
@@ -80,6 +90,7 @@ pub use writers::Writers;
 use crate::lower::Lower;
 use crate::lower::LowerError;
 use crate::session::Memory;
+use local::Locals;
 use resume::Interrupted;
 
 /// Why a volume cannot be opened.
@@ -134,6 +145,8 @@ pub struct Options {
     pub when_full: WhenFull,
     /// The adopted directory that is the tree; `None`: the one in the cache.
     pub source: Option<PathBuf>,
+    /// Names of what stays on this node.
+    pub exclude: Exclude,
 }
 
 /// One served volume.
@@ -162,6 +175,8 @@ pub struct Volume {
     pub streams: Streams,
     /// Contents waiting for a verdict.
     pub limbo: Limbo,
+    /// What stays on this node.
+    locals: Locals,
     /// Switches.
     pub marks: Marks,
     /// Kernel caches to be corrected.
@@ -203,6 +218,7 @@ impl Volume {
             .map_err(|source| OpenError::Lower { volume: volume(), source })?;
         let left = |errno| OpenError::Left { volume: volume(), path: cache.display().to_string(), errno };
         let limbo = Limbo::open(&lower).map_err(left)?;
+        let locals = Locals::open(&lower, options.exclude).map_err(left)?;
         let (writers, interrupted) = Writers::open(&lower).map_err(left)?;
         let (journal, unresolved) =
             kml::Journal::open(Arc::new(kml::fs::Os), &cache.join("kml"), options.journal)
@@ -223,6 +239,7 @@ impl Volume {
             unfinished: Unfinished::default(),
             streams: Streams::default(),
             limbo,
+            locals,
             marks: Marks::default(),
             notifier: Notifier::default(),
             upcalls,

@@ -8,6 +8,7 @@ use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
 use super::Object;
+use super::SAFE;
 use super::Volume;
 use crate::lower::Stat;
 use crate::lower::administers;
@@ -50,6 +51,9 @@ impl Volume {
     pub fn getxattr(&self, id: FileId, name: &[u8]) -> Result<Vec<u8>, Errno> {
         if name.starts_with(xattr::HIDDEN) {
             return Err(Errno::NODATA);
+        }
+        if name == SAFE {
+            return self.safe(id);
         }
         xattr::get(self.object(id)?, name)
     }

@@ -26,8 +26,10 @@ impl Volume {
                 return Err(Stop::Errno(Errno::ISDIR));
             }
             let last = before.attributes.nlink == 1;
-            let keep = last && before.is_file() && self.limbo.needs(object);
+            let local = self.is_local_at(dir, name)?;
+            let keep = last && !local && before.is_file() && self.limbo.needs(object);
             let mut intent = removal(Opcode::Unlink, caller, parent, name, (object, before));
+            intent.flags.set(Flags::LOCAL, local);
             intent.flags.set(Flags::LAST_LINK, last);
             intent.flags.set(Flags::LIMBO, keep);
             let recno = self.journal_removal(told, &intent, dir, || {
@@ -54,6 +56,7 @@ impl Volume {
             }
             let mut intent = removal(Opcode::Rmdir, caller, parent, name, (object, before));
             intent.flags = Flags::LAST_LINK;
+            intent.flags.set(Flags::LOCAL, self.is_local_at(dir, name)?);
             self.journal_removal(told, &intent, dir, || {
                 rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
                 Ok(None)

@@ -10,8 +10,10 @@ use rustix::io::Errno;
 
 use super::LimboReason;
 use super::Volume;
+use super::local::Crossing;
 use super::make::mtime;
 use super::update::Stop;
+use crate::lower::Local;
 use crate::lower::Stat;
 
 /// A name in a directory.
@@ -60,14 +62,31 @@ impl Volume {
                 Some(replaced) if replaced == object => return Ok(()),
                 _ => {}
             }
+            let before = Stat::at(&source, from.name)?;
+            let is_local = self.is_local_at(&source, from.name)?;
+            let replaces_local = replaced.is_some() && self.is_local_at(&target, to.name)?;
+            let stays = match replaced {
+                Some(_) if !replaces_local => false,
+                _ => self.excludes(&target, to.name, before.is_dir())?,
+            };
+            let crossing = Crossing::of(is_local, stays);
+            if crossing.is_some_and(|crossing| !self.may_cross(crossing, object, &before, flags))
+                || exchange && is_local != replaces_local
+            {
+                return Err(Stop::Errno(Errno::XDEV)); // As to another file system: who renames copies then.
+            }
             let mut intent = Volume::intent(Opcode::Rename, caller);
             intent.object = object;
             intent.parent = from.dir;
             intent.name = from.name.to_vec();
             intent.target_parent = to.dir;
             intent.target_name = to.name.to_vec();
-            intent.replaced = replaced.unwrap_or_default();
-            intent.before = Stat::at(&source, from.name)?.attributes;
+            // Others never heard of what stayed here.
+            intent.replaced = replaced.filter(|_| exchange || !replaces_local).unwrap_or_default();
+            intent.before = before.attributes;
+            intent.flags.set(Flags::LOCAL, is_local && stays);
+            intent.flags.set(Flags::LEFT, crossing == Some(Crossing::Leaves));
+            intent.flags.set(Flags::JOINED, crossing == Some(Crossing::Joins));
             intent.flags.set(Flags::EXCHANGE, exchange);
             intent.flags.set(Flags::NOREPLACE, flags.contains(RenameFlags::NOREPLACE));
             intent.flags.set(Flags::WHITEOUT, flags.contains(RenameFlags::WHITEOUT));
@@ -79,13 +98,23 @@ impl Volume {
                 let stat = Stat::at(&target, to.name)?;
                 let last = stat.is_dir() || stat.attributes.nlink == 1;
                 intent.flags.set(Flags::REPLACED_LAST_LINK, last);
-                if last && stat.is_file() && self.limbo.needs(replaced) {
+                if last && !replaces_local && stat.is_file() && self.limbo.needs(replaced) {
                     intent.flags |= Flags::REPLACED_LIMBO;
                     keep = Some(replaced);
                 }
                 gone = stat.is_dir().then_some(replaced);
             }
+            let joining = match crossing {
+                Some(Crossing::Joins) => {
+                    self.made(object, &target, Place { name: &object.joining_name(), ..to })?
+                }
+                _ => Vec::new(),
+            };
+            let tickets = self.begin_found(&joining).map_err(|error| self.refused(&error))?;
             let ((), recno) = self.journaled(told, &intent, || {
+                if crossing == Some(Crossing::Leaves) {
+                    self.lower.set_local(&source, from.name, Some(Local::Excluded))?;
+                }
                 if let Some(replaced) = keep {
                     self.limbo.keep_by_link(
                         &self.lower,
@@ -95,6 +124,9 @@ impl Volume {
                     )?;
                 }
                 let moved = rustix::fs::renameat_with(&source, from.name, &target, to.name, flags);
+                if moved.is_err() && crossing == Some(Crossing::Leaves) {
+                    self.lower.set_local(&source, from.name, None)?;
+                }
                 if moved.is_err()
                     && let Some(replaced) = keep
                     && let Err(errno) = self.limbo.abandon(&self.lower, replaced)
@@ -103,6 +135,12 @@ impl Volume {
                         "a file that was not replaced keeps a name in limbo");
                 }
                 moved?;
+                if crossing == Some(Crossing::Joins)
+                    && let Err(errno) = self.lower.set_local(&target, to.name, None)
+                {
+                    tracing::warn!(target: "filter", volume = self.name, object = %object, %errno,
+                        "a file that is replicated now keeps the mark of one that stays here");
+                }
                 let after = Stat::at(&target, to.name).map(|stat| stat.attributes).unwrap_or_default();
                 let parent_mtime = mtime(&source);
                 let target_parent_mtime = if from.dir == to.dir { parent_mtime } else { mtime(&target) };
@@ -110,6 +148,7 @@ impl Volume {
                     Outcome { object, after, parent_mtime, target_parent_mtime, flags: intent.flags };
                 Ok(((), outcome))
             })?;
+            self.end_found(tickets, &joining);
             if let Some(kept) = keep {
                 self.limbo.entered(kept, recno);
             }

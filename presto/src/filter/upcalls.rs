@@ -6,6 +6,8 @@ use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Recno;
 use rustix::io::Errno;
 
+use super::Safety;
+
 /// Answer to `get_permit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PermitAnswer {
@@ -34,6 +36,8 @@ pub trait Upcalls: Send + Sync {
     fn get_permit(&self, volume: &str, deadline: Duration) -> PermitAnswer;
     /// Fetch the content of a file.
     fn get_data(&self, volume: &str, object: FileId, deadline: Duration) -> DataAnswer;
+    /// Where is a file safe, of which this record is the newest (`Recno::NONE`: one that has been forgotten)?
+    fn safety(&self, volume: &str, object: FileId, newest: Recno, deadline: Duration) -> Safety;
 }
 
 /// Nobody to ask: everything is allowed and every content is here.
@@ -49,5 +53,9 @@ impl Upcalls for Alone {
 
     fn get_data(&self, _volume: &str, _object: FileId, _deadline: Duration) -> DataAnswer {
         DataAnswer::Present
+    }
+
+    fn safety(&self, _volume: &str, _object: FileId, _newest: Recno, _deadline: Duration) -> Safety {
+        Safety::Unknown
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use intermezzo_kml::Class;
+use intermezzo_kml::KmlError;
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::Intent;
 use intermezzo_kml::record::Opcode;
@@ -15,6 +16,8 @@ use rustix::io::Errno;
 use super::PermitAnswer;
 use super::Volume;
 use super::WhenFull;
+use super::faults;
+use super::faults::Point;
 use super::now;
 
 /// How long an update waits for the permit.
@@ -150,25 +153,22 @@ impl Volume {
         intent: &Intent,
         operation: impl FnOnce() -> Result<(T, Outcome), Errno>,
     ) -> Result<(T, Recno), Stop> {
-        let ticket = match self.journal.begin(Class::User, intent) {
-            Ok(ticket) => ticket,
-            Err(error) if error.is_full() => return Err(Stop::Full),
-            Err(error) => {
-                tracing::error!(target: "filter", volume = self.name, %error, "journal refused an intent");
-                return Err(Stop::Errno(Errno::IO));
-            }
-        };
+        let ticket = self.journal.begin(Class::User, intent).map_err(|error| self.refused(&error))?;
         if self.marks.full.is_on() {
             self.marks.full.set(false);
         }
         // Before the operation: a request that comes again finds out what became of it.
         let noted = self.session.get().and_then(|memory| memory.begun(ticket.recno()));
+        faults::reached(Point::Intent, intent.opcode);
         match operation() {
             Ok((value, outcome)) => {
+                faults::reached(Point::Operation, intent.opcode);
                 let recno = self.journal.done(ticket, &outcome);
+                faults::reached(Point::Record, intent.opcode);
                 if let Some(noted) = noted {
                     noted.done(outcome.object);
                 }
+                faults::reached(Point::Answer, intent.opcode);
                 self.touched.record(intent, &outcome, recno);
                 told.newest = told.newest.max(recno);
                 Ok((value, recno))
@@ -181,6 +181,15 @@ impl Volume {
                 Err(Stop::Errno(errno))
             }
         }
+    }
+
+    /// What it means for an update that the journal does not take an intent.
+    pub(super) fn refused(&self, error: &KmlError) -> Stop {
+        if error.is_full() {
+            return Stop::Full;
+        }
+        tracing::error!(target: "filter", volume = self.name, %error, "journal refused an intent");
+        Stop::Errno(Errno::IO)
     }
 
     pub(crate) fn intent(opcode: Opcode, caller: Caller) -> Intent {

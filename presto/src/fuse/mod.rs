@@ -10,6 +10,7 @@ mod convert;
 mod kernel;
 mod nodes;
 mod notify;
+mod probe;
 mod resent;
 mod takeover;
 
@@ -45,6 +46,7 @@ use nodes::Nodes;
 use notify::Corrections;
 use notify::Device;
 
+pub use probe::offered;
 pub use takeover::TakeoverError;
 
 /// Why a volume is not mounted.

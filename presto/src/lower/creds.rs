@@ -241,6 +241,13 @@ fn set_umask(mask: u32) {
     OWN_UMASK.set(Some(mask));
 }
 
+/// Whether this thread has a capability, by its number.
+#[must_use]
+pub fn is_capable(number: u32) -> bool {
+    let effective = full().and_then(|sets| sets.first().map(|low| low.effective)).unwrap_or_default();
+    1u32.checked_shl(number).is_some_and(|bit| effective & bit != 0)
+}
+
 /// Whether this thread may see what is the administrator's: CAP_SYS_ADMIN on this machine, and not only in a user namespace of
 /// its own. Requests do not tell their user where mounts may be idmapped.
 #[must_use]

@@ -1,18 +1,25 @@
 //! Where a volume's directories lie: all in the cache, or those that must be on the tree's file system in the adopted
 //! directory, hidden in its root.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 
+use intermezzo_kml::record::FileId;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::LowerError;
+use super::errno_of;
 
 /// Name, in the root of an adopted directory, of what presto keeps there. Users neither see nor make it.
 pub const ADOPTED: &str = ".intermezzo";
+
+/// File in the cache with the identity of the tree's root, which a journal is about.
+const ROOT: &str = "root";
 
 /// Open directories of a volume.
 pub(super) struct Layout {
@@ -24,6 +31,8 @@ pub(super) struct Layout {
     pub home_path: PathBuf,
     /// The journal.
     pub kml: OwnedFd,
+    /// Where the root's identity is remembered.
+    root: PathBuf,
 }
 
 impl Layout {
@@ -32,8 +41,10 @@ impl Layout {
         make_directory(&cache.join("kml"), 0o700)?;
         let (tree, home_path) = match source {
             None => {
-                // Only the tree is for users' eyes, and they see it through the mount alone.
-                make_directory(&cache.join("tree"), 0o755)?;
+                if !cache.join(ROOT).exists() {
+                    // Only the tree is for users' eyes, and they see it through the mount alone.
+                    make_directory(&cache.join("tree"), 0o755)?;
+                }
                 (open_directory(&cache.join("tree"))?, cache.to_owned())
             }
             Some(source) => (open_directory(source)?, source.join(ADOPTED)),
@@ -47,7 +58,13 @@ impl Layout {
             rustix::fs::fchmod(&home, Mode::from_raw_mode(0o700))
                 .map_err(|errno| LowerError::Directory { path: home_path.clone(), errno })?;
         }
-        let layout = Layout { tree, home, home_path, kml: open_directory(&cache.join("kml"))? };
+        let layout = Layout {
+            tree,
+            home,
+            home_path,
+            kml: open_directory(&cache.join("kml"))?,
+            root: cache.join(ROOT),
+        };
         for name in ["stage", "staging", "limbo", "lml"] {
             layout.check(name, rustix::fs::mkdirat(&layout.home, name, Mode::from_raw_mode(0o700)))?;
         }
@@ -58,6 +75,27 @@ impl Layout {
     pub fn directory(&self, name: &str) -> Result<OwnedFd, LowerError> {
         rustix::fs::openat(&self.home, name, FLAGS, Mode::empty())
             .map_err(|errno| LowerError::Directory { path: self.home_path.join(name), errno })
+    }
+
+    /// Whether this is the root of before. An empty directory in its place, because a disk is missing or somebody has
+    /// copied the cache, would look like the removal of everything.
+    pub fn is_same_root(&self, root: FileId) -> Result<(), LowerError> {
+        let io = |error| LowerError::Directory { path: self.root.clone(), errno: errno_of(error) };
+        match std::fs::read_to_string(&self.root) {
+            Ok(known) if known.trim_end() == root.to_string() => Ok(()),
+            Ok(_) => Err(LowerError::OtherRoot { path: self.home_path.clone(), root: self.root.clone() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let new = self.root.with_extension("new");
+                let write = || {
+                    let mut file = File::create(&new)?;
+                    file.write_all(format!("{root}\n").as_bytes())?;
+                    file.sync_all()?;
+                    std::fs::rename(&new, &self.root)
+                };
+                write().map_err(io)
+            }
+            Err(error) => Err(io(error)),
+        }
     }
 
     fn check(&self, name: &str, made: Result<(), Errno>) -> Result<(), LowerError> {

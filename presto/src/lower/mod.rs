@@ -22,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -38,6 +39,7 @@ pub use creds::Owner;
 pub use creds::administers;
 pub use creds::as_owner;
 pub use creds::dropping_privileges;
+pub use creds::is_capable;
 pub use creds::serve;
 pub use creds::with_fsetid;
 pub use handle::Shape;
@@ -74,6 +76,18 @@ pub enum LowerError {
         /// Cache directory, or the adopted one.
         path: PathBuf,
     },
+    /// The tree is not the one that the journal is about.
+    #[error(
+        "the tree of {path} is not the one of before: is its disk missing, or was the cache copied? Bring the disk back; or, to \
+         begin anew with what other nodes have, move the cache away. (To go on with this tree as it is: remove {root}; what is \
+         not in it is removed on all nodes)"
+    )]
+    OtherRoot {
+        /// Where the tree lies.
+        path: PathBuf,
+        /// What remembers its identity.
+        root: PathBuf,
+    },
     /// A directory beside the tree is a mount point or on another file system.
     #[error("directory {path}: not on the file system of the tree")]
     Elsewhere {
@@ -97,6 +111,8 @@ pub struct Dir {
     fd: OwnedFd,
     /// Known to have no default ACL.
     plain: AtomicBool,
+    /// Whether it stays on this node, once that has been looked up.
+    local: OnceLock<bool>,
 }
 
 impl AsFd for Dir {
@@ -107,7 +123,7 @@ impl AsFd for Dir {
 
 impl Dir {
     fn new(id: FileId, fd: OwnedFd) -> Dir {
-        Dir { id, fd, plain: AtomicBool::new(false) }
+        Dir { id, fd, plain: AtomicBool::new(false), local: OnceLock::new() }
     }
 }
 
@@ -156,8 +172,9 @@ impl Lower {
         let (staging, staging_fd) = open("staging")?;
         let (_, limbo) = open("limbo")?;
         let (_, stage) = open("stage")?;
+        let root = shape.identify(layout.tree.as_fd(), b"", mount).map_err(failed)?;
+        layout.is_same_root(root)?;
         let Layout { tree, home, kml, .. } = layout;
-        let root = shape.identify(tree.as_fd(), b"", mount).map_err(failed)?;
         let labels = xattr::list(&tree).unwrap_or_default().iter().any(|name| is_label(name));
         let fine_stamps = has_fine_stamps(stage.as_fd());
         let one_flush = has_one_flush(&tree, &kml).map_err(failed)?;
@@ -337,16 +354,51 @@ impl Lower {
     /// Path of an entry from the tree's root, for people.
     #[must_use]
     pub fn shown(&self, dir: FileId, name: &[u8]) -> String {
-        let place = |dir: &Dir| rustix::fs::readlink(xattr::magic(dir), Vec::new()).unwrap_or_default();
-        let dir = self.dir(dir).map(|dir| place(&dir).into_bytes()).unwrap_or_default();
-        let root = place(&self.tree).into_bytes();
-        let below = dir.strip_prefix(root.as_slice()).unwrap_or(&dir);
-        let mut path = below.strip_prefix(b"/").unwrap_or(below).to_vec();
-        if !path.is_empty() {
-            path.push(b'/');
+        let path = self.dir(dir).and_then(|dir| self.path_of(&dir, name));
+        String::from_utf8_lossy(&path.unwrap_or_else(|_| name.to_vec())).escape_debug().to_string()
+    }
+
+    /// Path of an entry from the tree's root. ENOENT: the directory is not in the tree.
+    pub fn path_of(&self, dir: &Dir, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        if dir.id == self.root() {
+            return Ok(name.to_vec());
         }
-        path.extend_from_slice(name);
-        String::from_utf8_lossy(&path).escape_debug().to_string()
+        let place = |dir: &Dir| rustix::fs::readlink(xattr::magic(dir), Vec::new());
+        let (root, dir) = (place(&self.tree)?.into_bytes(), place(dir)?.into_bytes());
+        let below = dir.strip_prefix(root.as_slice()).ok_or(Errno::NOENT)?;
+        Ok([below.strip_prefix(b"/").unwrap_or(below), b"/", name].concat())
+    }
+
+    /// Whether a directory stays on this node. Remembered until `forget_dir`.
+    pub fn is_local_dir(&self, dir: &Dir) -> Result<bool, Errno> {
+        if let Some(local) = dir.local.get() {
+            return Ok(*local);
+        }
+        let local = local_mark(xattr::get(dir, xattr::LOCAL))?.is_some_and(Local::stays);
+        Ok(*dir.local.get_or_init(|| local))
+    }
+
+    /// The mark of what a name stands for.
+    pub fn local_mark(&self, dir: impl AsFd, name: &[u8]) -> Result<Option<Local>, Errno> {
+        local_mark(xattr::get_at(dir, name, xattr::LOCAL))
+    }
+
+    /// The same of a file.
+    pub fn local_mark_of(&self, file: impl AsFd) -> Result<Option<Local>, Errno> {
+        local_mark(xattr::get(file, xattr::LOCAL))
+    }
+
+    /// Marks what a name stands for, or takes the mark away.
+    pub fn set_local(&self, dir: impl AsFd, name: &[u8], local: Option<Local>) -> Result<(), Errno> {
+        match local {
+            Some(mark) => xattr::set_at(&dir, name, xattr::LOCAL, &[mark as u8])?,
+            None => match xattr::remove_at(&dir, name, xattr::LOCAL) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(errno) => return Err(errno),
+            },
+        }
+        self.forget_dir(self.child(dir, name)?);
+        Ok(())
     }
 
     /// Identity of an entry, `None` if there is none.
@@ -356,6 +408,35 @@ impl Lower {
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno),
         }
+    }
+}
+
+/// What a mark says of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Local {
+    /// It stays on this node: its name was excluded when it was made.
+    Excluded = b'e',
+    /// So does this directory: others have removed it, and what is in it stays here.
+    Left = b'l',
+    /// It no longer does, and no record tells of it yet: a replay needs its name.
+    Wanted = b'w',
+}
+
+impl Local {
+    /// Whether the object stays on this node.
+    #[must_use]
+    pub fn stays(self) -> bool {
+        self != Local::Wanted
+    }
+}
+
+fn local_mark(value: Result<Vec<u8>, Errno>) -> Result<Option<Local>, Errno> {
+    let known = [Local::Excluded, Local::Left, Local::Wanted];
+    match value {
+        Ok(value) => Ok(known.into_iter().find(|mark| value.first() == Some(&(*mark as u8)))),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 

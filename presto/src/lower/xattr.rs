@@ -8,6 +8,8 @@ use rustix::io::Errno;
 
 /// Attributes with this prefix are the replica's own; users neither see nor set them.
 pub const HIDDEN: &[u8] = b"trusted.intermezzo.";
+/// Mark of what stays on this node.
+pub const LOCAL: &[u8] = b"trusted.intermezzo.local";
 /// Name space of who administers the machine.
 pub const TRUSTED: &[u8] = b"trusted.";
 /// Default ACL of a directory.
@@ -68,6 +70,26 @@ pub fn set(fd: impl AsFd, name: &[u8], value: &[u8], flags: XattrFlags) -> Resul
 /// Removes an attribute. ENODATA: there is none.
 pub fn remove(fd: impl AsFd, name: &[u8]) -> Result<(), Errno> {
     rustix::fs::removexattr(magic(&fd), name)
+}
+
+/// The same three for what a name stands for; a symbolic link is not followed.
+pub fn get_at(dir: impl AsFd, name: &[u8], attribute: &[u8]) -> Result<Vec<u8>, Errno> {
+    let path = entry(&dir, name);
+    grow(|buffer| rustix::fs::lgetxattr(path.as_slice(), attribute, buffer))
+}
+
+/// See `get_at`.
+pub fn set_at(dir: impl AsFd, name: &[u8], attribute: &[u8], value: &[u8]) -> Result<(), Errno> {
+    rustix::fs::lsetxattr(entry(&dir, name), attribute, value, XattrFlags::empty())
+}
+
+/// See `get_at`.
+pub fn remove_at(dir: impl AsFd, name: &[u8], attribute: &[u8]) -> Result<(), Errno> {
+    rustix::fs::lremovexattr(entry(&dir, name), attribute)
+}
+
+fn entry(dir: &impl AsFd, name: &[u8]) -> Vec<u8> {
+    [magic(dir).as_bytes(), b"/", name].concat()
 }
 
 /// Reads something whose size may change between asking and reading.

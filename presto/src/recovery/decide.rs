@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::memory::Memory;
 use crate::filter::Volume;
-use crate::lower::kind;
+use crate::lower::{Local, kind};
 use crate::replay::get_xattr;
 use crate::replay::times;
 
@@ -103,7 +103,7 @@ impl Look<'_> {
 
     fn removed(&self) -> Result<Option<Outcome>, Errno> {
         let object = self.intent.object;
-        if self.entry(self.intent.parent, &self.intent.name)? == Some(object) {
+        if self.entry(self.intent.parent, &self.intent.name)? == Some(object) && !self.is_left()? {
             return Ok(None);
         }
         let after = if self.intent.flags.contains(Flags::LAST_LINK) {
@@ -112,6 +112,16 @@ impl Look<'_> {
             self.attributes(object)?
         };
         self.done(object, after).map(Some)
+    }
+
+    /// A replay has removed a directory that stays for what is in it.
+    fn is_left(&self) -> Result<bool, Errno> {
+        if self.intent.origin.kind != OriginKind::Replay || !self.intent.flags.contains(Flags::LAST_LINK) {
+            return Ok(false);
+        }
+        let lower = &self.volume.lower;
+        let mark = lower.local_mark(&*lower.dir(self.intent.parent)?, &self.intent.name)?;
+        Ok(mark == Some(Local::Left))
     }
 
     fn renamed(&self) -> Result<Option<Outcome>, Errno> {

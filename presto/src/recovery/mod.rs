@@ -116,6 +116,9 @@ impl Recovery<'_> {
                 .map_err(|errno| self.lower(name("set back a directory's time"), errno))?;
             let outcome = decide::outcome(self.volume, record, &in_places.redone, &self.memory)
                 .map_err(|errno| self.lower(name("look whether it happened"), errno))?;
+            self.volume
+                .mark_recovered(record, outcome.is_some())
+                .map_err(|errno| self.lower(name("mark what stays here"), errno))?;
             match &outcome {
                 Some(outcome) => {
                     self.report.done += 1;

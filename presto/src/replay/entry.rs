@@ -2,6 +2,7 @@
 
 use intermezzo_kml::record::{Attributes, Flags, Intent, Opcode, Recno};
 use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
 use super::apply::Left;
 use super::check::{Guard, Old, absent};
@@ -29,7 +30,10 @@ impl Replayer {
         };
         match volume.lower.find(&*lower, name)? {
             Some(child) if child == file => return self.already(&intent, file, &[&parent]),
-            Some(_) => return Err(STALE),
+            Some(_) => {
+                volume.give_up_local(&lower, name)?;
+                return Err(STALE);
+            }
             None => {}
         }
         let fd = volume.lower.path_fd(file)?;
@@ -71,6 +75,10 @@ impl Replayer {
         };
         match volume.lower.find(&*lower, name)? {
             None => return self.already(&intent, expect, &[&parent]),
+            // What stays here is not in the way of a removal.
+            Some(_) if volume.is_local_at(&lower, name)? => {
+                return self.already(&intent, expect, &[&parent]);
+            }
             Some(child) if child != expect => return Err(STALE),
             Some(_) => {}
         }
@@ -95,7 +103,10 @@ impl Replayer {
                 }
             } else {
                 let flags = if stat.is_dir() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-                rustix::fs::unlinkat(&*lower, name, flags)?;
+                match rustix::fs::unlinkat(&*lower, name, flags) {
+                    Err(Errno::NOTEMPTY) if volume.keep_for_locals(&lower, name, expect)? => {}
+                    removed => removed?,
+                }
             }
             let after = if last { Attributes::default() } else { volume.lower.stat(expect)?.attributes };
             Ok(Left { file: expect, after })

@@ -42,7 +42,11 @@ impl Replayer {
         if let Some(child) = volume.lower.find(&*lower, name)? {
             // The same object, made by an earlier try of this batch.
             let known = self.tags.lock().find(super::By::Tag(item.origin.object));
-            return if known == Some(child) { self.already(&intent, child, &[&parent]) } else { Err(STALE) };
+            if known == Some(child) {
+                return self.already(&intent, child, &[&parent]);
+            }
+            volume.give_up_local(&lower, name)?;
+            return Err(STALE);
         }
         let built = self.build(what.give, what.symlink, what.content, what.xattrs)?;
         // The identity is known before the name is there: after a crash the entry tells whether this happened.

@@ -83,6 +83,9 @@ impl Replayer {
             return self.already(&intent, object, &parents);
         }
         if at_source != Some(object) || at_target != other {
+            if at_target.is_some() {
+                volume.give_up_local(&lower_to, to_name)?;
+            }
             return Err(STALE);
         }
         let mut kept: Option<(FileId, Stat)> = None;
@@ -119,6 +122,9 @@ impl Replayer {
             if let (Err(_), Some((replaced, _))) = (renamed, kept) {
                 volume.writers.adopt(replaced);
                 volume.limbo.abandon(&volume.lower, replaced)?;
+            }
+            if let (Err(Errno::NOTEMPTY), Some(replaced)) = (renamed, replaced_dir) {
+                volume.give_up_locals_in(replaced)?;
             }
             renamed?;
             Ok(Left { file: object, after: Stat::at(&*lower_to, to_name)?.attributes })

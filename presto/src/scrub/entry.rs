@@ -3,11 +3,10 @@
 use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Opcode, Outcome, Recno, Time};
 use rustix::io::Errno;
 
-use super::found::Found;
 use super::plan::{Entry, Expected, Place};
 use super::{Mode, Scrubber, Seen};
-use crate::filter;
-use crate::lower::{ADOPTED, Dir, Stat};
+use crate::filter::{self, Found};
+use crate::lower::{ADOPTED, Dir, Local, Stat};
 use crate::replay::{STALE, Stop};
 
 /// How often an entry may change hands while its locks are being taken.
@@ -47,7 +46,9 @@ impl Scrubber {
     fn standing(&self, dir: &Dir, name: &[u8]) -> Result<Option<FileId>, Stop> {
         let volume = &self.volume;
         match volume.lower.find(dir, name) {
-            Ok(found) => Ok(found.filter(|id| !volume.limbo.contains(*id))),
+            Ok(Some(id)) if volume.limbo.contains(id) => Ok(None),
+            Ok(Some(_)) if volume.stays_here(dir, name, Stat::at(dir, name)?.is_dir())? => Ok(None),
+            Ok(found) => Ok(found),
             Err(Errno::XDEV) => {
                 let message = "a mount point or subvolume is no part of the tree".to_owned();
                 Err(Stop::Refused(Errno::XDEV, message))
@@ -78,6 +79,12 @@ impl Scrubber {
             // Whether Lento knows it has not been said.
             return Err(STALE);
         }
+        if let Some(file) = found
+            && item.known.is_none()
+            && self.volume.will_stay(dir, &item.at.name, self.volume.lower.stat(file)?.is_dir())?
+        {
+            return self.excluded(item, dir, mode);
+        }
         let mut records = Vec::new();
         let mut what = "gone";
         if let Some(expect) = expect {
@@ -93,8 +100,26 @@ impl Scrubber {
             return Ok(Seen::Differs(what, Recno::NONE));
         }
         let recno = self.take(&records)?;
+        if found.is_some() {
+            // Its name may have been excluded once.
+            self.volume.share(dir, &item.at.name)?;
+        }
         self.forget(item, found);
         Ok(Seen::Differs(what, recno))
+    }
+
+    /// What is new here has an excluded name: it stays on this node.
+    fn excluded(&self, item: &Entry, dir: &Dir, mode: Mode) -> Result<Seen, Stop> {
+        let mut seen = Seen::Same;
+        if let Some(expect) = item.expect {
+            let lost = self.lost(item, mtime(dir)?, expect)?;
+            let recno = if mode == Mode::Take { self.take(&[lost])? } else { Recno::NONE };
+            seen = Seen::Differs("gone", recno);
+        }
+        if mode == Mode::Take {
+            self.volume.lower.set_local(dir, &item.at.name, Some(Local::Excluded))?;
+        }
+        Ok(seen)
     }
 
     /// The name does not lead to what was expected any more.
@@ -115,7 +140,8 @@ impl Scrubber {
         records: &mut Vec<Found>,
     ) -> Result<&'static str, Stop> {
         let Some(place) = &item.known else {
-            records.extend(self.made(file, dir, &item.at)?);
+            let at = filter::Place { dir: item.at.dir, name: &item.at.name };
+            records.extend(self.volume.made(file, dir, at)?);
             return Ok("new");
         };
         let present = self.attributes(file)?;

@@ -4,9 +4,7 @@
 //! compared and what is journaled are one moment. What it journals are users' updates with the flag FOUND.
 
 mod entry;
-mod found;
 mod list;
-mod made;
 mod object;
 mod plan;
 
@@ -19,7 +17,7 @@ use intermezzo_kml::record::{FileId, Recno};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use crate::filter::Volume;
+use crate::filter::{Found, Volume};
 use crate::replay::Stop;
 use plan::{Item, MAX_ITEMS};
 
@@ -86,6 +84,12 @@ impl Scrubber {
             Some(newest) if newest > since => Err(Stop::Stale(Some(newest), None)),
             _ => Ok(()),
         }
+    }
+
+    /// Journals all of them, or none where there is no room. The locks of all objects concerned are held.
+    fn take(&self, records: &[Found]) -> Result<Recno, Stop> {
+        let tickets = self.volume.begin_found(records)?;
+        Ok(self.volume.end_found(tickets, records))
     }
 }
 

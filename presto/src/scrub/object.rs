@@ -9,10 +9,9 @@ use intermezzo_kml::record::{Attributes, FileId, Mask, Opcode, Recno};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::found::Found;
 use super::plan::Object;
 use super::{Mode, Scrubber, Seen};
-use crate::filter::PRIVILEGES;
+use crate::filter::{Found, PRIVILEGES};
 use crate::lower::{Stat, kind, xattr};
 use crate::replay::{STALE, Stop};
 

@@ -1,21 +1,23 @@
 //! Volumes shown to users through FUSE.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::mount::{Mounted, Mounter};
 use crate::filter::Volume;
-use crate::fuse::{Mount, MountOptions};
+use crate::fuse::{self, Mount, MountOptions};
 use crate::holding::Holding;
 
 /// Mounts by FUSE, all volumes with the same options.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Fuse {
     /// How.
     pub options: MountOptions,
     /// Keeps the mounts beyond this presto.
     pub holding: Option<Arc<Holding>>,
+    /// What the kernel offers, once it has been asked.
+    pub kernel: OnceLock<Vec<&'static str>>,
 }
 
 impl Mounter for Fuse {
@@ -45,9 +47,18 @@ impl Mounter for Fuse {
     }
 
     fn offers(&self) -> Vec<String> {
-        let holding = self.holding.as_ref().is_some_and(|holding| holding.is_connected());
-        let offers = [("passthrough", self.options.passthrough), ("holder", holding)];
-        offers.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()).collect()
+        let kernel = self.kernel.get_or_init(|| match fuse::offered() {
+            Ok(offers) => {
+                tracing::info!(target: "fuse", ?offers, "what this kernel's FUSE offers");
+                offers
+            }
+            Err(errno) => {
+                tracing::error!(target: "fuse", %errno, "this kernel's FUSE cannot be asked");
+                Vec::new()
+            }
+        });
+        let holder = self.holding.as_ref().filter(|holding| holding.is_connected()).map(|_| "holder");
+        kernel.iter().copied().chain(holder).map(str::to_owned).collect()
     }
 }
 

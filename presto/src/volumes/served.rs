@@ -120,11 +120,13 @@ impl Served {
         if !running.fault.is_empty() {
             return Ok(false);
         }
-        if present.log_max_bytes != spec.log_max_bytes {
-            tracing::warn!(target: "volumes", volume = spec.name, "the journal's new limit holds from the next start");
-        }
+        running.volume.journal.set_max_bytes(spec.journal().max_bytes);
         self.link.set_policy(&spec.name, spec.no_lento);
         running.volume.set_when_full(spec.when_full());
+        running
+            .volume
+            .set_exclude(spec.exclude()?)
+            .map_err(|errno| format!("volume {}: exclude is not changed: {errno}", spec.name))?;
         running.apply_access(spec);
         *present = spec.clone();
         Ok(true)
@@ -177,7 +179,7 @@ impl Served {
     }
 
     pub fn log_max_bytes(&self) -> u64 {
-        self.spec.read().options(None).journal.max_bytes
+        self.spec.read().journal().max_bytes
     }
 
     /// Users no longer find it, and who is still in it changes nothing any more; reads, and writes to what is open, go on.

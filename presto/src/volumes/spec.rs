@@ -59,6 +59,9 @@ pub struct Spec {
     /// Lento away.
     #[serde(default)]
     pub no_lento: NoLento,
+    /// Patterns of names that stay on this node, as in `.gitignore`.
+    #[serde(default)]
+    pub exclude: Vec<String>,
 }
 
 impl Spec {
@@ -84,6 +87,7 @@ impl Spec {
                 v1::NoLento::Fail => NoLento::Fail,
                 v1::NoLento::Steal | v1::NoLento::Unspecified => NoLento::Steal,
             },
+            exclude: set.exclude.clone(),
         };
         spec.check()?;
         Ok(spec)
@@ -111,7 +115,7 @@ impl Spec {
                 }
             }
         }
-        Ok(())
+        self.exclude().map(drop)
     }
 
     /// Whether the other says the same place and cache, so that only options differ.
@@ -127,8 +131,20 @@ impl Spec {
         self.access == Access::ReadOnly || self.source.is_some() && !self.adopted
     }
 
+    /// The patterns, read.
+    pub(super) fn exclude(&self) -> Result<filter::Exclude, String> {
+        filter::Exclude::parse(&self.exclude)
+    }
+
     /// As the filter wants it, with the source's path that has no symbolic links.
     pub(super) fn options(&self, source: Option<PathBuf>) -> filter::Options {
+        // What does not parse does not come past `check`.
+        let exclude = self.exclude().unwrap_or_default();
+        filter::Options { journal: self.journal(), when_full: self.when_full(), source, exclude }
+    }
+
+    /// Sizes of the journal.
+    pub(super) fn journal(&self) -> kml::Config {
         let mut journal = kml::Config { volume: self.uid, ..kml::Config::default() };
         if self.log_max_bytes > 0 {
             journal.max_bytes = self.log_max_bytes;
@@ -137,7 +153,7 @@ impl Spec {
                 journal.segment_bytes.min((self.log_max_bytes / 8) & !0xfff).max(64 << 10);
             journal.reserve_bytes = journal.reserve_bytes.min(2 * journal.segment_bytes);
         }
-        filter::Options { journal, when_full: self.when_full(), source }
+        journal
     }
 
     pub(super) fn when_full(&self) -> filter::WhenFull {
@@ -164,6 +180,7 @@ mod tests {
             log_max_bytes: 0,
             when_full: WhenFull::default(),
             no_lento: NoLento::default(),
+            exclude: Vec::new(),
         }
     }
 

@@ -84,19 +84,27 @@ impl Table {
         lock.set_len(0)
             .and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()))
             .map_err(io(&lock_path))?;
-        let specs = match std::fs::read(&path) {
-            Ok(text) => parse(&text).map_err(|reason| TableError::Damaged { path, reason })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(io(&path)(source)),
-        };
+        let specs = Table::read(dir)?;
         let by_name = specs.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
         Ok((Table { dir: dir.to_owned(), specs: Mutex::new(by_name), _lock: lock }, specs))
     }
 
+    /// What the table says, without a presto: it may be in use.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(dir: &Path) -> Result<Vec<Spec>, TableError> {
+        let path = dir.join(FILE);
+        match std::fs::read(&path) {
+            Ok(text) => parse(&text).map_err(|reason| TableError::Damaged { path, reason }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(source) => Err(TableError::Io { path, source }),
+        }
+    }
+
     /// Names in the table, as far as it can be read, without waiting for a presto that uses it.
     pub(super) fn peek(dir: &Path) -> Vec<String> {
-        let specs = std::fs::read(dir.join(FILE)).ok().and_then(|text| parse(&text).ok()).unwrap_or_default();
-        specs.into_iter().map(|spec| spec.name).collect()
+        Table::read(dir).unwrap_or_default().into_iter().map(|spec| spec.name).collect()
     }
 
     /// What it says of a volume.

@@ -22,6 +22,12 @@ pub struct LowerFs {
 
 impl LowerFs {
     pub fn mount(kind: &'static str) -> LowerFs {
+        // ext4 has as many inodes as are asked for; the others make them as they need them.
+        LowerFs::mount_with(kind, if kind == "ext4" { &["-N", "170000"] } else { &[] })
+    }
+
+    /// The same, made with these options.
+    pub fn mount_with(kind: &'static str, options: &[&str]) -> LowerFs {
         assert!(rustix::process::geteuid().is_root(), "this test mounts file systems: run it as root");
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("lower");
@@ -31,12 +37,19 @@ impl LowerFs {
         } else {
             let image = dir.path().join("image");
             File::create(&image).unwrap().set_len(512 << 20).unwrap();
-            // ext4 has as many inodes as are asked for; the others make them as they need them.
-            let inodes: &[&str] = if kind == "ext4" { &["-N", "170000"] } else { &[] };
-            run(Command::new(format!("mkfs.{kind}")).arg("-q").args(inodes).arg(&image));
-            run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
+            run(Command::new(format!("mkfs.{kind}")).arg("-q").args(options).arg(&image));
+            let errors = if kind == "ext4" { "loop,errors=remount-ro" } else { "loop" };
+            run(Command::new("mount").args(["-o", errors]).args([&image, &at]));
         }
         LowerFs { kind, at, _dir: dir }
+    }
+
+    /// Has ext4 find an error, as on a bad disk: from now on it is read-only.
+    pub fn break_off(&self) {
+        let found = Command::new("findmnt").args(["-no", "SOURCE"]).arg(&self.at).output().unwrap();
+        let device = String::from_utf8(found.stdout).unwrap();
+        let name = device.trim().rsplit('/').next().unwrap();
+        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "a test").unwrap();
     }
 }
 

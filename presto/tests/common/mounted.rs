@@ -47,13 +47,18 @@ pub fn mounted(mount: &MountOptions) -> Mounted {
 
 /// A volume whose cache lies in `dir`.
 pub fn mounted_in(dir: tempfile::TempDir, mount: &MountOptions) -> Mounted {
+    mounted_with(dir, options(), mount)
+}
+
+/// The same, served in this way.
+pub fn mounted_with(dir: tempfile::TempDir, options: Options, mount: &MountOptions) -> Mounted {
     assert!(rustix::process::geteuid().is_root(), "this test mounts a volume: run it as root");
     assert!(Path::new("/dev/fuse").exists(), "this test mounts a volume: /dev/fuse is missing");
     let cache = dir.path().join("cache");
     let mnt = dir.path().join("mnt");
     std::fs::create_dir(&cache).unwrap();
     std::fs::create_dir(&mnt).unwrap();
-    let (volume, unresolved) = Volume::open("test/mounted", &cache, options(), Arc::new(Alone)).unwrap();
+    let (volume, unresolved) = Volume::open("test/mounted", &cache, options, Arc::new(Alone)).unwrap();
     assert!(unresolved.is_empty());
     let volume = Arc::new(volume);
     let (alive, watch) = mpsc::channel::<()>();

@@ -10,6 +10,7 @@
     reason = "a test that fails says where"
 )]
 
+mod broken;
 mod full;
 mod limits;
 #[path = "../common/lower_fs.rs"]

@@ -159,6 +159,25 @@ fn a_running_program_may_be_written_to() {
 }
 
 #[test]
+fn every_file_tells_where_it_is_safe() {
+    each("ext4", |place| {
+        if !place.is_volume() {
+            return;
+        }
+        let path = place.path("f");
+        fs::write(&path, "text").unwrap();
+        let safe = "user.intermezzo.safe";
+        let mut value = [0_u8; 16];
+        let length = rustix::fs::getxattr(&path, safe, &mut value).unwrap();
+        // Nobody is there to ask.
+        assert_eq!(&value[..length], b"unknown");
+        assert_eq!(rustix::fs::listxattr(&path, &mut value), Ok(0), "no copy takes it along");
+        assert_eq!(rustix::fs::setxattr(&path, safe, b"local", XattrFlags::empty()), Err(Errno::PERM));
+        assert_eq!(rustix::fs::removexattr(&path, safe), Err(Errno::PERM));
+    });
+}
+
+#[test]
 fn names_of_prestos_own_attributes_are_refused() {
     each("ext4", |place| {
         fs::write(place.path("f"), b"x").unwrap();

@@ -109,6 +109,7 @@ fn show(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
 
     edit(fleet, a, b, &items, step)?;
     two_names(fleet, a, b, step)?;
+    excluded(fleet, a, b, step)?;
     both_sides(fleet, a, b, &items, step)
 }
 
@@ -132,7 +133,20 @@ fn edit(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], step: St
     }
     step("edit", format!("{} changed on b, read on a", chosen.to.display()), begin.elapsed());
 
-    equal_again(fleet, a, b, step)
+    equal_again(fleet, a, b, step)?;
+    for (at, wanted) in [(b, "server"), (a, "everywhere")] {
+        is_safe(&at.join(&chosen.to), wanted)?;
+    }
+    Ok(())
+}
+
+/// What a file says of itself.
+fn is_safe(path: &Path, wanted: &str) -> Result<()> {
+    let mut value = [0_u8; 64];
+    let length = rustix::fs::getxattr(path, "user.intermezzo.safe", &mut value)?;
+    let safe = String::from_utf8_lossy(value.get(..length).unwrap_or_default()).into_owned();
+    ensure!(safe == wanted, "{} is safe: {safe}, not {wanted}", path.display());
+    Ok(())
 }
 
 /// A large file with two names is changed in both directions: it stays one file everywhere, the same one.
@@ -167,6 +181,40 @@ fn two_names(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()
     ensure!(before == [identity(a)?, identity(b)?], "the file with two names was replaced by another");
     step("links", "8 MiB under two names changed on b and on a: still one file".into(), begin.elapsed());
     Ok(())
+}
+
+/// Patterns are set on a volume in use: what is made by their names stays on its node, and a file that is renamed to another
+/// name arrives.
+fn excluded(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
+    let begin = Instant::now();
+    fleet.fleet.set_exclude(&["*.part", "/build/"])?;
+    // The agents read their manifests when these change.
+    let probe = |number: u32| a.join(format!("probe-{number}.part"));
+    for number in 0.. {
+        fs::write(probe(number), "stays on a?")?;
+        fleet.fleet.wait(fleet.fleet.node("a")?, Scope::Everywhere, PATIENCE)?;
+        if !b.join(format!("probe-{number}.part")).exists() {
+            break;
+        }
+        ensure!(begin.elapsed() < PATIENCE, "the patterns are not followed");
+    }
+    fs::create_dir(a.join("build"))?;
+    fs::write(a.join("build/object"), "of a")?;
+    fs::write(a.join("download.part"), "whole")?;
+    fs::rename(a.join("download.part"), a.join("download"))?;
+    fleet.fleet.wait(fleet.fleet.node("a")?, Scope::Everywhere, PATIENCE)?;
+    ensure!(fs::read_to_string(b.join("download"))? == "whole", "the download is not on b");
+    ensure!(!b.join("build").exists() && !b.join("download.part").exists(), "what was excluded is on b");
+    ensure!(fs::read_to_string(a.join("build/object"))? == "of a", "what was excluded is not on a");
+    is_safe(&a.join("build/object"), "excluded")?;
+    // For the comparisons that follow.
+    fs::remove_file(a.join("build/object"))?;
+    fs::remove_dir(a.join("build"))?;
+    for name in (0..).map_while(|number| Some(probe(number)).filter(|path| path.exists())) {
+        fs::remove_file(name)?;
+    }
+    step("exclude", "*.part and /build/ stay on a, a finished download is on b".into(), begin.elapsed());
+    equal_again(fleet, a, b, step)
 }
 
 fn equal_again(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
@@ -227,6 +275,7 @@ fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], st
     #[allow(clippy::disallowed_methods, reason = "a directory that this demo copied")]
     fs::remove_dir_all(a.join(gone))?;
     fs::write(b.join(&both.to), "changed on b\n")?;
+    is_safe(&b.join(&both.to), "local")?;
     fs::rename(b.join(moved), b.join("moved-on-b"))?;
     for number in 0..100 {
         fs::write(b.join("moved-on-b").join(format!("new-{number}")), format!("{number}\n"))?;
@@ -257,6 +306,10 @@ fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], st
     let begin = Instant::now();
     let beside = both.to.with_file_name("lib-of-b.rs");
     let position = conflict.position.to_string();
+    let mut diff = Command::new(binary("intermezzo")?);
+    diff.args(["conflicts", "diff", &position, "--volume", &cut.config.volume, "--dir"]).arg(&cut.layout.dir);
+    let shown = output(&mut diff, PATIENCE)?;
+    ensure!(shown.contains("-changed on a\n+changed on b\n"), "the difference is shown as\n{shown}");
     let mut resolve = Command::new(binary("intermezzo")?);
     resolve.args(["conflicts", "resolve", &position, "--volume", &cut.config.volume, "--take", "both"]);
     resolve.args(["--name", "lib-of-b.rs", "--dir"]).arg(&cut.layout.dir);

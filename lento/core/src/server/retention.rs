@@ -10,6 +10,7 @@ use crate::io::Event;
 use crate::io::LogLimit;
 use crate::io::NodeName;
 use crate::io::Output;
+use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
@@ -115,10 +116,10 @@ impl Server {
     }
 
     /// Visible and durable at every Replicator up to here.
-    pub(super) fn durable_everywhere(&self, ctx: &Context<'_>) -> Result<Position, StoreError> {
+    pub(super) fn durable_everywhere(&self, store: &dyn Store) -> Result<Position, StoreError> {
         let mut least = self.durable;
         for node in &self.replist {
-            least = least.min(ReplicatorRow::get(ctx.store, node)?.ack.durable);
+            least = least.min(ReplicatorRow::get(store, node)?.ack.durable);
         }
         Ok(least)
     }

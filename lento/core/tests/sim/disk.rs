@@ -444,6 +444,7 @@ fn keys(update: &Update) -> Vec<(FileId, Vec<u8>)> {
         | Update::Close { file, .. }
         | Update::SetXattr { file, .. }
         | Update::DelXattr { file, .. } => vec![(*file, vec![])],
+        Update::Touch { dir, .. } => vec![(*dir, vec![])],
         Update::Nothing => vec![],
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
+use ignore::gitignore::GitignoreBuilder;
+
 use super::error::{Problem, Problems};
 use super::{Manifests, namespace};
 use crate::names::dns_label;
@@ -71,6 +73,11 @@ pub(super) fn check_volume(volume: &Volume, wrong: &mut dyn FnMut(&str, String))
         if !at.path.starts_with('/') || !Path::new(&at.path).components().all(plain) {
             let why = format!("{:?} is not an absolute path without `..`", at.path);
             wrong("spec.source.hostPath.path", why);
+        }
+    }
+    for (at, pattern) in volume.spec.exclude.iter().enumerate() {
+        if let Err(why) = GitignoreBuilder::new("").add_line(None, pattern) {
+            wrong(&format!("spec.exclude[{at}]"), format!("{pattern:?} is no pattern of .gitignore: {why}"));
         }
     }
     if let Some(bytes) = volume.spec.log.max_bytes

@@ -65,7 +65,6 @@ pub fn unsupported_in_volume(volume: &Volume) -> Vec<(&'static str, String)> {
     unless(spec.writes == Writes::Optimistic, "spec.writes", "Permits");
     unless(spec.conflicts == Conflicts::KeepBoth, "spec.conflicts", "any policy but KeepBoth");
     unless(spec.durability == Durability::Synced, "spec.durability", "Applied");
-    unless(spec.exclude.is_empty(), "spec.exclude", "patterns");
     refused
 }
 
@@ -90,7 +89,6 @@ pub fn as_supported_volume(spec: &mut VolumeSpec) {
     spec.writes = Writes::default();
     spec.conflicts = Conflicts::default();
     spec.durability = Durability::default();
-    spec.exclude.clear();
 }
 
 /// Takes back what [`unsupported_in_replicator`] names.

@@ -1,15 +1,23 @@
-//! Records of what was found: how they begin, and how those of one item come into the journal together or not at all.
+//! Records of what stands in the lower tree without one, as if users had made it: one of these and their journaling.
 
 use intermezzo_kml::Class;
-use intermezzo_kml::record::{Attributes, Caller, FileId, Flags, Intent, Mask, Opcode, Outcome, Recno};
+use intermezzo_kml::KmlError;
+use intermezzo_kml::Ticket;
+use intermezzo_kml::record::Attributes;
+use intermezzo_kml::record::Caller;
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Flags;
+use intermezzo_kml::record::Intent;
+use intermezzo_kml::record::Mask;
+use intermezzo_kml::record::Opcode;
+use intermezzo_kml::record::Outcome;
+use intermezzo_kml::record::Recno;
 
-use super::Scrubber;
-use crate::filter::Volume;
-use crate::replay::Stop;
+use super::Volume;
 
 /// One record to be made.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     pub intent: Intent,
     pub outcome: Outcome,
 }
@@ -51,23 +59,25 @@ impl Found {
     }
 }
 
-impl Scrubber {
-    /// Journals all of them, or none where there is no room. The locks of all objects concerned are held.
-    pub(super) fn take(&self, records: &[Found]) -> Result<Recno, Stop> {
-        let volume = &self.volume;
+impl Volume {
+    /// Intents of all of them, or of none where there is no room. The locks of all objects concerned are held.
+    pub(crate) fn begin_found(&self, records: &[Found]) -> Result<Vec<Ticket>, KmlError> {
         // A ticket that is dropped is a failed record, which means nothing.
-        let begin = |found: &Found| volume.journal.begin(Class::User, &found.intent);
-        let tickets = records.iter().map(begin).collect::<Result<Vec<_>, _>>()?;
+        records.iter().map(|found| self.journal.begin(Class::User, &found.intent)).collect()
+    }
+
+    /// Journals them.
+    pub(crate) fn end_found(&self, tickets: Vec<Ticket>, records: &[Found]) -> Recno {
         let mut last = Recno::NONE;
         for (ticket, Found { intent, outcome }) in tickets.into_iter().zip(records) {
-            last = volume.journal.done(ticket, outcome);
-            volume.touched.record(intent, outcome, last);
+            last = self.journal.done(ticket, outcome);
+            self.touched.record(intent, outcome, last);
             if intent.opcode == Some(Opcode::Close) {
-                volume.limbo.note_close(outcome.object, last);
+                self.limbo.note_close(outcome.object, last);
             }
-            tracing::debug!(target: "scrub", volume = volume.name, recno = %last, opcode = ?intent.opcode,
+            tracing::debug!(target: "filter", volume = self.name, recno = %last, opcode = ?intent.opcode,
                 object = %outcome.object, "journaled as found");
         }
-        Ok(last)
+        last
     }
 }

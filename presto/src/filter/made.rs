@@ -1,27 +1,34 @@
 //! A file that nobody has told of: the records of its making, as if a user had made it now.
 
-use intermezzo_kml::record::{FileId, Flags, Intent, Mask, Opcode, Outcome, xattr as list};
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Flags;
+use intermezzo_kml::record::Intent;
+use intermezzo_kml::record::Mask;
+use intermezzo_kml::record::Opcode;
+use intermezzo_kml::record::Outcome;
+use intermezzo_kml::record::xattr as list;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
-use super::Scrubber;
-use super::found::Found;
-use super::plan::Place;
-use crate::filter::PRIVILEGES;
+use super::Found;
+use super::PRIVILEGES;
+use super::Place;
+use super::Volume;
+use crate::lower::Dir;
+use crate::lower::Stat;
 use crate::lower::xattr;
-use crate::lower::{Dir, Stat};
-use crate::replay::{STALE, Stop};
 
-impl Scrubber {
+impl Volume {
     /// The making itself; then, where it has content, the close, and what readers of a close take away.
-    pub(super) fn made(&self, file: FileId, dir: &Dir, at: &Place) -> Result<Vec<Found>, Stop> {
-        let fd = self.volume.lower.path_fd(file)?;
+    pub(crate) fn made(&self, file: FileId, dir: &Dir, at: Place<'_>) -> Result<Vec<Found>, Errno> {
+        let fd = self.lower.path_fd(file)?;
         let stat = Stat::of(&fd)?;
         let present = stat.attributes;
         let opcode = match stat.kind() {
             FileType::RegularFile => Opcode::Create,
             FileType::Directory => Opcode::Mkdir,
             FileType::Symlink => Opcode::Symlink,
-            FileType::Unknown => return Err(STALE),
+            FileType::Unknown => return Err(Errno::STALE),
             _ => Opcode::Mknod,
         };
         let xattrs = xattr::all(&fd)?;
@@ -37,7 +44,7 @@ impl Scrubber {
         }
         let parent_mtime = Stat::of(dir)?.attributes.mtime;
         making = Found {
-            intent: Intent { parent: at.dir, name: at.name.clone(), ..making.intent },
+            intent: Intent { parent: at.dir, name: at.name.to_vec(), ..making.intent },
             outcome: Outcome { parent_mtime, ..making.outcome },
         };
         records.insert(0, making);

@@ -13,8 +13,9 @@
     reason = "a test that fails says where"
 )]
 
-#[path = "common/mounted.rs"]
+#[path = "../common/mounted.rs"]
 mod common;
+mod faults;
 
 use std::fs;
 use std::fs::File;
@@ -36,6 +37,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::Pid;
 use rustix::process::Signal;
 
+const TAKEN_OVER: &str = "taken over from an earlier presto";
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct World {
@@ -58,11 +60,9 @@ impl Drop for World {
 }
 
 impl World {
-    /// `None` where mounting is not possible.
-    fn start() -> Option<World> {
-        if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            return None;
-        }
+    fn start() -> World {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts a volume: run it as root");
+        assert!(Path::new("/dev/fuse").exists(), "this test mounts a volume: /dev/fuse is missing");
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         fs::create_dir(path("state")).unwrap();
@@ -78,7 +78,10 @@ impl World {
         let shell = Command::new("sh")
             .args([
                 "-c",
-                r#"while [ ! -e stop ]; do "$0" --state state --socket s --holder holder.sock 2>>log; done"#,
+                r#"while [ ! -e stop ]; do
+                    fault=; [ ! -e fault ] || { fault="--fail-at $(cat fault)"; rm fault; }
+                    "$0" --state state --socket s --holder holder.sock $fault 2>>log
+                done"#,
             ])
             .arg(env!("CARGO_BIN_EXE_presto"))
             .current_dir(dir.path())
@@ -96,7 +99,7 @@ impl World {
         });
         let world = World { dir, shell, _watchdog: alive, _stop: stop };
         world.wait_for("presto serves", 1);
-        Some(world)
+        world
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -128,9 +131,13 @@ impl World {
     }
 
     fn takeover(&self, signal: Signal) {
-        let before = self.count("taken over from an earlier presto");
+        let before = self.takeovers();
         self.signal(signal);
-        self.wait_for("taken over from an earlier presto", before + 1);
+        self.wait_for(TAKEN_OVER, before + 1);
+    }
+
+    fn takeovers(&self) -> usize {
+        self.count(TAKEN_OVER)
     }
 
     fn open(&self, name: &str) -> File {
@@ -153,7 +160,7 @@ impl World {
 
 #[test]
 fn an_open_file_goes_on_and_what_is_written_later_is_journaled() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let file = world.open("file");
     file.write_all_at(b"before", 0).unwrap();
     world.takeover(Signal::KILL);
@@ -172,7 +179,7 @@ fn an_open_file_goes_on_and_what_is_written_later_is_journaled() {
 
 #[test]
 fn a_file_that_is_open_in_passthrough_can_be_opened_again() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let first = world.open("file");
     first.write_all_at(b"x", 0).unwrap();
     world.takeover(Signal::KILL);
@@ -188,7 +195,7 @@ fn a_file_that_is_open_in_passthrough_can_be_opened_again() {
 
 #[test]
 fn a_file_without_a_name_goes_on() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let file = world.open("file");
     fs::remove_file(world.at("file")).unwrap();
     world.takeover(Signal::KILL);
@@ -201,7 +208,7 @@ fn a_file_without_a_name_goes_on() {
 
 #[test]
 fn a_directory_is_read_to_its_end() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     fs::create_dir(world.at("dir")).unwrap();
     for number in 0..1000 {
         fs::write(world.at(&format!("dir/{number}")), b"").unwrap();
@@ -217,7 +224,7 @@ fn a_directory_is_read_to_its_end() {
 
 #[test]
 fn a_mapping_goes_on_and_its_stores_are_journaled() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let file = world.open("file");
     file.write_all_at(&[0; 4096], 0).unwrap();
     let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
@@ -246,7 +253,7 @@ fn a_mapping_goes_on_and_its_stores_are_journaled() {
 
 #[test]
 fn sigterm_leaves_the_mount_to_the_next() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let file = world.open("file");
     world.takeover(Signal::TERM);
     file.write_all_at(b"x", 0).unwrap();
@@ -255,13 +262,13 @@ fn sigterm_leaves_the_mount_to_the_next() {
 
 #[test]
 fn nothing_that_was_closed_stays_on_record() {
-    let Some(world) = World::start() else { return };
+    let world = World::start();
     let files: Vec<File> = (0..20).map(|number| world.open(&format!("file{number}"))).collect();
     world.takeover(Signal::KILL);
     drop(files);
     std::thread::sleep(Duration::from_secs(1));
     world.takeover(Signal::KILL);
     let log = fs::read_to_string(world.path("log")).unwrap();
-    let last = log.lines().rfind(|line| line.contains("taken over from an earlier presto")).unwrap();
+    let last = log.lines().rfind(|line| line.contains(TAKEN_OVER)).unwrap();
     assert!(last.contains("handles=0 lost=0"), "{last}");
 }
