@@ -91,24 +91,48 @@ pub(super) enum Crossing {
     Joins,
 }
 
-impl Crossing {
-    /// Of an object that is local, or not, to a name where it will be.
-    pub fn of(is_local: bool, stays: bool) -> Option<Crossing> {
-        match (is_local, stays) {
-            (false, true) => Some(Crossing::Leaves),
-            (true, false) => Some(Crossing::Joins),
-            _ => None,
-        }
-    }
+/// A rename, as others see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub crossing: Option<Crossing>,
+    /// What stood at the target was nobody's business.
+    pub replaces_local: bool,
+    /// What the record says of it.
+    pub told: Flags,
 }
 
 impl Volume {
-    /// Whether one rename can be a creation or a removal to others. Not where all that is in a directory would have to
-    /// be told of, an object has other names, or the server may still ask for the content of what leaves.
-    pub(super) fn may_cross(&self, crossing: Crossing, id: FileId, stat: &Stat, flags: RenameFlags) -> bool {
-        let plain = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::WHITEOUT);
-        let asked_for = crossing == Crossing::Leaves && self.limbo.needs(id);
-        plain && !stat.is_dir() && stat.attributes.nlink == 1 && !asked_for
+    /// How an object goes from one name to another, which may stand for something now. EXDEV, as between two file systems,
+    /// where one rename cannot be a creation or a removal to others: whoever renames copies then.
+    pub(super) fn way(
+        &self,
+        [from, to]: [(&Dir, &[u8]); 2],
+        (object, before): (FileId, &Stat),
+        replaces: bool,
+        flags: RenameFlags,
+    ) -> Result<Way, Errno> {
+        let is_local = self.is_local_at(from.0, from.1)?;
+        let replaces_local = replaces && self.is_local_at(to.0, to.1)?;
+        // The name of something replicated is replicated, whatever it is.
+        let stays = (!replaces || replaces_local) && self.excludes(to.0, to.1, before.is_dir())?;
+        let (crossing, told) = match (is_local, stays) {
+            (false, true) => (Some(Crossing::Leaves), Flags::LEFT),
+            (true, false) => (Some(Crossing::Joins), Flags::JOINED),
+            (true, true) => (None, Flags::LOCAL),
+            (false, false) => (None, Flags::empty()),
+        };
+        let may_cross = |crossing| {
+            let plain = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::WHITEOUT);
+            // Not where all that is in a directory would have to be told of, an object has other names, or the server may
+            // still ask for the content of what leaves.
+            let asked_for = crossing == Crossing::Leaves && self.limbo.needs(object);
+            plain && !before.is_dir() && before.attributes.nlink == 1 && !asked_for
+        };
+        let mixes = flags.contains(RenameFlags::EXCHANGE) && is_local != replaces_local;
+        if mixes || !crossing.is_none_or(may_cross) {
+            return Err(Errno::XDEV);
+        }
+        Ok(Way { crossing, replaces_local, told })
     }
 
     /// Other patterns from now on. What is replicated stays so, and what is not, until a scrub takes it.
@@ -125,7 +149,7 @@ impl Volume {
         if !self.has_locals() || dir.id == self.lower.staging() {
             return Ok(false);
         }
-        if self.lower.is_local_dir(dir)? {
+        if self.lower.local_dir(dir)? == Some(Local::Excluded) {
             return Ok(true);
         }
         let patterns = Arc::clone(&self.locals.patterns.read());
@@ -147,6 +171,16 @@ impl Volume {
     /// Whether a file stays on this node.
     pub(super) fn is_local(&self, file: impl AsFd) -> Result<bool, Errno> {
         Ok(self.has_locals() && self.lower.local_mark_of(file)?.is_some_and(Local::stays))
+    }
+
+    /// Something is about to be made here that does not stay: nor do directories on the way that had been left to this node.
+    pub(super) fn rejoin(&self, dir: &Arc<Dir>) -> Result<(), Errno> {
+        let mut at = Arc::clone(dir);
+        while self.has_locals() && self.lower.local_dir(&at)? == Some(Local::Left) {
+            self.lower.set_local_dir(&at, Local::Wanted)?;
+            at = self.lower.dir(self.lower.parent(&at)?)?;
+        }
+        Ok(())
     }
 
     /// Marks what was just made by an excluded name.

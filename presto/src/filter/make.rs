@@ -69,6 +69,9 @@ impl Volume {
             intent.name = name.to_vec();
             let local = self.excludes(&dir, name, false)?;
             intent.flags.set(Flags::LOCAL, local);
+            if !local {
+                self.rejoin(&dir)?;
+            }
             let known = self.foresee(&mut intent, &dir, FileType::RegularFile, new.mode)?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(new.mode & 0o7777);
@@ -157,6 +160,9 @@ impl Volume {
             intent.name = name.to_vec();
             let local = self.excludes(&dir, name, matches!(kind, Kind::Dir))?;
             intent.flags.set(Flags::LOCAL, local);
+            if !local {
+                self.rejoin(&dir)?;
+            }
             let known = match kind {
                 Kind::Symlink(target) => {
                     intent.value = target.to_vec();
@@ -202,6 +208,9 @@ impl Volume {
             let local = self.is_local(&file)?;
             if local != self.excludes(&dir, name, false)? {
                 return Err(Stop::Errno(Errno::XDEV)); // One object cannot stay here by one name and not by the other.
+            }
+            if !local {
+                self.rejoin(&dir)?;
             }
             let mut intent = Volume::intent(Opcode::Link, caller);
             intent.flags.set(Flags::LOCAL, local);

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::LimboReason;
 use super::Volume;
 use super::local::Crossing;
+use super::local::Way;
 use super::make::mtime;
 use super::update::Stop;
 use crate::lower::Local;
@@ -63,17 +64,11 @@ impl Volume {
                 _ => {}
             }
             let before = Stat::at(&source, from.name)?;
-            let is_local = self.is_local_at(&source, from.name)?;
-            let replaces_local = replaced.is_some() && self.is_local_at(&target, to.name)?;
-            let stays = match replaced {
-                Some(_) if !replaces_local => false,
-                _ => self.excludes(&target, to.name, before.is_dir())?,
-            };
-            let crossing = Crossing::of(is_local, stays);
-            if crossing.is_some_and(|crossing| !self.may_cross(crossing, object, &before, flags))
-                || exchange && is_local != replaces_local
-            {
-                return Err(Stop::Errno(Errno::XDEV)); // As to another file system: who renames copies then.
+            let names = [(&*source, from.name), (&*target, to.name)];
+            let Way { crossing, replaces_local, told: about } =
+                self.way(names, (object, &before), replaced.is_some(), flags)?;
+            if !about.intersects(Flags::LOCAL | Flags::LEFT) {
+                self.rejoin(&target)?;
             }
             let mut intent = Volume::intent(Opcode::Rename, caller);
             intent.object = object;
@@ -84,9 +79,7 @@ impl Volume {
             // Others never heard of what stayed here.
             intent.replaced = replaced.filter(|_| exchange || !replaces_local).unwrap_or_default();
             intent.before = before.attributes;
-            intent.flags.set(Flags::LOCAL, is_local && stays);
-            intent.flags.set(Flags::LEFT, crossing == Some(Crossing::Leaves));
-            intent.flags.set(Flags::JOINED, crossing == Some(Crossing::Joins));
+            intent.flags = about;
             intent.flags.set(Flags::EXCHANGE, exchange);
             intent.flags.set(Flags::NOREPLACE, flags.contains(RenameFlags::NOREPLACE));
             intent.flags.set(Flags::WHITEOUT, flags.contains(RenameFlags::WHITEOUT));

@@ -111,8 +111,8 @@ pub struct Dir {
     fd: OwnedFd,
     /// Known to have no default ACL.
     plain: AtomicBool,
-    /// Whether it stays on this node, once that has been looked up.
-    local: OnceLock<bool>,
+    /// Its mark, once that has been looked up.
+    local: OnceLock<Option<Local>>,
 }
 
 impl AsFd for Dir {
@@ -369,12 +369,12 @@ impl Lower {
         Ok([below.strip_prefix(b"/").unwrap_or(below), b"/", name].concat())
     }
 
-    /// Whether a directory stays on this node. Remembered until `forget_dir`.
-    pub fn is_local_dir(&self, dir: &Dir) -> Result<bool, Errno> {
+    /// The mark of a directory. Remembered until `forget_dir`.
+    pub fn local_dir(&self, dir: &Dir) -> Result<Option<Local>, Errno> {
         if let Some(local) = dir.local.get() {
             return Ok(*local);
         }
-        let local = local_mark(xattr::get(dir, xattr::LOCAL))?.is_some_and(Local::stays);
+        let local = self.local_mark_of(dir)?;
         Ok(*dir.local.get_or_init(|| local))
     }
 
@@ -401,6 +401,13 @@ impl Lower {
         Ok(())
     }
 
+    /// The same of a directory itself.
+    pub fn set_local_dir(&self, dir: &Dir, local: Local) -> Result<(), Errno> {
+        xattr::set(dir, xattr::LOCAL, &[local as u8], rustix::fs::XattrFlags::empty())?;
+        self.forget_dir(dir.id);
+        Ok(())
+    }
+
     /// Identity of an entry, `None` if there is none.
     pub fn find(&self, dir: impl AsFd, name: &[u8]) -> Result<Option<FileId>, Errno> {
         match self.child(dir, name) {
@@ -417,7 +424,7 @@ impl Lower {
 pub enum Local {
     /// It stays on this node: its name was excluded when it was made.
     Excluded = b'e',
-    /// So does this directory: others have removed it, and what is in it stays here.
+    /// So does this directory, for as long as nothing but what stays here is in it: others have removed it.
     Left = b'l',
     /// It no longer does, and no record tells of it yet: a replay needs its name.
     Wanted = b'w',

@@ -66,8 +66,12 @@ impl Scrubber {
     fn listed(&self, dir: &Dir, name: &[u8]) -> Result<Option<Entry>, Errno> {
         match self.volume.resolve(dir, name) {
             Ok(Some(entry)) if self.volume.limbo.contains(entry.id) => Ok(None),
-            Ok(Some(entry)) if self.volume.stays_here(dir, name, entry.stat.is_dir())? => Ok(None),
-            Ok(entry) => Ok(entry),
+            Ok(Some(entry)) => match self.volume.stays_here(dir, name, entry.stat.is_dir()) {
+                Ok(false) => Ok(Some(entry)),
+                Ok(true) | Err(Errno::NOENT | Errno::STALE) => Ok(None),
+                Err(errno) => Err(errno),
+            },
+            Ok(None) => Ok(None),
             Err(Errno::XDEV) => {
                 if self.crossed.lock().insert((dir.id, name.to_vec())) {
                     let path = rustix::fs::readlink(xattr::magic(dir), Vec::new()).unwrap_or_default();

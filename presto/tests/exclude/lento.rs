@@ -125,12 +125,22 @@ fn a_directory_that_others_remove_stays_for_what_stays_here() {
     assert_eq!(w.read("src/a.o"), "a.o");
     assert_eq!(listed(&w), Vec::<String>::new());
     already(&w.one(unlink(&w, "src")));
-    // What is made in it now stays here too, and goes when its user says so.
+    save_in(&w, "src", "b.o");
+    assert_eq!(listed(&w), Vec::<String>::new());
+    // Something else is made in it: there is such a directory again, and Lento finds it.
     save_in(&w, "src", "b.c");
-    assert!(w.records().iter().rev().take(2).any(|record| record.intent.flags.contains(Flags::LOCAL)));
-    for child in [&b"a.o"[..], b"b.c"] {
-        w.volume.unlink(user(), w.id("src"), child).unwrap();
-    }
+    assert!(!w.record(w.last()).intent.flags.contains(Flags::LOCAL));
+    assert_eq!(listed(&w), ["src"]);
+    assert_eq!(found(&w, "new", What::Entry(entry(&w, "src")))[0].opcode, Opcode::Mkdir);
+}
+
+#[test]
+fn a_directory_that_others_have_removed_goes_when_its_user_says_so() {
+    let w = excluding(&["*.o"]);
+    w.user_mkdir("src");
+    save_in(&w, "src", "a.o");
+    applied(&w.one(unlink(&w, "src")));
+    w.volume.unlink(user(), w.id("src"), b"a.o").unwrap();
     w.volume.rmdir(user(), w.root(), b"src").unwrap();
     assert!(w.record(w.last()).intent.flags.contains(Flags::LOCAL));
 }
