@@ -4,8 +4,10 @@
 
 mod sim;
 
+use lento_core::types::Recno;
 use lento_core::types::mode;
 use lento_core::volume::ReplicatorStatus;
+use lento_core::volume::Safety;
 use lento_core::volume::Status;
 use sim::disk::ROOT;
 use sim::world::World;
@@ -86,4 +88,55 @@ fn a_client_that_is_away_says_what_waits() {
     assert_eq!((idle.pending, idle.pending_bytes, idle.pending_since), (0, 0, None));
     let judged = status(&world, SERVER).judged;
     assert!(judged.accepted >= 2, "{judged:?}");
+}
+
+/// Where a file in the root is safe, if its newest record is this one.
+fn safety(world: &World, node: usize, name: &str, newest: Recno) -> Safety {
+    let node = &world.nodes[node];
+    let file = node.disk.entry(ROOT, name.as_bytes()).unwrap();
+    node.volume.as_ref().unwrap().safety(&node.store, file, newest).unwrap()
+}
+
+#[test]
+fn a_file_is_safe_where_its_records_are_durable() {
+    let mut world = World::new(13, 1);
+    world.rest();
+    world.cut(CLIENT);
+    write(&mut world, CLIENT, "mine", 500);
+    let newest = world.nodes[CLIENT].disk.last();
+    assert_eq!(safety(&world, CLIENT, "mine", newest), Safety::Local, "nobody has read of it");
+    run(&mut world);
+    for newest in [newest, Recno(0)] {
+        assert_eq!(safety(&world, CLIENT, "mine", newest), Safety::Local, "the server has not heard of it");
+    }
+    world.connect(CLIENT);
+    assert!(world.settle());
+    assert_eq!(safety(&world, CLIENT, "mine", newest), Safety::Server);
+    let last = world.nodes[SERVER].disk.last();
+    for newest in [last, Recno(0)] {
+        assert_eq!(safety(&world, SERVER, "mine", newest), Safety::Everywhere);
+    }
+
+    world.cut(CLIENT);
+    write(&mut world, SERVER, "other", 30);
+    let newest = world.nodes[SERVER].disk.last();
+    assert_eq!(safety(&world, SERVER, "other", newest), Safety::Local, "it is not durable yet");
+    run(&mut world);
+    assert_eq!(safety(&world, SERVER, "other", newest), Safety::Server);
+    assert_eq!(safety(&world, SERVER, "mine", last), Safety::Everywhere, "this one has not changed");
+    world.connect(CLIENT);
+    assert!(world.settle());
+    assert_eq!(safety(&world, SERVER, "other", newest), Safety::Everywhere);
+}
+
+#[test]
+fn the_time_of_a_directory_moves_for_all_by_what_stays_on_one() {
+    let mut world = World::new(14, 1);
+    world.rest();
+    for node in [CLIENT, SERVER] {
+        world.nodes[node].disk.user_touch(ROOT);
+        assert!(world.settle());
+    }
+    let time = |node: usize| world.nodes[node].disk.after(ROOT).attributes.mtime;
+    assert_eq!(time(CLIENT), time(SERVER));
 }

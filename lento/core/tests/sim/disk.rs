@@ -144,7 +144,7 @@ impl Disk {
         Time { sec: self.clock as i64, nsec: self.nsec }
     }
 
-    pub(super) fn after(&self, file: FileId) -> After {
+    pub fn after(&self, file: FileId) -> After {
         let inode = &self.inodes[&file];
         After { attributes: inode.attributes, version: self.version(file), nlink: self.links(file) as u32 }
     }
@@ -288,6 +288,13 @@ impl Disk {
         let after = self.after(file);
         self.record(KmlOrigin::User, Update::Link { dir, name: name.to_vec(), file, after, dir_mtime });
         Ok(())
+    }
+
+    /// Something that stays on this node is made or removed in a directory.
+    pub fn user_touch(&mut self, dir: FileId) {
+        let now = self.tick();
+        let mtime = self.dir_touched(dir, Some(now));
+        self.record(KmlOrigin::User, Update::Touch { dir, mtime });
     }
 
     pub(super) fn lose(&mut self, file: FileId) -> (bool, bool) {
