@@ -73,7 +73,7 @@ pub fn check(state: &Path, holder: Option<&Path>, sources: &[PathBuf]) -> Vec<Fi
     findings.push(finding("holder", held));
     match Table::read(state) {
         Ok(specs) => {
-            let count = format!("{} of {} volumes", state.display(), specs.len());
+            let count = format!("{} volumes in {}", specs.len(), state.display());
             findings.push(finding("mount table", Ok(count)));
             findings.extend(
                 specs.iter().map(|spec| finding(&format!("volume {}", spec.name), volume(spec, sources))),
