@@ -140,7 +140,8 @@ impl Volume {
         self.locals.set(&self.lower, exclude)
     }
 
-    fn has_locals(&self) -> bool {
+    /// Whether anything may be marked, or will be.
+    pub(crate) fn has_locals(&self) -> bool {
         self.locals.any.load(Ordering::Acquire)
     }
 

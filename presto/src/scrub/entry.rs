@@ -47,7 +47,11 @@ impl Scrubber {
         let volume = &self.volume;
         match volume.lower.find(dir, name) {
             Ok(Some(id)) if volume.limbo.contains(id) => Ok(None),
-            Ok(Some(_)) if volume.stays_here(dir, name, Stat::at(dir, name)?.is_dir())? => Ok(None),
+            Ok(Some(_))
+                if volume.has_locals() && volume.stays_here(dir, name, Stat::at(dir, name)?.is_dir())? =>
+            {
+                Ok(None)
+            }
             Ok(found) => Ok(found),
             Err(Errno::XDEV) => {
                 let message = "a mount point or subvolume is no part of the tree".to_owned();
@@ -81,6 +85,7 @@ impl Scrubber {
         }
         if let Some(file) = found
             && item.known.is_none()
+            && self.volume.has_locals()
             && self.volume.will_stay(dir, &item.at.name, self.volume.lower.stat(file)?.is_dir())?
         {
             return self.excluded(item, dir, mode);
