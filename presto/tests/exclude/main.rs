@@ -14,7 +14,6 @@
 #[allow(dead_code)]
 mod ask;
 #[path = "../common/calls.rs"]
-#[allow(dead_code)]
 mod calls;
 mod lento;
 #[path = "../common/mounted.rs"]
