@@ -10,7 +10,9 @@ KEEP    ?= 0
 NODES   ?= 2
 # Of `make test-survive`.
 KILLS   ?= 1000
-export ROUNDS KEEP NODES KILLS
+# Of `make test-power`.
+CUTS    ?= 20
+export ROUNDS KEEP NODES KILLS CUTS
 
 NEXTEST_VERSION := 0.9.143
 DENY_VERSION    := 0.20.2
@@ -18,10 +20,10 @@ DENY_VERSION    := 0.20.2
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Of the whole workspace, and not of packages: with other features the dependencies would be built once more.
-PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive walk bench
+PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive power kernel walk bench
 CLUSTER    := cluster cluster-check cluster-test images kubectl-intermezzo
 
-.PHONY: help demo test test-fast test-kill test-survive test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test test-fast test-kill test-survive test-power test-kernel test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -29,6 +31,8 @@ help:
 	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
 	@echo "make test-survive    kill -9 of presto under programs that may notice nothing (root; KILLS=1000 SEED=n)"
+	@echo "make test-power      power cuts of a virtual machine that is a node (root, QEMU; CUTS=20 SEED=n)"
+	@echo "make test-kernel     presto's tests on Linux 6.1, without FUSE passthrough (root, QEMU)"
 	@echo "make stuck           one node's lento stands still (SIGSTOP) while the others write (root)"
 	@echo "make test-cluster    InterMezzo on a real Kubernetes of three nodes, end to end (root; ONLY=names of scenarios)"
 	@echo "make bench           figures beside the targets (root; release build)"
@@ -50,6 +54,8 @@ test: format clippy architecture deny unit
 	$(MAKE) test-survive KILLS=100
 	$(MAKE) demo
 	$(MAKE) test-cluster
+	$(MAKE) test-power CUTS=4
+	$(MAKE) test-kernel
 
 # Mount tests skip themselves by name here; `make unit` runs them.
 test-fast: format clippy architecture
@@ -61,6 +67,14 @@ test-kill: bins
 # Presto killed under programs that may notice nothing but a pause.
 test-survive: bins
 	$(BIN_DIR)/survive --kills $(KILLS)
+
+# The power of a node goes while programs work: what fsync promised is there, on both nodes.
+test-power: bins
+	$(BIN_DIR)/power --cuts $(CUTS)
+
+# Presto on a kernel without passthrough and RESEND, in a virtual machine.
+test-kernel: bins
+	CARGO="$(CARGO)" $(BIN_DIR)/kernel
 
 # A directory adopted through kills, changes behind presto's back, a wiped node.
 adopt: bins

@@ -180,7 +180,7 @@ impl Fleet {
         }
         let down = |fleet: &Fleet| fleet.each().all(|(node, daemon)| !fleet.is_running(node, daemon));
         if down(self) {
-            self.free_ports()?;
+            self.take_ports()?;
         }
         for (node, daemon) in self.each().map(|(n, d)| (n.clone(), d)).collect::<Vec<_>>() {
             if !self.is_running(&node, daemon) {
@@ -196,8 +196,11 @@ impl Fleet {
         self.config.nodes.iter().flat_map(move |node| daemons.iter().map(move |daemon| (node, *daemon)))
     }
 
-    /// Another program may have taken a port while the fleet was down.
-    fn free_ports(&mut self) -> Result<(), FleetError> {
+    /// Gives each node ports that are free: another program may have taken one while the fleet was down.
+    ///
+    /// # Errors
+    /// There are none, or the fleet's own file cannot be written.
+    pub fn take_ports(&mut self) -> Result<(), FleetError> {
         let mut held = Vec::new();
         let ports = self.config.nodes.iter_mut().flat_map(|node| [&mut node.port, &mut node.metrics_port]);
         for wanted in ports {
@@ -299,13 +302,28 @@ impl Fleet {
     }
 
     /// Waits until every node has its volume mounted and the server all Replicators connected.
+    /// `told` hears what it waits for.
     ///
     /// # Errors
     /// A daemon ended, or not in time.
     pub fn wait_ready(&self, timeout: Duration, told: &mut dyn FnMut(&str)) -> Result<(), FleetError> {
+        let all: Vec<&Node> = self.config.nodes.iter().collect();
+        self.wait_ready_of(&all, timeout, told)
+    }
+
+    /// The same for these nodes, where others run elsewhere.
+    ///
+    /// # Errors
+    /// A daemon of theirs ended, or not in time.
+    pub fn wait_ready_of(
+        &self,
+        nodes: &[&Node],
+        timeout: Duration,
+        told: &mut dyn FnMut(&str),
+    ) -> Result<(), FleetError> {
         let begin = Instant::now();
         loop {
-            let Some(waiting) = self.missing()? else { return Ok(()) };
+            let Some(waiting) = self.missing(nodes)? else { return Ok(()) };
             told(&waiting);
             if begin.elapsed() > timeout {
                 return Err(FleetError::NotReady { seconds: timeout.as_secs(), waiting });
@@ -314,16 +332,16 @@ impl Fleet {
         }
     }
 
-    /// What the fleet still lacks.
-    fn missing(&self) -> Result<Option<String>, FleetError> {
-        for (node, daemon) in self.each() {
+    /// What these nodes still lack.
+    fn missing(&self, nodes: &[&Node]) -> Result<Option<String>, FleetError> {
+        for (node, daemon) in self.each().filter(|(node, _)| nodes.contains(node)) {
             if !self.is_running(node, daemon) {
                 let log = self.layout.log(node, daemon);
                 let tail = process::tail(&log, 15);
                 return Err(FleetError::Ended { daemon, node: node.name.clone(), log, tail });
             }
         }
-        for node in &self.config.nodes {
+        for node in nodes {
             if let Some(waiting) = self.node_lacks(node) {
                 return Ok(Some(format!("node {}: {waiting}", node.name)));
             }

@@ -45,7 +45,22 @@ impl Temporary {
         Temporary::start(base, name, nodes, Keep::Nothing, Some(tree.to_owned()))
     }
 
+    /// The same without any process: the caller starts those that run here.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn made(base: &Path, name: &str, nodes: usize) -> Result<Temporary> {
+        Temporary::make(base, name, nodes, Keep::Nothing, None)
+    }
+
     fn start(base: &Path, name: &str, nodes: usize, keep: Keep, adopt: Option<PathBuf>) -> Result<Temporary> {
+        let mut this = Temporary::make(base, name, nodes, keep, adopt)?;
+        let up = this.fleet.up(Duration::from_secs(60), &mut |_| ());
+        up.with_context(|| format!("the fleet in {} does not come up", this.fleet.layout.dir.display()))?;
+        Ok(this)
+    }
+
+    fn make(base: &Path, name: &str, nodes: usize, keep: Keep, adopt: Option<PathBuf>) -> Result<Temporary> {
         fs::create_dir_all(base)?;
         let dir = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(base)?.keep();
         // A proof has files open on the mounts and starts processes: with a presto away and its mounts kept, the new
@@ -54,10 +69,7 @@ impl Temporary {
         let request = Request { nodes: Some(nodes), volume: None, lower: Vec::new(), adopt, mounts };
         let fleet = Fleet::make(&dir, &request)?;
         end_with_signal(&fleet, keep);
-        let mut this = Temporary { fleet, keep };
-        let up = this.fleet.up(Duration::from_secs(60), &mut |_| ());
-        up.with_context(|| format!("the fleet in {} does not come up", this.fleet.layout.dir.display()))?;
-        Ok(this)
+        Ok(Temporary { fleet, keep })
     }
 
     /// Where a node's volume is mounted.
@@ -80,7 +92,9 @@ impl Temporary {
             }
             Err(error) => say(format_args!("conflicts: {error}")),
         }
-        for node in &self.fleet.config.nodes {
+        // A node without a log runs elsewhere.
+        let here = |node: &&Node| self.fleet.layout.log(node, Daemon::Lento).exists();
+        for node in self.fleet.config.nodes.iter().filter(here) {
             match self.fleet.status(node) {
                 Ok(status) => say(format_args!("node {}: {status:?}", node.name)),
                 Err(error) => say(format_args!("node {}: {error}", node.name)),
@@ -90,7 +104,8 @@ impl Temporary {
                 say(format_args!("the end of {}:\n{}", path.display(), tail(&path, LOG_LINES)));
             }
             for name in names {
-                let told = history::of(&self.fleet.layout.cache(node), name);
+                let cache = self.fleet.layout.cache(node).join(&self.fleet.config.volume);
+                let told = history::of(&cache, name);
                 let told = told.unwrap_or_else(|error| format!("{error:#}"));
                 say(format_args!("what the journal of {} tells of {name}:\n{told}", node.name));
             }

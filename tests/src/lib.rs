@@ -7,6 +7,8 @@ pub mod cluster;
 pub mod fleet;
 pub mod history;
 pub mod image;
+pub mod machine;
+pub mod power;
 pub mod run;
 pub mod sbom;
 pub mod scenarios;

@@ -14,10 +14,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// What there is to see of one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// File type and permission bits.
     pub mode: u32,
@@ -36,6 +37,7 @@ pub struct Entry {
     /// First name (in order) of the same file.
     pub same_as: PathBuf,
     /// Extended attributes.
+    #[serde(with = "pairs")]
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Target of a symbolic link.
     pub target: Vec<u8>,
@@ -44,7 +46,7 @@ pub struct Entry {
 }
 
 /// A tree: entries by path relative to its root, which is the empty path.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tree {
     /// Every name.
     pub entries: BTreeMap<PathBuf, Entry>,
@@ -116,6 +118,24 @@ impl Entry {
             fact("content", &short(self.hash), &short(other.hash));
         }
         (!facts.is_empty()).then(|| facts.join(", "))
+    }
+}
+
+/// JSON has no keys but text.
+mod pairs {
+    use super::{BTreeMap, Deserialize, Serialize};
+
+    pub fn serialize<S: serde::Serializer>(
+        map: &BTreeMap<Vec<u8>, Vec<u8>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, D::Error> {
+        Ok(Vec::<(Vec<u8>, Vec<u8>)>::deserialize(from)?.into_iter().collect())
     }
 }
 

@@ -10,8 +10,15 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// What volumes are tried on.
-pub const KINDS: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
+/// What volumes are tried on; where that takes too long, `INTERMEZZO_TEST_FILE_SYSTEMS` names some of them.
+pub fn kinds() -> Vec<&'static str> {
+    let wanted = std::env::var("INTERMEZZO_TEST_FILE_SYSTEMS").ok();
+    let is_wanted =
+        |kind: &&str| wanted.as_ref().is_none_or(|wanted| wanted.split(',').any(|one| one == *kind));
+    let kinds: Vec<_> = ["ext4", "xfs", "btrfs", "tmpfs"].into_iter().filter(is_wanted).collect();
+    assert!(!kinds.is_empty(), "{wanted:?} names no file system");
+    kinds
+}
 
 /// A file system of some 500 MB, unmounted at the end. Takes root, and the programs that make it (`.ci/run` installs them).
 pub struct LowerFs {
