@@ -33,6 +33,9 @@ struct Args {
     /// The machine's kernel; else every third fleet has the older one
     #[arg(long)]
     kernel: Option<Release>,
+    /// After a failure go on with the next fleet, to see what else there is
+    #[arg(long)]
+    go_on: bool,
     /// Leave the fleet in place after a failure
     #[arg(long, env = "KEEP", num_args = 0..=1, default_missing_value = "1", value_parser = clap::builder::BoolishValueParser::new(), default_value = "0", hide_env_values = true)]
     keep: bool,
@@ -74,7 +77,7 @@ struct Sum {
 fn cuts(args: &Args, seed: u64) -> Result<()> {
     let begin = Instant::now();
     let scratch = tempfile::Builder::new().prefix("intermezzo-power-scratch-").tempdir_in(&args.base)?;
-    let mut sum = Sum::default();
+    let (mut sum, mut failed) = (Sum::default(), 0);
     for number in 0.. {
         let left = args.cuts - sum.cuts;
         if left == 0 {
@@ -88,9 +91,18 @@ fn cuts(args: &Args, seed: u64) -> Result<()> {
         // Both roles have their turn, however few cuts there are.
         let cuts = left.min(args.fleet).min(args.cuts.div_ceil(2));
         say(format_args!("fleet {number}: the machine is {role:?}, kernel of {}", release.name()));
-        fleet(args, cuts, role, release, scratch.path(), &mut random, &mut sum).with_context(|| {
-            format!("fleet {number} (alone: --seed {} --role {role:?})", seed.wrapping_add(number))
-        })?;
+        let ended =
+            fleet(args, cuts, role, release, scratch.path(), &mut random, &mut sum).with_context(|| {
+                format!("fleet {number} (alone: --seed {} --role {role:?})", seed.wrapping_add(number))
+            });
+        match ended {
+            Err(error) if args.go_on => {
+                say(format_args!("power: FAILED: {error:#}"));
+                sum.cuts += 1;
+                failed += 1;
+            }
+            ended => ended?,
+        }
     }
     // A disk that loses nothing proves nothing.
     ensure!(sum.cuts < 4 || sum.sectors > 0, "no cut lost anything: the disk keeps what nobody flushed");
@@ -99,6 +111,7 @@ fn cuts(args: &Args, seed: u64) -> Result<()> {
         "power: {} cuts in {took:.0} s: {} promises kept, {} sectors lost, {} workers set back, {} files torn",
         sum.cuts, sum.promises, sum.sectors, sum.behind, sum.conflicts
     ));
+    ensure!(failed == 0, "{failed} fleets failed");
     Ok(())
 }
 

@@ -25,6 +25,8 @@ pub struct File {
     pub versions: Vec<u16>,
     /// The newest version that any sector was written with.
     pub newest: u16,
+    /// A power cut left zeros where something was added: its content says no more where it is from.
+    pub torn: bool,
 }
 
 /// One call, or the few that no program would separate.

@@ -115,3 +115,31 @@ fn an_older_version_than_the_promised_one_is_seen_and_an_unpromised_one_is_not()
     let broken = promises.check(&seen).unwrap_err();
     assert!(broken[0].contains("sector 2 is version 0, promised 1"), "{broken:?}");
 }
+
+#[test]
+fn zeros_are_where_something_was_added_without_a_promise_and_nowhere_else() {
+    let name = "f".to_owned();
+    let steps = [
+        Step::Make(name.clone(), 700),
+        Step::Sync(name.clone()),
+        Step::SyncDirectory(String::new()),
+        Step::Append(name.clone(), 1000),
+    ];
+    let mut promises = Promises::new(0, Model::default());
+    for (number, step) in steps.into_iter().enumerate() {
+        promises.plan.model.apply(&step);
+        promises.models.push(promises.plan.model.clone());
+        promises.steps.push(step);
+        promises.synced(number + 1);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let check = |from: usize| {
+        let mut bytes = promises.last().bytes("f");
+        bytes[from..].fill(0);
+        fs::write(dir.path().join("f"), bytes).unwrap();
+        promises.check(&observe(dir.path()).unwrap())
+    };
+    assert!(check(700).unwrap().files[&0].torn);
+    assert!(!check(1700).unwrap().files[&0].torn);
+    assert!(check(699).unwrap_err()[0].contains("sector 1"));
+}
