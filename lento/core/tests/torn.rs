@@ -261,6 +261,32 @@ fn a_client_may_replace_or_remove_a_torn_file_and_what_was_left_is_kept() {
 }
 
 #[test]
+fn who_has_removed_or_replaced_a_file_need_not_have_seen_what_a_power_cut_left_of_it() {
+    for seed in 0..200 {
+        for removes in [false, true] {
+            let mut world = world(seed, 1);
+            store(&mut world, CLIENT, "f", "good and whole");
+            rest(&mut world);
+            world.cut(CLIENT);
+            if removes {
+                world.nodes[CLIENT].disk.user_remove(ROOT, b"f").unwrap();
+            } else {
+                store(&mut world, CLIENT, "f", "the client's");
+            }
+            let left = tear_for_sure(&mut world, "f");
+            world.dice = Dice(seed);
+            world.connect(CLIENT);
+            for _ in 0..4000 {
+                world.step();
+            }
+            rest(&mut world);
+            let there = read(&world, SERVER, "f");
+            assert_eq!(there.as_deref(), (!removes).then_some("the client's"), "seed {seed}: {left}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_kept_holds_up_nobody_for_long() {
     let mut world = world(3, 1);
     store(&mut world, SERVER, "f", "good and whole");

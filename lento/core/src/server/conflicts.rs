@@ -73,6 +73,23 @@ impl Conflicts {
         Ok(Some(row.record))
     }
 
+    /// Whether `present` is what a power cut of this server has left of the content `before`, and nobody had a better one.
+    pub fn is_left_of(
+        &self,
+        store: &dyn Store,
+        own: u64,
+        object: ObjectId,
+        before: Hash,
+        present: Hash,
+    ) -> Result<bool, StoreError> {
+        let Some((recno, hash)) = self.stores.get(&(own, object)) else { return Ok(false) };
+        if *hash != present {
+            return Ok(false);
+        }
+        let row: Option<ConflictRow> = table::get(store, Table::Conflict, &table::number_key(recno.0))?;
+        Ok(row.as_ref().and_then(stored).is_some_and(|(_, torn, _)| torn == before))
+    }
+
     /// Rows.
     pub fn count(&self) -> u64 {
         self.count

@@ -119,6 +119,11 @@ impl Server {
             return Ok(Step::Held);
         }
         let mut decision = judge(ctx.store, &self.aliases, &view, &op)?;
+        if matches!(decision, Decision::Refuse(_))
+            && let Some(seen) = self.over_what_was_left(ctx, &view, &op)?
+        {
+            decision = judge(ctx.store, &self.aliases, &view, &seen)?;
+        }
         if kept && decision == Decision::Accept {
             // Decided once: its loser is kept already, and the client will learn exactly that.
             decision = Decision::Refuse(ConflictKind::StoreStore);
@@ -300,6 +305,25 @@ impl Server {
         let item = self.item(ctx, &op, None)?;
         let item = ReplayItem { hash: Some(content.hash), verdict: verdict_code::TAKEN, ..item };
         self.plan(ctx, &op, item)
+    }
+
+    /// The record as it would be had its maker seen what a power cut left of the content that he saw: nobody would have kept
+    /// that for its own sake. `None`: what is there is something else.
+    fn over_what_was_left(
+        &self,
+        ctx: &Context<'_>,
+        view: &View<'_>,
+        op: &Operation,
+    ) -> Result<Option<Operation>, StoreError> {
+        let mut op = op.clone();
+        let Some((before, object)) = before_of(&mut op) else { return Ok(None) };
+        let Some(present) = view.object(object)?.and_then(|row| row.content) else { return Ok(None) };
+        let own = ctx.meta.replica;
+        if !self.conflicts.is_left_of(ctx.store, own, object, *before, present.hash)? {
+            return Ok(None);
+        }
+        *before = present.hash;
+        Ok(Some(op))
     }
 
     /// The torn file whose content a record would take away, and what it is if it may not.
