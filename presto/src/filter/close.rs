@@ -78,6 +78,17 @@ impl Volume {
         Ok(closed)
     }
 
+    /// Files that were open for writing when presto ended, and of which nothing has been said yet.
+    pub fn interrupted(&self) -> Vec<FileId> {
+        self.interrupted.lock().clone()
+    }
+
+    /// One of them holds what its newest record says: there is nothing to say.
+    pub fn is_as_recorded(&self, id: FileId) {
+        self.interrupted.lock().retain(|other| *other != id);
+        self.writers.settled(id);
+    }
+
     fn close_one_interrupted(&self, id: FileId) -> Result<Interrupted, Errno> {
         let nothing = Interrupted { id, recorded: None };
         let file = match self.object(id) {
