@@ -193,6 +193,10 @@ fn end_with_signal(fleet: &Fleet, keep: Keep) {
                 _ = term.recv() => {}
             }
         });
+        // One that is gone already leaves the others to those who watch them.
+        if !fleet.layout.dir.exists() {
+            return;
+        }
         if keep == Keep::Nothing {
             say("Interrupted: taking the fleet down.");
             remove(&fleet);
