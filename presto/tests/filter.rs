@@ -500,10 +500,10 @@ fn files_open_at_a_kill_are_closed_at_the_next_start() {
         object = entry.id;
     }
     let subject = Subject::open(dir.path());
-    assert_eq!(subject.volume.close_interrupted().unwrap(), 1);
+    assert_eq!(subject.volume.close_interrupted(|_, _| false).unwrap(), 1);
     assert_eq!(told(dir.path()).objects[&object].size, 10);
     drop(subject);
-    assert_eq!(Subject::open(dir.path()).volume.close_interrupted().unwrap(), 0);
+    assert_eq!(Subject::open(dir.path()).volume.close_interrupted(|_, _| false).unwrap(), 0);
 }
 
 #[test]

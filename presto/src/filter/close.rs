@@ -64,12 +64,16 @@ impl Volume {
     }
 
     /// Closes for the files that were open for writing when presto was killed: what their writers had left is complete
-    /// as far as anybody will ever know. Recovery calls it once, after it has resolved the intents. An error names the file.
-    pub fn close_interrupted(&self) -> Result<usize, (FileId, Errno)> {
+    /// as far as anybody will ever know. After a power cut that holds for those that are as recorded: what fsync has promised
+    /// of them is there. Recovery calls it once, after it has resolved the intents. An error names the file.
+    pub fn close_interrupted(
+        &self,
+        is_recorded: impl Fn(FileId, &Attributes) -> bool,
+    ) -> Result<usize, (FileId, Errno)> {
         let mut closed = 0;
         let interrupted = self.interrupted.lock().clone();
         for id in interrupted {
-            let found = self.close_one_interrupted(id).map_err(|errno| (id, errno))?;
+            let found = self.close_one_interrupted(id, &is_recorded).map_err(|errno| (id, errno))?;
             closed += usize::from(found.recorded.is_some());
             self.left_open.lock().push(found);
             self.interrupted.lock().retain(|other| *other != id);
@@ -78,18 +82,11 @@ impl Volume {
         Ok(closed)
     }
 
-    /// Files that were open for writing when presto ended, and of which nothing has been said yet.
-    pub fn interrupted(&self) -> Vec<FileId> {
-        self.interrupted.lock().clone()
-    }
-
-    /// One of them holds what its newest record says: there is nothing to say.
-    pub fn is_as_recorded(&self, id: FileId) {
-        self.interrupted.lock().retain(|other| *other != id);
-        self.writers.settled(id);
-    }
-
-    fn close_one_interrupted(&self, id: FileId) -> Result<Interrupted, Errno> {
+    fn close_one_interrupted(
+        &self,
+        id: FileId,
+        is_recorded: impl Fn(FileId, &Attributes) -> bool,
+    ) -> Result<Interrupted, Errno> {
         let nothing = Interrupted { id, recorded: None };
         let file = match self.object(id) {
             Ok(file) => file,
@@ -103,7 +100,8 @@ impl Volume {
             return Ok(nothing);
         }
         start_writeback(&file)?;
-        let torn = self.journal.unclean_boot();
+        // Stores may have reached the disk without their time: whoever reads the record reads what is there.
+        let torn = self.journal.unclean_boot() && !is_recorded(id, &stat.attributes);
         let flags = if torn { Flags::UNVOUCHED } else { Flags::empty() };
         let recno = self.close_at_start(id, stat.attributes, flags)?;
         self.limbo.note_close(id, recno);

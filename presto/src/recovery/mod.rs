@@ -9,7 +9,7 @@
 mod decide;
 mod memory;
 
-use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, OriginKind, Outcome, Record};
+use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Opcode, OriginKind, Outcome, Record};
 use intermezzo_kml::{Class, KmlError, Reader};
 use rustix::io::Errno;
 
@@ -134,8 +134,11 @@ impl Recovery<'_> {
         }
         self.read(&mut reader)?;
         self.closes(&in_places, &journaled)?;
-        self.as_recorded()?;
-        self.report.closes += self.volume.close_interrupted().map_err(|(id, errno)| {
+        let is_recorded = |id, present: &Attributes| {
+            let recorded = self.memory.version(id);
+            recorded.is_some_and(|recorded| memory::content(&recorded) == memory::content(&present.version()))
+        };
+        self.report.closes += self.volume.close_interrupted(is_recorded).map_err(|(id, errno)| {
             self.lower(format!("journal what was being written to file {id}"), errno)
         })?;
         self.report.closes += self.orphans()?;
@@ -297,25 +300,6 @@ impl Recovery<'_> {
             self.volume.touched.object(id, recno);
             self.volume.limbo.note_close(id, recno);
             self.report.closes += 1;
-        }
-        Ok(())
-    }
-
-    /// A file that was open for writing when the power went may hold exactly what its newest record says, as after fsync.
-    /// Then it is not torn: to say so would give up what fsync has promised.
-    fn as_recorded(&self) -> Result<(), RecoveryError> {
-        if !self.volume.journal.unclean_boot() {
-            return Ok(());
-        }
-        for id in self.volume.interrupted() {
-            let Some(recorded) = self.memory.version(id) else { continue };
-            match self.volume.lower.stat(id) {
-                Ok(stat) if memory::content(&stat.attributes.version()) == memory::content(&recorded) => {
-                    self.volume.is_as_recorded(id);
-                }
-                Ok(_) | Err(Errno::STALE | Errno::NOENT) => {}
-                Err(errno) => return Err(self.lower(format!("look at file {id}"), errno)),
-            }
         }
         Ok(())
     }

@@ -75,7 +75,9 @@ fn after_a_power_cut_a_file_that_is_open_and_as_its_record_says_is_not_torn() {
             }
         });
         assert!(w.volume.journal.unclean_boot());
-        assert_eq!(w.last() > before, later);
+        // A record in any case: stores may have reached the disk without their time.
+        assert_eq!(w.record(w.last()).opcode, Opcode::Close);
+        assert!(w.last() > before);
         assert_eq!(w.record(w.last()).outcome.flags.contains(Flags::UNVOUCHED), later);
     }
 }
