@@ -54,7 +54,6 @@ test: format clippy architecture deny unit
 	$(MAKE) test-survive KILLS=100
 	$(MAKE) demo
 	$(MAKE) test-cluster
-	$(MAKE) test-kernel
 
 # Mount tests skip themselves by name here; `make unit` runs them.
 test-fast: format clippy architecture
