@@ -150,7 +150,7 @@ impl Volume {
         if !self.has_locals() || dir.id == self.lower.staging() {
             return Ok(false);
         }
-        if self.lower.local_dir(dir)? == Some(Local::Excluded) {
+        if self.lower.local_mark_of(dir)? == Some(Local::Excluded) {
             return Ok(true);
         }
         let patterns = Arc::clone(&self.locals.patterns.read());
@@ -177,7 +177,7 @@ impl Volume {
     /// Something is about to be made here that does not stay: nor do directories on the way that had been left to this node.
     pub(super) fn rejoin(&self, dir: &Arc<Dir>) -> Result<(), Errno> {
         let mut at = Arc::clone(dir);
-        while self.has_locals() && self.lower.local_dir(&at)? == Some(Local::Left) {
+        while self.has_locals() && self.lower.local_mark_of(&*at)? == Some(Local::Left) {
             self.lower.set_local_dir(&at, Local::Wanted)?;
             at = self.lower.dir(self.lower.parent(&at)?)?;
         }

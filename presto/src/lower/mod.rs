@@ -22,7 +22,6 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -111,8 +110,6 @@ pub struct Dir {
     fd: OwnedFd,
     /// Known to have no default ACL.
     plain: AtomicBool,
-    /// Its mark, once that has been looked up.
-    local: OnceLock<Option<Local>>,
 }
 
 impl AsFd for Dir {
@@ -123,7 +120,7 @@ impl AsFd for Dir {
 
 impl Dir {
     fn new(id: FileId, fd: OwnedFd) -> Dir {
-        Dir { id, fd, plain: AtomicBool::new(false), local: OnceLock::new() }
+        Dir { id, fd, plain: AtomicBool::new(false) }
     }
 }
 
@@ -369,21 +366,12 @@ impl Lower {
         Ok([below.strip_prefix(b"/").unwrap_or(below), b"/", name].concat())
     }
 
-    /// The mark of a directory. Remembered until `forget_dir`.
-    pub fn local_dir(&self, dir: &Dir) -> Result<Option<Local>, Errno> {
-        if let Some(local) = dir.local.get() {
-            return Ok(*local);
-        }
-        let local = self.local_mark_of(dir)?;
-        Ok(*dir.local.get_or_init(|| local))
-    }
-
     /// The mark of what a name stands for.
     pub fn local_mark(&self, dir: impl AsFd, name: &[u8]) -> Result<Option<Local>, Errno> {
         local_mark(xattr::get_at(dir, name, xattr::LOCAL))
     }
 
-    /// The same of a file.
+    /// The same of a file or directory.
     pub fn local_mark_of(&self, file: impl AsFd) -> Result<Option<Local>, Errno> {
         local_mark(xattr::get(file, xattr::LOCAL))
     }
@@ -397,15 +385,12 @@ impl Lower {
                 Err(errno) => return Err(errno),
             },
         }
-        self.forget_dir(self.child(dir, name)?);
         Ok(())
     }
 
     /// The same of a directory itself.
     pub fn set_local_dir(&self, dir: &Dir, local: Local) -> Result<(), Errno> {
-        xattr::set(dir, xattr::LOCAL, &[local as u8], rustix::fs::XattrFlags::empty())?;
-        self.forget_dir(dir.id);
-        Ok(())
+        xattr::set(dir, xattr::LOCAL, &[local as u8], rustix::fs::XattrFlags::empty())
     }
 
     /// Identity of an entry, `None` if there is none.
