@@ -113,15 +113,16 @@ fn a_damaged_journal_is_told_and_nothing_is_changed() {
             .min()
             .unwrap();
         let file = fs::File::options().read(true).write(true).open(&first).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, 12_000).unwrap();
-        file.write_all_at(&[byte[0] ^ 1], 12_000).unwrap();
+        // More than what may mean nothing between two records.
+        let mut good = [0; 64];
+        file.read_exact_at(&mut good, 12_000).unwrap();
+        file.write_all_at(&good.map(|byte| !byte), 12_000).unwrap();
         let whole = fs::read(&first).unwrap();
         let fault = fault_at_start(cache.parent().unwrap());
         let named = [NAME, &first.display().to_string()];
         assert!(named.iter().all(|word| fault.contains(word)), "{fault}");
         assert!(fs::read(&first).unwrap() == whole);
-        file.write_all_at(&byte, 12_000).unwrap();
+        file.write_all_at(&good, 12_000).unwrap();
     });
     assert_eq!(w.read("f99"), "text");
 }
