@@ -234,8 +234,20 @@ impl Cluster {
         for run in control_plane::programs(&self.dir, &self.network, &self.parts) {
             self.control.start(&run)?;
         }
+        let mut waiting = Vec::new();
         for (number, node) in self.nodes.iter_mut().enumerate() {
-            for run in node::programs(node, number, &self.network, &self.parts) {
+            let mut programs = node::programs(node, number, &self.network, &self.parts).into_iter();
+            if let Some(containerd) = programs.next() {
+                node.start(&containerd)?;
+            }
+            waiting.push(programs);
+        }
+        for (node, programs) in self.nodes.iter_mut().zip(waiting) {
+            // Without it the kubelet ends at once.
+            command::until(&format!("containerd of {} to answer", node.name), command::DEADLINE, || {
+                node.run("ctr", &["version"])
+            })?;
+            for run in programs {
                 node.start(&run)?;
             }
         }
