@@ -372,6 +372,11 @@ impl Server {
         self.unread.first().map_or(self.durable, |at| self.durable.min(Position(at.0.saturating_sub(1))))
     }
 
+    /// What is up to here is on this server's disk, and nothing of it waits to be kept or restored.
+    fn safe_here(&self) -> Position {
+        self.forwardable().min(self.orphans.safe()).min(self.torn.safe())
+    }
+
     /// The replication list changed.
     pub fn set_replist(&mut self, ctx: &mut Context<'_>, nodes: Vec<NodeName>) -> Result<(), StoreError> {
         self.replist = nodes.into_iter().collect();
@@ -421,10 +426,9 @@ impl Server {
         if self.barriers.is_empty() {
             return self.settle_peer_barriers(ctx, everywhere);
         }
-        let forwardable = self.forwardable();
-        let safe = self.orphans.safe().min(self.torn.safe());
+        let safe = self.safe_here();
         self.barriers.retain(|id, (upto, all)| {
-            let reached = forwardable >= *upto && safe >= *upto && (!*all || everywhere >= *upto);
+            let reached = safe >= *upto && (!*all || everywhere >= *upto);
             if reached {
                 ctx.out.push(Output::BarrierReached(*id));
             }
@@ -436,8 +440,7 @@ impl Server {
     /// Where what the records up to this one say is safe. With `or_later` it may have been a later one, up to the newest that is
     /// durable here.
     pub fn safety(&self, store: &dyn Store, upto: Recno, or_later: bool) -> Result<Safety, StoreError> {
-        let here = self.forwardable().min(self.orphans.safe()).min(self.torn.safe());
-        if here < Position(upto.0) {
+        if self.safe_here() < Position(upto.0) {
             return Ok(Safety::Local);
         }
         let upto = if or_later { self.durable } else { Position(upto.0) };

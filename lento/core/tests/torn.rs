@@ -240,19 +240,26 @@ fn what_is_written_over_a_torn_file_joins_its_conflict_unless_it_was_emptied_fir
     }
 }
 
+/// A file that both have, made by `maker`. The client, cut off, removes or replaces it; then it is torn at the server, where
+/// this is left.
+fn changed_while_torn(seed: u64, maker: usize, removes: bool) -> (World, String) {
+    let mut world = world(seed, 1);
+    store(&mut world, maker, "f", "good and whole");
+    rest(&mut world);
+    world.cut(CLIENT);
+    if removes {
+        world.nodes[CLIENT].disk.user_remove(ROOT, b"f").unwrap();
+    } else {
+        store(&mut world, CLIENT, "f", "the client's");
+    }
+    let left = tear_for_sure(&mut world, "f");
+    (world, left)
+}
+
 #[test]
 fn a_client_may_replace_or_remove_a_torn_file_and_what_was_left_is_kept() {
     for removes in [false, true] {
-        let mut world = world(3, 1);
-        store(&mut world, SERVER, "f", "good and whole");
-        rest(&mut world);
-        world.cut(CLIENT);
-        if removes {
-            world.nodes[CLIENT].disk.user_remove(ROOT, b"f").unwrap();
-        } else {
-            store(&mut world, CLIENT, "f", "the client's");
-        }
-        let left = tear_for_sure(&mut world, "f");
+        let (mut world, left) = changed_while_torn(3, SERVER, removes);
         rest(&mut world);
         assert!(!world.is_torn());
         assert!(is_kept(&world, &left));
@@ -264,16 +271,7 @@ fn a_client_may_replace_or_remove_a_torn_file_and_what_was_left_is_kept() {
 fn who_has_removed_or_replaced_a_file_need_not_have_seen_what_a_power_cut_left_of_it() {
     for seed in 0..200 {
         for removes in [false, true] {
-            let mut world = world(seed, 1);
-            store(&mut world, CLIENT, "f", "good and whole");
-            rest(&mut world);
-            world.cut(CLIENT);
-            if removes {
-                world.nodes[CLIENT].disk.user_remove(ROOT, b"f").unwrap();
-            } else {
-                store(&mut world, CLIENT, "f", "the client's");
-            }
-            let left = tear_for_sure(&mut world, "f");
+            let (mut world, left) = changed_while_torn(seed, CLIENT, removes);
             world.dice = Dice(seed);
             world.connect(CLIENT);
             for _ in 0..4000 {
