@@ -24,7 +24,6 @@ use crate::lower::Dir;
 use crate::lower::Local;
 use crate::lower::Lower;
 use crate::lower::Stat;
-use crate::lower::xattr;
 
 /// Patterns of names, in the syntax of `.gitignore`, relative to the volume's root.
 #[derive(Clone, Debug, Default)]
@@ -72,8 +71,7 @@ impl Locals {
     fn set(&self, lower: &Lower, exclude: Exclude) -> Result<(), Errno> {
         if !exclude.is_empty() && !self.any.load(Ordering::Acquire) {
             // Before the first mark: without this one nobody looks for others.
-            let value = [Local::Excluded as u8];
-            xattr::set(lower.home(), xattr::LOCAL, &value, rustix::fs::XattrFlags::empty())?;
+            lower.set_local_dir(lower.home(), Local::Excluded)?;
             rustix::fs::fsync(lower.home())?;
             self.any.store(true, Ordering::Release);
         }
@@ -178,10 +176,19 @@ impl Volume {
     pub(super) fn rejoin(&self, dir: &Arc<Dir>) -> Result<(), Errno> {
         let mut at = Arc::clone(dir);
         while self.has_locals() && self.lower.local_mark_of(&*at)? == Some(Local::Left) {
-            self.lower.set_local_dir(&at, Local::Wanted)?;
+            self.lower.set_local_dir(&*at, Local::Wanted)?;
             at = self.lower.dir(self.lower.parent(&at)?)?;
         }
         Ok(())
+    }
+
+    /// Decides about what is about to be made by this name.
+    pub(super) fn will_be_local(&self, dir: &Arc<Dir>, name: &[u8], is_dir: bool) -> Result<bool, Errno> {
+        let local = self.excludes(dir, name, is_dir)?;
+        if !local {
+            self.rejoin(dir)?;
+        }
+        Ok(local)
     }
 
     /// Marks what was just made by an excluded name.

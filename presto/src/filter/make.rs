@@ -67,11 +67,8 @@ impl Volume {
             let mut intent = Volume::intent(Opcode::Create, caller);
             intent.parent = parent;
             intent.name = name.to_vec();
-            let local = self.excludes(&dir, name, false)?;
+            let local = self.will_be_local(&dir, name, false)?;
             intent.flags.set(Flags::LOCAL, local);
-            if !local {
-                self.rejoin(&dir)?;
-            }
             let known = self.foresee(&mut intent, &dir, FileType::RegularFile, new.mode)?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::from_raw_mode(new.mode & 0o7777);
@@ -158,11 +155,8 @@ impl Volume {
             let mut intent = Volume::intent(opcode, caller);
             intent.parent = parent;
             intent.name = name.to_vec();
-            let local = self.excludes(&dir, name, matches!(kind, Kind::Dir))?;
+            let local = self.will_be_local(&dir, name, matches!(kind, Kind::Dir))?;
             intent.flags.set(Flags::LOCAL, local);
-            if !local {
-                self.rejoin(&dir)?;
-            }
             let known = match kind {
                 Kind::Symlink(target) => {
                     intent.value = target.to_vec();

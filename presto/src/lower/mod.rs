@@ -389,7 +389,7 @@ impl Lower {
     }
 
     /// The same of a directory itself.
-    pub fn set_local_dir(&self, dir: &Dir, local: Local) -> Result<(), Errno> {
+    pub fn set_local_dir(&self, dir: impl AsFd, local: Local) -> Result<(), Errno> {
         xattr::set(dir, xattr::LOCAL, &[local as u8], rustix::fs::XattrFlags::empty())
     }
 
