@@ -325,6 +325,22 @@ impl Cml {
         Ok(false)
     }
 
+    /// What a power cut left in this object has been removed since, by a record of this node that the power cut took: nobody
+    /// needs it any more.
+    pub fn give_up_torn(&mut self, store: &mut dyn Store, object: ObjectId) -> Result<(), StoreError> {
+        let mut newest = None;
+        for recno in pending::own(store, object)? {
+            newest =
+                Cml::row(store, recno)?.filter(|row| row.slot.is_some()).map(|row| (recno, row)).or(newest);
+        }
+        match newest {
+            Some((recno, row)) if matches!(row.op.kind, OpKind::Close { before: TORN, .. }) => {
+                self.discard(store, recno, &row)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The pending record whose content this one found on disk. What that content is, is known when it is sent: until
     /// then, and as often as it is sent anew, a newer content may take its place (rule 1). So a record that has a
     /// predecessor carries no hash of its own.

@@ -102,6 +102,8 @@ pub struct Context<'a> {
     pub behind: bool,
     /// Objects that replays found other than any record left them, and the directories in which they met them.
     pub doubtful: &'a mut Vec<(ObjectId, Vec<Ref>)>,
+    /// Objects that go by the server's name now, which a scrub may have noted by their old ones.
+    pub renamed: &'a mut Vec<(ObjectId, ObjectId)>,
     /// A record names what no record made: the whole tree has to be looked through.
     pub look_through: &'a mut bool,
 }

@@ -234,8 +234,8 @@ pub enum Output {
         items: Vec<ScrubItem>,
         /// Newest record the core has read.
         untouched_since: Recno,
-        /// Journal what differs.
-        take: bool,
+        /// What becomes of what differs.
+        found: Found,
     },
     /// Downcall `Mark{adopted}`: everything in an adopted tree is known.
     Adopted,

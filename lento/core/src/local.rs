@@ -104,7 +104,8 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         Update::Link { dir, name, file, after, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
             let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
-            if reading.is_user() && reading.view().entry(dir, name)?.is_some() {
+            let known = reading.view().object(object)?.is_some();
+            if reading.is_user() && (!known || reading.view().entry(dir, name)?.is_some()) {
                 return reading.unknown(*file);
             }
             let mut tree = reading.tree();
@@ -132,10 +133,14 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             let mut tree = reading.tree();
             tree.set_entry(dir, name, None)?;
             set_mtime(&mut tree, dir, *dir_mtime)?;
-            reading.lost_name(object, *last)?;
+            let unknown = reading.lost_name(object, *last)?;
+            if dir == ObjectId::STAGING && reading.is_user() {
+                // A scrub has not found it where it had been put aside: nobody else has it there.
+                return Ok(Absorbed::default());
+            }
             let limbo = limbo.then_some((*file, object));
             let op = OpKind::Remove { dir, name: name.clone(), last: *last, before, dir_mtime: *dir_mtime };
-            Ok(Absorbed { limbo, ..reading.says(object, op)? })
+            Ok(Absorbed { limbo, unknown, ..reading.says(object, op)? })
         }
         Update::Rename {
             from,
@@ -165,7 +170,19 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             };
             let target = reading.view().entry(to, to_name)?.filter(|target| *target != object);
             let replaces = replaced.map(|replaced| reading.object(replaced)).transpose()?.flatten();
-            if reading.is_user() && (!reading.is_known_as(object, *file)? || replaces != target) {
+            // A directory that is replaced is empty.
+            let holds = match target.filter(|_| !*exchange) {
+                Some(target) => !reading.view().children(target, 1)?.is_empty(),
+                None => false,
+            };
+            // Nor does one go into itself; what stands between them has moved unseen.
+            let is_within = |dir, object: Option<ObjectId>| match object {
+                Some(object) if reading.is_dir(object)? => reading.view().is_within(dir, object),
+                _ => Ok(false),
+            };
+            let cycle = is_within(to, Some(object))? || is_within(from, target.filter(|_| *exchange))?;
+            let follows = !holds && !cycle && replaces == target && reading.is_known_as(object, *file)?;
+            if reading.is_user() && !follows {
                 return reading.unknown(*file);
             }
             let before = target.map(|t| reading.known_hash(t)).transpose()?.flatten();
@@ -176,11 +193,14 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             set_mtime(&mut tree, to, *to_mtime)?;
             change(&mut tree, object, after, Mask::default(), |row| row.moved = true)?;
             let last = *replaced_last && !*exchange;
-            match target {
-                Some(target) if *exchange => set_moved(&mut reading.tree(), target)?,
+            let unknown = match target {
+                Some(target) if *exchange => {
+                    set_moved(&mut reading.tree(), target)?;
+                    None
+                }
                 Some(target) => reading.lost_name(target, last)?,
-                None => {}
-            }
+                None => None,
+            };
             let limbo = replaced.filter(|_| *replaced_limbo).zip(target);
             let op = OpKind::Rename {
                 from,
@@ -192,7 +212,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 from_mtime: *from_mtime,
                 to_mtime: *to_mtime,
             };
-            Ok(Absorbed { limbo, ..reading.says(object, op)? })
+            Ok(Absorbed { limbo, unknown, ..reading.says(object, op)? })
         }
         // From here on: a file that has lost its last name is nobody's but the descriptors' that still hold it.
         Update::SetAttr { file, mask, truncated, after } => {
@@ -278,6 +298,10 @@ impl<'a> Reading<'a> {
         Ok(is_now || self.object(file)? == Some(object))
     }
 
+    fn is_dir(&self, object: ObjectId) -> Result<bool, StoreError> {
+        Ok(self.view().object(object)?.is_some_and(|row| row.attributes.is_dir()))
+    }
+
     fn is_user(&self) -> bool {
         self.replay.is_none()
     }
@@ -320,17 +344,17 @@ impl<'a> Reading<'a> {
             .map(|row| row.content.map_or(UNKNOWN, |content| content.hash)))
     }
 
-    /// An object lost a name: without any it leaves the local tree.
-    fn lost_name(&mut self, object: ObjectId, last: bool) -> Result<(), StoreError> {
-        let row = self.view().object(object)?;
+    /// An object lost a name: without any it leaves the local tree. The answer: its file, if that has a name of which no
+    /// record told, or lacks one.
+    fn lost_name(&mut self, object: ObjectId, last: bool) -> Result<Option<FileId>, StoreError> {
+        let Some(row) = self.view().object(object)? else { return Ok(None) };
         apply::bury(&mut self.tree(), object)?;
-        if let Some(row) = row.filter(|_| last) {
-            // A writer may hold what a replay removed; its record then comes by that identity, as an orphan.
-            if self.replay.is_none() || !row.attributes.is_file() {
-                handle::delete(self.store, row.file)?;
-            }
+        let gone = self.view().object(object)?.is_none();
+        // A writer may hold what a replay removed; its record then comes by that identity, as an orphan.
+        if gone && (self.is_user() || !row.attributes.is_file()) {
+            handle::delete(self.store, row.file)?;
         }
-        Ok(())
+        Ok((gone != last && self.is_user()).then_some(row.file))
     }
 
     fn content_changed(
@@ -344,12 +368,18 @@ impl<'a> Reading<'a> {
         let before = row.content;
         let content = self.content_of(after);
         row.content = content.as_ref().map(|c| Stored { hash: c.hash, size: c.size });
-        row.attributes = after.attributes;
         row.version = after.version;
         row.written = self.record.recno;
         row.file = file;
+        let kept = row.attributes;
+        row.attributes = after.attributes;
         apply::drop_privileges(&mut row);
         row.attributes.mode = after.attributes.mode;
+        if self.is_user() {
+            // It is about the content, and about what a store takes away with it.
+            let mode = less_privileged(kept.mode, after.attributes.mode);
+            row.attributes = Attributes { mode, mtime: after.attributes.mtime, ..kept };
+        }
         self.tree().set_object(object, Some(&row))?;
         let unread = content.is_none().then_some(Unread { file, version: after.version });
         // Where the content before was never read, `Cml` and the log fill in what it turned out to be.
@@ -362,6 +392,9 @@ impl<'a> Reading<'a> {
         Ok(Absorbed { unread, ..self.says(object, op)? })
     }
 }
+
+/// Set-user-id and set-group-id.
+const PRIVILEGES: u32 = 0o6000;
 
 /// Stands for a hash that is not known. No content is sent with it; that a record found a content which nobody had read is
 /// told so.
@@ -393,10 +426,18 @@ fn set_attributes(
     mask: Mask,
     after: &After,
 ) -> Result<(), StoreError> {
-    // A new owner costs privilege bits.
-    change(tree, object, after, mask.with(Mask::MODE), |row| {
+    let owner = mask.has(Mask::UID) || mask.has(Mask::GID);
+    change(tree, object, after, mask, |row| {
+        let mode = row.attributes.mode;
         apply::set_attributes(row, mask, &after.attributes);
+        // A new owner costs privilege bits.
+        row.attributes.mode = if owner { less_privileged(mode, after.attributes.mode) } else { mode };
     })
+}
+
+/// The mode, less what an operation that is not about it has taken away.
+fn less_privileged(mode: u32, after: u32) -> u32 {
+    mode & !PRIVILEGES | mode & after & PRIVILEGES
 }
 
 /// A record vouches for what it is about: what else differs by then has a record of its own, or is found by a scrub.

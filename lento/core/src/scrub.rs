@@ -15,7 +15,9 @@ use crate::io::Listing;
 use crate::io::Output;
 use crate::io::Ref;
 use crate::io::ScrubOutcome;
+use crate::store::Store;
 use crate::store::StoreError;
+use crate::store::Table;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::tree::handle;
@@ -42,6 +44,14 @@ const PAUSE: u64 = 500;
 /// The whole walk. Each directory has a share of it and gives equal parts to itself and its subdirectories.
 const WHOLE: u64 = 1 << 48;
 
+/// A row of the store: since a power cut the tree has not been looked through.
+const DOUBT: &[u8] = b"doubt";
+
+/// The tree may be ahead of what is durable of the journal.
+pub fn doubt_tree(store: &mut dyn Store) -> Result<(), StoreError> {
+    store.put(Table::Meta, DOUBT, &[])
+}
+
 /// What to do with what is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -49,6 +59,8 @@ pub enum Found {
     Show,
     /// It becomes this node's update.
     Take,
+    /// The same after a power cut: what is in a file that differs may be torn, and is nobody's update.
+    Mend,
 }
 
 /// For people.
@@ -86,6 +98,10 @@ struct Run {
     /// What replays have put aside for a moment is part of that.
     aside: bool,
     take: bool,
+    /// Contents that differ may be torn.
+    mends: bool,
+    /// A record has named what nobody knew of, perhaps where this has been already: another one follows.
+    again: bool,
     /// Directories to list, with their shares.
     dirs: Vec<(ObjectId, u64)>,
     listing: Option<(Ticket, Walk)>,
@@ -95,6 +111,8 @@ struct Run {
     asked: Option<(Ticket, Vec<Suspect>)>,
     /// Read up to here before going on.
     told: Recno,
+    /// What has been doubted since it began, each once: whoever still cannot go on says so again.
+    doubted: BTreeSet<ObjectId>,
     /// Taken entries whose objects are directories, looked into when their records are read.
     new: Vec<(ObjectId, Name, u64)>,
     done: u64,
@@ -148,23 +166,44 @@ impl Suspect {
 impl Scrub {
     /// Begins with the whole tree, unless one that does as much is under way.
     pub fn begin(&mut self, found: Found, adopting: bool) {
-        let take = found == Found::Take;
-        if self.run.as_ref().is_some_and(|run| run.whole && (run.take || !take)) {
+        let (take, mends) = (found != Found::Show, found == Found::Mend);
+        let covered = |run: &Run| run.whole && (run.take || !take) && (run.mends || !mends);
+        if self.run.as_ref().is_some_and(covered) {
             return;
         }
         // Doubts that are being looked into are part of it.
         let mut run = self.run.take().filter(|run| !run.whole).unwrap_or_default();
-        (run.whole, run.take) = (true, run.take || take);
+        (run.whole, run.take, run.mends) = (true, run.take || take, run.mends || mends);
         run.dirs.push((ObjectId::ROOT, WHOLE));
         run.suspects.push_back(Suspect::new(What::Object(ObjectId::ROOT)));
         self.run = Some(run);
         self.status = ScrubStatus { running: true, adopting, taken: take, ..ScrubStatus::default() };
     }
 
+    /// A record names what no record made: somewhere in the tree is more than is known.
+    pub fn look_through(&mut self, adopting: bool) {
+        match &mut self.run {
+            Some(run) if run.whole && run.take => run.again = true,
+            _ => self.begin(Found::Take, adopting),
+        }
+    }
+
+    /// Presto is there, and its journal ends here: what a power cut may have left without records is looked for.
+    pub fn presto_up(&mut self, ctx: &Context<'_>, last: Recno) -> Result<(), StoreError> {
+        if ctx.store.get(Table::Meta, DOUBT)?.is_none() {
+            return Ok(());
+        }
+        self.begin(Found::Mend, ctx.meta.adopting);
+        if let Some(run) = &mut self.run {
+            run.told = run.told.max(last);
+        }
+        Ok(())
+    }
+
     /// Replays find this object, or what is in these directories, other than any record left it.
     pub fn doubt(&mut self, ctx: &Context<'_>, object: ObjectId, dirs: &[Ref]) -> Result<(), StoreError> {
         let run = self.run.get_or_insert_with(|| Run { take: true, ..Run::default() });
-        if !run.take || run.suspects.iter().any(|suspect| suspect.what == What::Object(object)) {
+        if !run.take || !run.doubted.insert(object) {
             return Ok(());
         }
         run.suspects.push_back(Suspect::new(What::Object(object)));
@@ -181,6 +220,31 @@ impl Scrub {
         }
         run.dirs.extend(named.into_iter().filter(|dir| *dir != ObjectId::STAGING).map(|dir| (dir, 0)));
         Ok(())
+    }
+
+    /// This object has another name from now on.
+    pub fn renamed(&mut self, object: ObjectId, target: ObjectId) {
+        let Some(run) = &mut self.run else { return };
+        let rename = |at: &mut ObjectId| {
+            if *at == object {
+                *at = target;
+            }
+        };
+        run.dirs.iter_mut().for_each(|(dir, _)| rename(dir));
+        run.new.iter_mut().for_each(|(dir, _, _)| rename(dir));
+        let mut suspects: Vec<&mut Suspect> = run.suspects.iter_mut().chain(&mut run.gone).collect();
+        suspects.extend(run.asked.iter_mut().flat_map(|(_, asked)| asked));
+        if let Some((_, walk)) = &mut run.listing {
+            rename(&mut walk.dir);
+            walk.dirs.iter_mut().for_each(rename);
+            suspects.extend(&mut walk.suspects);
+        }
+        for suspect in suspects {
+            match &mut suspect.what {
+                What::Entry(dir, ..) => rename(dir),
+                What::Object(object) => rename(object),
+            }
+        }
     }
 
     /// Replays must not be planned: a question waits, or is under way.
@@ -251,6 +315,13 @@ impl Scrub {
         self.status.done = 1.0;
         let (looked, found, taken) = (self.status.looked, self.status.found, self.status.taken);
         ctx.out.push(Output::Event(Event::Scrubbed { looked, found, taken }));
+        if run.again {
+            self.begin(if run.mends { Found::Mend } else { Found::Take }, ctx.meta.adopting);
+            return Ok(false);
+        }
+        if run.mends {
+            ctx.store.delete(Table::Meta, DOUBT)?;
+        }
         Ok(run.take)
     }
 
@@ -267,7 +338,7 @@ impl Scrub {
             Listing::Page { entries, next } => {
                 self.status.looked += entries.len() as u64;
                 for entry in entries {
-                    walk.see(ctx, entry)?;
+                    walk.see(ctx, entry, run.mends)?;
                 }
                 next
             }
@@ -350,14 +421,15 @@ impl Scrub {
 }
 
 impl Walk {
-    /// One name of the directory.
-    fn see(&mut self, ctx: &Context<'_>, entry: Listed) -> Result<(), StoreError> {
+    /// One name of the directory. `closely`: what a list shows may have been vouched for by a later record, and what it does
+    /// not show may differ.
+    fn see(&mut self, ctx: &Context<'_>, entry: Listed, closely: bool) -> Result<(), StoreError> {
         let view = View::new(ctx.store, Which::Local);
         let known = view.at(self.dir, &entry.name)?;
         self.seen.insert(entry.name.clone());
         match known {
             Some((object, row)) if row.file == entry.file => {
-                if item::looks_different(&row, &entry) {
+                if closely || item::looks_different(&row, &entry) {
                     self.suspects.push(Suspect::new(What::Object(object)));
                 }
                 if entry.attributes.is_dir() {
@@ -386,16 +458,17 @@ impl Run {
         ctx.out.push(Output::List { ticket, dir, after });
     }
 
-    /// Objects in the staging directory have names there that are nobody's business; what is in them is.
+    /// What has been put aside is looked for as well: a power cut may have taken it, or have left it where it was going.
     fn look_aside(&mut self, ctx: &Context<'_>) -> Result<(), StoreError> {
         if !self.whole || std::mem::replace(&mut self.aside, true) {
             return Ok(());
         }
         let view = View::new(ctx.store, Which::Local);
-        for object in view.children(ObjectId::STAGING, usize::MAX)?.into_values() {
+        for (name, object) in view.children(ObjectId::STAGING, usize::MAX)? {
             if view.object(object)?.is_some_and(|row| row.attributes.is_dir()) {
                 self.dirs.push((object, 0));
             }
+            self.gone.push(Suspect::new(What::Entry(ObjectId::STAGING, name, None)));
         }
         Ok(())
     }
@@ -417,9 +490,13 @@ impl Run {
     fn look_into_new(&mut self, ctx: &Context<'_>) -> Result<(), StoreError> {
         let view = View::new(ctx.store, Which::Local);
         for (dir, name, share) in self.new.drain(..) {
-            match view.at(dir, &name)?.filter(|(_, row)| row.attributes.is_dir()) {
-                Some((object, _)) => self.dirs.push((object, share)),
-                None => self.done += share,
+            match view.at(dir, &name)? {
+                Some((object, row)) if row.attributes.is_dir() => self.dirs.push((object, share)),
+                // What came in its place may differ in more than its content.
+                Some((object, _)) if self.mends => {
+                    self.suspects.push_back(Suspect::new(What::Object(object)))
+                }
+                _ => self.done += share,
             }
         }
         Ok(())
@@ -505,7 +582,12 @@ impl Run {
         let ticket = ctx.ticket();
         self.asked = Some((ticket, asked));
         let untouched_since = ctx.meta.last_read();
-        ctx.out.push(Output::Scrub { ticket, items, untouched_since, take: self.take && !verify });
+        let found = match (self.take && !verify, self.mends) {
+            (false, _) => Found::Show,
+            (true, false) => Found::Take,
+            (true, true) => Found::Mend,
+        };
+        ctx.out.push(Output::Scrub { ticket, items, untouched_since, found });
         Ok(true)
     }
 }

@@ -109,6 +109,7 @@ pub struct Volume {
     scrub: Scrub,
     /// What replays found other than any record left it.
     doubtful: Vec<(ObjectId, Vec<Ref>)>,
+    renamed: Vec<(ObjectId, ObjectId)>,
     look_through: bool,
     presto: bool,
     generations: u64,
@@ -170,6 +171,9 @@ impl Volume {
             }
             None => Volume::begin(&config, server, store)?,
         };
+        if config.unclean {
+            crate::scrub::doubt_tree(store)?;
+        }
         meta.save(store)?;
         for (file, object) in [(config.root, ObjectId::ROOT), (config.staging, ObjectId::STAGING)] {
             handle::put(store, file, object)?;
@@ -192,6 +196,7 @@ impl Volume {
             part,
             scrub: Scrub::default(),
             doubtful: Vec::new(),
+            renamed: Vec::new(),
             look_through: false,
             presto: false,
             generations: 0,
@@ -293,9 +298,13 @@ impl Volume {
             scrubbing: false,
             behind: !self.backlog.is_empty(),
             doubtful: &mut self.doubtful,
+            renamed: &mut self.renamed,
             look_through: &mut self.look_through,
         };
-        let up = matches!(input, Input::PrestoUp { .. });
+        let up = match &input {
+            Input::PrestoUp { last, .. } => Some(*last),
+            _ => None,
+        };
         let input = match input {
             Input::Scrub(found) => {
                 self.scrub.begin(found, false);
@@ -317,7 +326,10 @@ impl Volume {
             Part::Client(client) => feed_client(client, &mut ctx, input)?,
         }
         let replays_idle = self.part.pump(&mut ctx)?;
-        scrub(&mut self.scrub, &mut ctx, up && self.config.adopts, replays_idle)?;
+        if let Some(last) = up {
+            self.scrub.presto_up(&ctx, last)?;
+        }
+        scrub(&mut self.scrub, &mut ctx, up.is_some() && self.config.adopts, replays_idle)?;
         if ctx.scrubbing && !self.scrub.holds_replays() {
             ctx.scrubbing = false;
             self.part.pump(&mut ctx)?;
@@ -387,8 +399,11 @@ fn scrub(
     adopted_presto_up: bool,
     replays_idle: bool,
 ) -> Result<(), StoreError> {
+    for (object, target) in std::mem::take(ctx.renamed) {
+        scrub.renamed(object, target);
+    }
     if std::mem::take(ctx.look_through) {
-        scrub.begin(Found::Take, ctx.meta.adopting);
+        scrub.look_through(ctx.meta.adopting);
     }
     for (object, dirs) in std::mem::take(ctx.doubtful) {
         scrub.doubt(ctx, object, &dirs)?;

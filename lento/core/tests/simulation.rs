@@ -216,6 +216,7 @@ fn write_a_little(world: &mut World, index: usize) {
 fn run(seed: u64, mix: Mix) -> Result<u64, String> {
     let mut world = World::with_tail(seed, mix.clients, mix.tail);
     world.tears = mix.tears;
+    world.skews = mix.power;
     world.timing = Some(Timing::new(seed));
     if mix.clocks {
         (0..=mix.clients).for_each(|index| world.set_clock(index));

@@ -231,13 +231,14 @@ fn time_back(time: v1::Time) -> Option<Time> {
 #[must_use]
 pub fn scrub_item(item: ScrubItem) -> v1::ScrubItem {
     let what = match item {
-        ScrubItem::Entry { dir, name, expect, expect_dir, expect_last, listed, known, left } => {
+        ScrubItem::Entry { dir, name, expect, expect_dir, expect_file, expect_last, listed, known, left } => {
             let (known_dir, known_name) = known.unzip();
             What::Entry(v1::ScrubEntry {
                 dir: Some(file_id(dir)),
                 name: name.into(),
                 expect: expect.map(file_id),
                 expect_dir,
+                expect_file,
                 expect_last,
                 listed: listed.map(file_id),
                 known_dir: known_dir.map(file_id),

@@ -25,6 +25,7 @@ use lento_core::io::KeepContent;
 use lento_core::io::NodeName;
 use lento_core::io::ReplayItem;
 use lento_core::io::ScrubItem;
+use lento_core::scrub::Found;
 use lento_core::types::FileId;
 use lento_core::types::ObjectId;
 use lento_core::types::OpId;
@@ -207,8 +208,8 @@ impl Jobs {
     }
 
     /// `Output::Scrub`.
-    pub fn scrub(&self, ticket: Ticket, items: Vec<ScrubItem>, untouched_since: Recno, take: bool) {
-        self.shared.spawn(scrub::scrub(self.shared.clone(), ticket, items, untouched_since, take));
+    pub fn scrub(&self, ticket: Ticket, items: Vec<ScrubItem>, untouched_since: Recno, found: Found) {
+        self.shared.spawn(scrub::scrub(self.shared.clone(), ticket, items, untouched_since, found));
     }
 
     /// Downcalls without an answer, in order.

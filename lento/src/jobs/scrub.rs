@@ -9,6 +9,7 @@ use lento_core::io::Input;
 use lento_core::io::Listing;
 use lento_core::io::ScrubItem;
 use lento_core::io::ScrubOutcome;
+use lento_core::scrub::Found;
 use lento_core::types::FileId;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
@@ -42,10 +43,11 @@ pub(super) async fn scrub(
     ticket: Ticket,
     items: Vec<ScrubItem>,
     untouched_since: Recno,
-    take: bool,
+    found: Found,
 ) {
     let items = items.into_iter().map(convert::scrub_item).collect();
-    let body = Body::Scrub(v1::Scrub { items, untouched_since: untouched_since.0, take });
+    let (take, unvouched) = (found != Found::Show, found == Found::Mend);
+    let body = Body::Scrub(v1::Scrub { items, untouched_since: untouched_since.0, take, unvouched });
     let outcomes: Vec<ScrubOutcome> = match shared.call(body, "Scrub", DEADLINE).await {
         Ok((Body::Scrubbed(answer), _)) => answer.outcomes.into_iter().map(convert::scrub_outcome).collect(),
         Ok(_) => Vec::new(),

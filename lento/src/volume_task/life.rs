@@ -255,9 +255,9 @@ impl Life {
                 self.open.insert(ticket, Waiting::Other);
                 self.jobs.list(ticket, dir, after);
             }
-            Output::Scrub { ticket, items, untouched_since, take } => {
+            Output::Scrub { ticket, items, untouched_since, found } => {
                 self.open.insert(ticket, Waiting::Other);
-                self.jobs.scrub(ticket, items, untouched_since, take);
+                self.jobs.scrub(ticket, items, untouched_since, found);
             }
             Output::Adopted => self.jobs.note(Note::Adopted),
             Output::BarrierReached(id) => barriers.push(id),

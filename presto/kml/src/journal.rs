@@ -129,6 +129,12 @@ struct Opened {
     cut: Option<Cut>,
 }
 
+impl Opened {
+    fn is_unclean(&self) -> bool {
+        self.closed != Closed::Clean && (!self.same_boot || self.cut.is_some())
+    }
+}
+
 thread_local! {
     static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -183,8 +189,10 @@ impl Journal {
             Opened { closed: scan.status.closed, same_boot: scan.status.boot == boot, cut: scan.cut };
         log.status = scan.status;
         log.durable = log.current.header.number;
+        // Whose boot it is, is noted when journal and tree agree: a start that is interrupted is made once more as what it was.
+        let boot_noted = if opened.is_unclean() { [0; 16] } else { boot };
         log.write_status(|status| {
-            *status = Status { settled, written, boot, closed: Closed::Open, ..*status };
+            *status = Status { settled, written, boot: boot_noted, closed: Closed::Open, ..*status };
         });
         log.current.sync()?;
         let mut records = Vec::with_capacity(scan.unresolved.len());
@@ -396,7 +404,44 @@ impl Journal {
     /// Whether the kernel went down over the open journal (or its tail is torn): the lower tree and the journal may
     /// disagree about the last second.
     pub fn unclean_boot(&self) -> bool {
-        !self.was_clean() && (!self.opened.same_boot || self.opened.cut.is_some())
+        self.opened.is_unclean()
+    }
+
+    /// After an unclean boot, before anything is journaled: the records from here on say what is not in the lower tree. They
+    /// count as failed from now on, durably. Says how many there were.
+    pub fn disown(&self, from: Recno) -> Result<usize, KmlError> {
+        let mut disowned = 0;
+        let segments: Vec<_> = self.shared.log().segments.iter().cloned().collect();
+        for segment in segments {
+            let (mut at, mut recno) = (HEADER, segment.header.first);
+            let before = disowned;
+            while let Slot::Record(length, state) = segment.slot(at, recno) {
+                if recno >= from && state == State::Done {
+                    segment.finish(at, recno, length, None);
+                    disowned += 1;
+                }
+                at += length;
+                recno = recno.next();
+            }
+            if disowned > before {
+                segment.sync()?;
+            }
+        }
+        Ok(disowned)
+    }
+
+    /// Journal and lower tree agree: from now on it is this boot's.
+    pub fn in_order(&self) -> Result<(), KmlError> {
+        if !self.unclean_boot() {
+            return Ok(());
+        }
+        let boot = self.shared.fs.boot_id();
+        let current = {
+            let mut log = self.shared.log();
+            log.write_status(|status| status.boot = boot);
+            log.current.clone()
+        };
+        current.sync()
     }
 
     /// Where the log was cut at `open`, because what followed had not reached the disk whole.

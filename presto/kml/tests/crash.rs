@@ -398,6 +398,43 @@ fn power_cut_at_each_change() {
     at_each_change(Crash::Power);
 }
 
+/// What a start after a power cut disowns stays disowned, and the start is one after a power cut until it says that it is
+/// over.
+#[test]
+fn disowned_records_have_failed_for_good() {
+    let disk = Disk::default();
+    let open = || Journal::open(Arc::new(disk.clone()), Path::new(DIR), config()).unwrap().0;
+    let journal = open();
+    for n in 1..=5 {
+        journal.append(Class::User, &create_of(n), &outcome(n)).unwrap();
+    }
+    journal.sync().unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    disk.cut_power(1);
+    let journal = open();
+    assert!(journal.unclean_boot());
+    assert_eq!(journal.disown(Recno(4)).unwrap(), 2);
+    drop(journal);
+    disk.revive();
+    let journal = open();
+    assert!(journal.unclean_boot(), "it was interrupted");
+    assert_eq!(journal.disown(Recno(4)).unwrap(), 0);
+    journal.in_order().unwrap();
+    drop(journal);
+    disk.cut_power(2);
+    let mut reader = Reader::open_on(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    let states: Vec<State> =
+        std::iter::from_fn(|| reader.next().unwrap()).map(|record| record.state).collect();
+    assert_eq!(states, [State::Done, State::Done, State::Done, State::Failed, State::Failed]);
+    disk.revive();
+    let journal = open();
+    journal.in_order().unwrap();
+    drop(journal);
+    disk.revive();
+    assert!(!open().unclean_boot());
+}
+
 #[test]
 fn making_the_first_segment_may_be_interrupted() {
     for step in 0..12 {

@@ -4,9 +4,11 @@
 //! Holds what Lento may not have read yet; `forget_upto` drops the rest.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Intent;
+use intermezzo_kml::record::Opcode;
 use intermezzo_kml::record::Outcome;
 use intermezzo_kml::record::Recno;
 use parking_lot::Mutex;
@@ -21,7 +23,12 @@ pub struct Touched {
 struct Inner {
     objects: BTreeMap<FileId, Recno>,
     entries: BTreeMap<(FileId, Vec<u8>), Recno>,
+    /// Objects made since a start after a power cut; `None`: that is not known.
+    born: Option<BTreeSet<FileId>>,
 }
+
+/// More births than these are not remembered.
+const BIRTHS: usize = 1 << 20;
 
 impl Touched {
     /// Notes an object.
@@ -45,6 +52,33 @@ impl Touched {
         self.object(intent.replaced, recno);
         self.entry(intent.parent, &intent.name, recno);
         self.entry(intent.target_parent, &intent.target_name, recno);
+        if matches!(
+            intent.opcode,
+            Some(Opcode::Create | Opcode::Mkdir | Opcode::Symlink | Opcode::Mknod | Opcode::Close)
+        ) {
+            self.born(outcome.object);
+        }
+    }
+
+    fn born(&self, id: FileId) {
+        let born = &mut self.inner.lock().born;
+        if let Some(known) = born {
+            known.insert(id);
+            if known.len() > BIRTHS {
+                *born = None;
+            }
+        }
+    }
+
+    /// From now on births are remembered.
+    pub fn watch_births(&self) {
+        self.inner.lock().born = Some(BTreeSet::new());
+    }
+
+    /// Whether nothing has been journaled of this object's making, or of its content, since then.
+    #[must_use]
+    pub fn is_unborn(&self, id: FileId) -> bool {
+        self.inner.lock().born.as_ref().is_some_and(|born| !born.contains(&id))
     }
 
     /// Newest record about an object.

@@ -8,6 +8,7 @@ mod creds;
 mod handle;
 mod layout;
 mod mountinfo;
+mod progress;
 mod shared;
 mod signals;
 mod stat;

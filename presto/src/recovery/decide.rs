@@ -224,6 +224,7 @@ fn nanoseconds(sec: i64, nsec: u32) -> i128 {
     i128::from(sec) * 1_000_000_000 + i128::from(nsec)
 }
 
-fn gone(errno: Errno) -> bool {
+/// There is no such object any more.
+pub(super) fn gone(errno: Errno) -> bool {
     matches!(errno, Errno::STALE | Errno::NOENT | Errno::NOTDIR)
 }

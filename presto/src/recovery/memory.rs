@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use intermezzo_kml::record::{
-    Attributes, FileId, Flags, Mask, Opcode, OriginKind, Record, State, Time, Version,
+    Attributes, FileId, Flags, Mask, Opcode, OriginKind, Recno, Record, State, Time, Version,
 };
 use rustix::fs::FileType;
 
@@ -14,8 +14,10 @@ use crate::filter::Volume;
 pub(super) struct Memory {
     /// Every object that a record names: it existed before the records that follow.
     seen: BTreeSet<FileId>,
-    /// Regular files and the version that the newest record about their content left.
-    versions: BTreeMap<FileId, Version>,
+    /// Regular files and the version that the newest record about their content left, with that record.
+    versions: BTreeMap<FileId, (Version, Recno)>,
+    /// Records from here on count no more.
+    disowned: Option<Recno>,
     /// The modification time that the newest record left on each directory.
     times: BTreeMap<FileId, Time>,
 }
@@ -58,7 +60,7 @@ impl Memory {
         if !is_file(&outcome.after) {
             return;
         }
-        let after = outcome.after.version();
+        let after = (outcome.after.version(), record.recno);
         match record.opcode {
             Opcode::Create | Opcode::Close => drop(self.versions.insert(outcome.object, after)),
             Opcode::Setattr if intent.mask.contains(Mask::SIZE) => {
@@ -67,7 +69,8 @@ impl Memory {
             // Somebody who sets the time of what he has not closed vouches for nothing.
             Opcode::Setattr if intent.mask.contains(Mask::MTIME) => {
                 let closed = content(&intent.before.version());
-                if let Some(known) = self.versions.get_mut(&outcome.object).filter(|v| content(v) == closed) {
+                let known = self.versions.get_mut(&outcome.object);
+                if let Some(known) = known.filter(|(version, _)| content(version) == closed) {
                     *known = after;
                 }
             }
@@ -82,7 +85,18 @@ impl Memory {
 
     /// The version that the newest record left.
     pub fn version(&self, id: FileId) -> Option<Version> {
-        self.versions.get(&id).copied()
+        self.versions.get(&id).map(|(version, _)| *version)
+    }
+
+    /// The records from here on are taken back. What they left in files that are as they say is a good content all the same.
+    pub fn disowned(&mut self, from: Recno) {
+        self.disowned = Some(from);
+    }
+
+    /// Whether the record of this file's content is one of those.
+    pub fn is_disowned(&self, id: FileId) -> bool {
+        let recorded = self.versions.get(&id);
+        self.disowned.zip(recorded).is_some_and(|(from, (_, recno))| *recno >= from)
     }
 
     /// Whether a record before has named this object.
@@ -92,7 +106,7 @@ impl Memory {
 
     /// Files whose present version is worth a look, with the one on record.
     pub fn suspects(&self) -> Vec<(FileId, Option<Version>)> {
-        self.versions.iter().map(|(id, version)| (*id, Some(*version))).collect()
+        self.versions.iter().map(|(id, (version, _))| (*id, Some(*version))).collect()
     }
 }
 
@@ -108,7 +122,7 @@ fn is_file(attributes: &Attributes) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use intermezzo_kml::record::{Intent, Outcome, Recno};
+    use intermezzo_kml::record::{Intent, Outcome};
 
     const FILE: FileId = FileId { ino: 7, generation: 1 };
 

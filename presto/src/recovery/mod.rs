@@ -8,8 +8,11 @@
 
 mod decide;
 mod memory;
+mod missing;
 
-use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Opcode, OriginKind, Outcome, Record};
+use std::hash::{BuildHasher, RandomState};
+
+use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Opcode, OriginKind, Outcome, Recno, Record};
 use intermezzo_kml::{Class, KmlError, Reader};
 use rustix::io::Errno;
 
@@ -18,6 +21,7 @@ use crate::replay::Replayer;
 use crate::replay::lml::{Damaged, InPlace, Interrupted, Lml, held_name};
 use crate::replay::stage;
 use memory::Memory;
+use missing::Stories;
 
 /// Why a volume cannot be brought in order; it stays unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,8 @@ pub struct Report {
     pub closes: usize,
     /// Half-built objects removed from stage/.
     pub swept: usize,
+    /// Records that a power cut has left without their updates.
+    pub disowned: usize,
 }
 
 /// Brings a volume in order. `unresolved` is what opening its journal gave.
@@ -66,7 +72,14 @@ pub struct Report {
 /// # Errors
 /// The volume must not be served.
 pub fn run(volume: &Volume, replayer: &Replayer, unresolved: &[Record]) -> Result<Report, RecoveryError> {
-    let recovery = Recovery { volume, replayer, memory: Memory::default(), report: Report::default() };
+    let recovery = Recovery {
+        volume,
+        replayer,
+        memory: Memory::default(),
+        stories: Stories::default(),
+        synced: Recno::NONE,
+        report: Report::default(),
+    };
     recovery.run(unresolved)
 }
 
@@ -96,11 +109,21 @@ struct Recovery<'a> {
     volume: &'a Volume,
     replayer: &'a Replayer,
     memory: Memory,
+    /// Records that the tree may lack.
+    stories: Stories,
+    /// They come after this one.
+    synced: Recno,
     report: Report,
 }
 
 impl Recovery<'_> {
     fn run(mut self, unresolved: &[Record]) -> Result<Report, RecoveryError> {
+        let unclean = self.volume.journal.unclean_boot();
+        self.synced = self
+            .volume
+            .lower
+            .synced()
+            .map_err(|errno| self.lower("read how far the tree is synced", errno))?;
         let mut in_places = self.in_places()?;
         let mut reader = self.reader()?;
         let mut journaled = Vec::new();
@@ -133,6 +156,9 @@ impl Recovery<'_> {
             self.volume.journal.resolve(record.recno, outcome).map_err(|source| self.journal(source))?;
         }
         self.read(&mut reader)?;
+        if unclean {
+            self.disown()?;
+        }
         self.closes(&in_places, &journaled)?;
         let is_recorded = |id, present: &Attributes| {
             let recorded = self.memory.version(id);
@@ -146,7 +172,44 @@ impl Recovery<'_> {
         let keep = self.end(&mut in_places, unresolved)?;
         self.report.swept =
             stage::sweep(&self.volume.lower, &keep).map_err(|errno| self.lower("sweep stage/", errno))?;
+        self.agree(unclean)?;
         Ok(self.report)
+    }
+
+    /// Takes back what the journal tells of updates that went with the power.
+    fn disown(&mut self) -> Result<(), RecoveryError> {
+        let lower = &self.volume.lower;
+        let noting = |errno| self.lower("note what the tree lacks", errno);
+        let from = match lower.missing().map_err(noting)? {
+            Some(from) => Some(from),
+            None => self.stories.first_missing(self.volume).map_err(|(recno, errno)| {
+                self.lower(format!("look whether record {recno} is in the tree"), errno)
+            })?,
+        };
+        let Some(from) = from else { return Ok(()) };
+        lower.note_missing(Some(from)).map_err(noting)?;
+        self.report.disowned = self.volume.journal.disown(from).map_err(|source| self.journal(source))?;
+        self.memory.disowned(from);
+        Ok(())
+    }
+
+    /// From here on journal and tree say the same, as far as can be told without looking at all of it.
+    fn agree(&self, unclean: bool) -> Result<(), RecoveryError> {
+        let (lower, journal) = (&self.volume.lower, &self.volume.journal);
+        let noting = |errno| self.lower("note that it is in order", errno);
+        // Another journal may have begun in this cache.
+        if journal.published() < self.synced {
+            lower.note_synced(journal.published()).map_err(noting)?;
+        }
+        if !unclean {
+            return Ok(());
+        }
+        self.volume.touched.watch_births();
+        self.volume.replayed.watch_births();
+        lower.note_loss(RandomState::new().hash_one(&self.volume.name) | 1).map_err(noting)?;
+        journal.sync().map_err(|source| self.journal(source))?;
+        journal.in_order().map_err(|source| self.journal(source))?;
+        lower.note_missing(None).map_err(noting)
     }
 
     /// Finishes the overwritings in place that were interrupted, as far as they can be.
@@ -248,6 +311,9 @@ impl Recovery<'_> {
         while let Some(record) = reader.next().map_err(|source| self.journal(source))? {
             self.memory.note(self.volume, &record);
             self.replayer.remember(&record);
+            if record.recno > self.synced && self.volume.journal.unclean_boot() {
+                self.stories.note(&record);
+            }
         }
         Ok(())
     }
@@ -272,16 +338,17 @@ impl Recovery<'_> {
             };
             // What is in limbo or nameless is nobody's update any more.
             let removed = self.volume.is_removed(id, &stat);
-            if !stat.is_file()
-                || removed
-                || recorded.is_some_and(|recorded| {
-                    memory::content(&recorded) == memory::content(&stat.attributes.version())
-                })
-            {
+            if !stat.is_file() || removed {
+                continue;
+            }
+            let as_recorded = recorded.is_some_and(|recorded| {
+                memory::content(&recorded) == memory::content(&stat.attributes.version())
+            });
+            if as_recorded && !self.memory.is_disowned(id) {
                 continue;
             }
             // What a kill leaves is what programs wrote; what a power cut leaves may be anything.
-            let unclean = self.volume.journal.unclean_boot() && !redone.contains(&id);
+            let unclean = self.volume.journal.unclean_boot() && !redone.contains(&id) && !as_recorded;
             let flags = if unclean || torn.contains(&id) { Flags::UNVOUCHED } else { Flags::empty() };
             let intent = Intent {
                 opcode: Some(Opcode::Close),

@@ -15,8 +15,8 @@ const ATTEMPTS: u32 = 16;
 impl Scrubber {
     pub(super) fn entry(&self, item: &Entry, since: Recno, mode: Mode) -> Result<Seen, Stop> {
         let (volume, at) = (&self.volume, &item.at);
-        if at.dir == volume.lower.staging() || volume.lower.hides(at.dir, &at.name) {
-            let message = format!("staging and {ADOPTED} in the root are no part of the tree");
+        if volume.lower.hides(at.dir, &at.name) {
+            let message = format!("{ADOPTED} in the root is no part of the tree");
             return Err(Stop::Refused(Errno::INVAL, message));
         }
         if item.left {
@@ -76,7 +76,9 @@ impl Scrubber {
 
     fn compare(&self, item: &Entry, dir: &Dir, found: Option<FileId>, mode: Mode) -> Result<Seen, Stop> {
         let expect = item.expect;
-        if found == expect.map(|expect| expect.file) {
+        let aside = item.at.dir == self.volume.lower.staging();
+        // What else lies aside is not looked at.
+        if found == expect.map(|expect| expect.file) || aside && found.is_some() {
             return Ok(Seen::Same);
         }
         if found.is_some() && found != item.listed {
@@ -89,6 +91,18 @@ impl Scrubber {
             && self.volume.will_stay(dir, &item.at.name, self.volume.lower.stat(file)?.is_dir())?
         {
             return self.excluded(item, dir, mode);
+        }
+        if mode == Mode::Mend
+            && let Some(file) = found
+            && item.known.is_none()
+        {
+            match expect {
+                None if self.is_unpromised(file)? => return self.drop_unpromised(item, dir, file),
+                Some(expect) if self.is_exchanged(expect, file)? => {
+                    return self.exchanged(item, dir, expect, file);
+                }
+                _ => {}
+            }
         }
         let mut records = Vec::new();
         let mut what = "gone";
@@ -118,10 +132,10 @@ impl Scrubber {
         let mut seen = Seen::Same;
         if let Some(expect) = item.expect {
             let lost = self.lost(item, mtime(dir)?, expect)?;
-            let recno = if mode == Mode::Take { self.take(&[lost])? } else { Recno::NONE };
+            let recno = if mode == Mode::Look { Recno::NONE } else { self.take(&[lost])? };
             seen = Seen::Differs("gone", recno);
         }
-        if mode == Mode::Take {
+        if mode != Mode::Look {
             self.volume.lower.set_local(dir, &item.at.name, Some(Local::Excluded))?;
         }
         Ok(seen)
@@ -199,7 +213,7 @@ impl Scrubber {
     }
 
     /// What caches say of these names and files no longer holds.
-    fn forget(&self, item: &Entry, found: Option<FileId>) {
+    pub(super) fn forget(&self, item: &Entry, found: Option<FileId>) {
         let (volume, at) = (&self.volume, &item.at);
         volume.notifier.entry(at.dir, &at.name);
         volume.listing_changed(at.dir);

@@ -4,6 +4,7 @@
 //! compared and what is journaled are one moment. What it journals are users' updates with the flag FOUND.
 
 mod entry;
+mod leftover;
 mod list;
 mod object;
 mod plan;
@@ -37,6 +38,8 @@ enum Mode {
     Look,
     /// Journal it.
     Take,
+    /// The same after a power cut: nobody vouches for contents.
+    Mend,
 }
 
 /// Scrubs of one volume.
@@ -56,7 +59,11 @@ impl Scrubber {
     /// Compares all items, each by itself.
     pub fn run(&self, batch: v1::Scrub) -> v1::Scrubbed {
         let since = Recno(batch.untouched_since);
-        let mode = if batch.take { Mode::Take } else { Mode::Look };
+        let mode = match (batch.take, batch.unvouched) {
+            (false, _) => Mode::Look,
+            (true, false) => Mode::Take,
+            (true, true) => Mode::Mend,
+        };
         let outcomes = batch
             .items
             .into_iter()
@@ -68,7 +75,7 @@ impl Scrubber {
             })
             .collect();
         let last = self.volume.journal.published();
-        if mode == Mode::Take {
+        if mode != Mode::Look {
             self.volume.upcalls.journal(&self.volume.name, last);
         }
         v1::Scrubbed { outcomes, last_recno: last.0 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use intermezzo_kml::record::{Attributes, FileId, Mask, Opcode, Recno};
+use intermezzo_kml::record::{Attributes, FileId, Flags, Mask, Opcode, Recno};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -42,16 +42,22 @@ impl Scrubber {
             return Err(STALE);
         }
         let present: BTreeMap<_, _> = xattr::all(&fd)?.into_iter().collect();
-        let difference = compare(item, &stat, &present);
-        let Some(what) = difference.what() else { return Ok(Seen::Same) };
-        if difference.content && volume.writers.is_writing(file) || volume.unfinished.contains(file) {
+        let mut difference = compare(item, &stat, &present);
+        if difference.what().is_some() && volume.unfinished.contains(file) {
             return Err(Stop::Busy);
         }
+        // The content is its writer's business, nothing else is.
+        let busy = difference.content && volume.writers.is_writing(file);
+        difference.content &= !busy;
+        let Some(what) = difference.what() else {
+            return if busy { Err(Stop::Busy) } else { Ok(Seen::Same) };
+        };
         if mode == Mode::Look {
             return Ok(Seen::Differs(what, Recno::NONE));
         }
         let capability = present.get(xattr::CAPABILITY);
-        let recno = self.take(&difference.records(file, &stat.attributes, capability))?;
+        let left = if mode == Mode::Mend { Flags::UNVOUCHED } else { Flags::empty() };
+        let recno = self.take(&difference.records(file, &stat.attributes, capability, left))?;
         for (name, value) in &difference.xattrs {
             if name == xattr::ACL_DEFAULT {
                 volume.lower.acl_changed(file);
@@ -101,13 +107,20 @@ impl Difference {
         }
     }
 
-    fn records(&self, file: FileId, present: &Attributes, capability: Option<&Vec<u8>>) -> Vec<Found> {
+    /// `left`: what is to be said of the content.
+    fn records(
+        &self,
+        file: FileId,
+        present: &Attributes,
+        capability: Option<&Vec<u8>>,
+        left: Flags,
+    ) -> Vec<Found> {
         let set = |name: &[u8], value: Option<&Vec<u8>>| {
             Found::xattr(file, *present, name, value.map(Vec::as_slice))
         };
         let mut records = Vec::new();
         if self.content {
-            records.push(Found::of(Opcode::Close, file, *present));
+            records.push(Found::of(Opcode::Close, file, *present).flag(left));
         }
         let is_set = |name: &[u8], value: &Option<Vec<u8>>| name == xattr::CAPABILITY && value.is_some();
         let others = self.xattrs.iter().filter(|(name, value)| !is_set(name, value));

@@ -33,6 +33,7 @@ pub(super) struct Place {
 pub(super) struct Expected {
     pub file: FileId,
     pub is_dir: bool,
+    pub is_file: bool,
     /// It has no other name.
     pub is_last: bool,
 }
@@ -81,7 +82,12 @@ impl TryFrom<v1::ScrubItem> for Item {
 fn entry(entry: v1::ScrubEntry) -> Result<Entry, Malformed> {
     let at = place(entry.dir.as_ref(), &entry.name)?;
     let expect = entry.expect.as_ref().map(|expect| {
-        Ok(Expected { file: file(Some(expect))?, is_dir: entry.expect_dir, is_last: entry.expect_last })
+        Ok(Expected {
+            file: file(Some(expect))?,
+            is_dir: entry.expect_dir,
+            is_file: entry.expect_file,
+            is_last: entry.expect_last,
+        })
     });
     let listed = entry.listed.as_ref().map(|listed| file(Some(listed))).transpose()?;
     let known = entry.known_dir.as_ref().map(|known_dir| {

@@ -111,8 +111,9 @@ impl Shared {
         // A record must not be durable before what it tells of: a later one may come in between and is not promised.
         let upto = self.volume.journal.published();
         let one_flush = self.volume.lower.syncs_journal() && self.is_written_out();
-        rustix::fs::syncfs(self.volume.lower.stage())
-            .map_err(|errno| SyncError::Lower { volume: volume(), errno })?;
+        let lower = &self.volume.lower;
+        lower.note_synced(upto).map_err(|errno| SyncError::Lower { volume: volume(), errno })?;
+        rustix::fs::syncfs(lower.stage()).map_err(|errno| SyncError::Lower { volume: volume(), errno })?;
         *durable = if one_flush { upto } else { upto.min(self.note()?) };
         Ok(*durable)
     }

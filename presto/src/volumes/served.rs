@@ -1,6 +1,5 @@
 //! One volume from opening to closing: cache, journal, recovery, mount, and the fault where one of them fails.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -299,7 +298,8 @@ fn open(
         }
     };
     let syncer = Syncer::start(&volume, &replayer);
-    let loss = if volume.journal.unclean_boot() { RandomState::new().hash_one(&spec.name) | 1 } else { 0 };
+    let loss =
+        volume.lower.loss().map_err(|errno| node(format!("volume {}: its last loss: {errno}", spec.name)))?;
     let running = Running {
         scrubber: Scrubber::new(Arc::clone(&volume)),
         volume,

@@ -84,7 +84,8 @@ fn what_stops_midway_is_nobodys_content_and_is_finished_when_the_disk_allows() {
         ..Default::default()
     };
     let what = Some(v1::scrub_item::What::Object(believed));
-    let scrub = v1::Scrub { items: vec![v1::ScrubItem { what }], untouched_since: NOW, take: true };
+    let scrub =
+        v1::Scrub { items: vec![v1::ScrubItem { what }], untouched_since: NOW, take: true, unvouched: false };
     let Body::Scrubbed(scrubbed) = w.call(Body::Scrub(scrub)).body else { panic!("not scrubbed") };
     assert_eq!(scrubbed.outcomes[0].result(), v1::scrub_outcome::Result::Busy);
     // Other files notice nothing, also those with several names.

@@ -14,5 +14,6 @@ mod attributes;
 mod busy;
 mod install;
 mod names;
+mod power;
 mod recovery;
 mod world;

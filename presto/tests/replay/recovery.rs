@@ -6,7 +6,7 @@ use intermezzo_channel::v1::replay_item::Op;
 use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Origin, OriginKind, State, Time};
 use intermezzo_kml::{Class, Config, Journal};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::world::*;
@@ -46,18 +46,6 @@ fn what_was_written_when_presto_died_gets_its_close() {
     assert_eq!((record.opcode, record.intent.object), (intermezzo_kml::Opcode::Close, file));
     assert_eq!(record.outcome.after.size, 15);
     assert_eq!(w.last(), before + 1);
-}
-
-/// A record that is half there behind the last one: presto takes it for a power cut.
-fn torn_tail(cache: &Path) {
-    let segments = std::fs::read_dir(cache.join("kml")).unwrap().map(|entry| entry.unwrap().path());
-    let written = |path: &PathBuf| std::fs::read(path).unwrap().iter().any(|byte| *byte != 0);
-    let newest = segments.filter(written).max().unwrap();
-    let mut bytes = std::fs::read(&newest).unwrap();
-    // Records end with their length, and are filled up to eight bytes.
-    let end = (bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1).next_multiple_of(8);
-    bytes[end..end + 64].fill(0xa5);
-    std::fs::write(&newest, bytes).unwrap();
 }
 
 #[test]

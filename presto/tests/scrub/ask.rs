@@ -54,10 +54,20 @@ fn xattrs(w: &World, at: &str) -> Vec<v1::Xattr> {
     all.into_iter().map(|(name, value)| v1::Xattr { name: name.into(), value: value.into() }).collect()
 }
 
+/// Asks as after a power cut: what is found is taken, and contents are vouched for by nobody.
+pub fn mend(w: &World, what: What) -> (v1::ScrubOutcome, Vec<Record>) {
+    let before = w.last();
+    let items = vec![v1::ScrubItem { what: Some(what) }];
+    let reply = w.call(Body::Scrub(v1::Scrub { items, untouched_since: NOW, take: true, unvouched: true }));
+    let Body::Scrubbed(mut scrubbed) = reply.body else { panic!("{:?}", reply.body) };
+    let records = (before + 1..=w.last()).map(|recno| w.record(recno)).collect();
+    (scrubbed.outcomes.remove(0), records)
+}
+
 pub fn scrub_since(w: &World, since: u64, take: bool, items: Vec<What>) -> Vec<v1::ScrubOutcome> {
     let items = items.into_iter().map(|what| v1::ScrubItem { what: Some(what) }).collect();
     let before = w.last();
-    let reply = w.call(Body::Scrub(v1::Scrub { items, untouched_since: since, take }));
+    let reply = w.call(Body::Scrub(v1::Scrub { items, untouched_since: since, take, unvouched: false }));
     let Body::Scrubbed(scrubbed) = reply.body else { panic!("{:?}", reply.body) };
     assert_eq!(scrubbed.last_recno, w.last());
     assert!(take || w.last() == before, "a look journals nothing");

@@ -21,6 +21,7 @@ mod entries;
 mod fleet;
 mod listing;
 mod objects;
+mod power;
 #[path = "../replay/world.rs"]
 #[allow(dead_code)]
 mod world;

@@ -160,7 +160,7 @@ fn a_default_acl_that_was_found_counts_for_new_files() {
 }
 
 #[test]
-fn a_file_that_is_being_written_is_busy_unless_only_its_attributes_differ() {
+fn the_content_of_a_file_that_is_being_written_is_its_writers_business_and_nothing_else_is() {
     let w = world();
     w.save("f", "text");
     let believed = object(&w, "f");
@@ -169,7 +169,10 @@ fn a_file_that_is_being_written_is_busy_unless_only_its_attributes_differ() {
     fs::set_permissions(w.path("f"), fs::Permissions::from_mode(0o640)).unwrap();
     found(&w, "attributes", What::Object(believed.clone()));
     w.write(&handle, "more text");
-    is(&w, Kind::Busy, What::Object(believed));
+    let records = found(&w, "attributes", What::Object(believed));
+    assert_eq!(said(&records), [(Opcode::Setattr, Mask::MODE, "")]);
+    let written = v1::ScrubObject { size: 4, ..object(&w, "f") };
+    is(&w, Kind::Busy, What::Object(written));
     w.close(&handle);
     same(&w, What::Object(object(&w, "f")));
 }

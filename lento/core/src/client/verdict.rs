@@ -83,6 +83,9 @@ impl Client {
                 }
                 apply::apply(&mut Tree::new(ctx.store, Which::Base), &op, last_name)?;
                 self.keep_tail(ctx, record.position, &op, origin)?;
+                if own.is_none() && origin.0.replica == ctx.meta.replica {
+                    self.was_removed_here(ctx, &op)?;
+                }
                 if let Some((recno, mut row)) = own {
                     let hash = left_by(&op);
                     Cml::recognise(ctx.store, recno, &mut row, &op)?;
@@ -174,6 +177,22 @@ impl Client {
         self.look_at(ctx, touched)
     }
 
+    /// A record of this node's that a power cut took comes back: if it removed an object, what is left of that is nobody's
+    /// update.
+    fn was_removed_here(&mut self, ctx: &mut Context<'_>, op: &Operation) -> Result<(), StoreError> {
+        let removed = match &op.kind {
+            OpKind::Remove { .. } => op.object,
+            OpKind::Rename { replaced: Some(replaced), exchange: false, .. } => replaced.object,
+            _ => return Ok(()),
+        };
+        if View::new(ctx.store, Which::Base).object(removed)?.is_some() {
+            return Ok(());
+        }
+        self.cml.give_up_torn(ctx.store, removed)?;
+        self.cml.release_limbo(ctx.store, removed, ctx.meta.last_read(), ctx.out)?;
+        self.look_at(ctx, std::collections::BTreeSet::from([Facet::Object(removed)]))
+    }
+
     /// Our object and the server's are one: everything here takes the server's name.
     fn unify(&mut self, ctx: &mut Context<'_>, object: ObjectId, target: ObjectId) -> Result<(), StoreError> {
         let mut touched = std::collections::BTreeSet::from([Facet::Object(target)]);
@@ -196,6 +215,7 @@ impl Client {
             tree.set_object(object, None)?;
             tree.set_object(target, Some(&state))?;
             handle::put(ctx.store, state.file, target)?;
+            ctx.renamed.push((object, target));
         }
         for recno in pending::list(ctx.store, &Facet::Object(object))? {
             let Some(row) = Cml::row(ctx.store, recno)? else { continue };

@@ -79,6 +79,8 @@ impl Cml {
         let (hash, size, version, racy, inline) = match result {
             ReadResult::Whole { hash, size, version, racy, inline } => (hash, size, version, racy, inline),
             ReadResult::Unstable | ReadResult::Failed(_) => return Ok(AfterRead::Later),
+            // Its content is in another file by now.
+            ReadResult::Gone if slot.latest >= began_before => return Ok(AfterRead::Again),
             ReadResult::Gone => {
                 self.without_content(store, recno, row)?;
                 return Ok(AfterRead::GoOn);

@@ -48,6 +48,8 @@ pub enum ScrubItem {
         expect: Option<FileId>,
         /// It is a directory.
         expect_dir: bool,
+        /// It is a regular file.
+        expect_file: bool,
         /// It has no other name.
         expect_last: bool,
         /// What was listed there: anything else has to be listed first.

@@ -36,10 +36,10 @@ pub(super) fn file_of(ctx: &Context<'_>, object: ObjectId) -> Result<Option<File
 
 /// The question about an object; `None` where nothing is known of it.
 pub(super) fn object(ctx: &Context<'_>, object: ObjectId) -> Result<Option<ScrubItem>, StoreError> {
-    let Some(row) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(None) };
-    // What a power cut tore is known to be different.
+    let Some(mut row) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(None) };
+    // That the content is not the volume's is known.
     if torn::is_torn(ctx.store, object)? {
-        return Ok(None);
+        row.attributes.mtime = row.version.mtime;
     }
     // The time of a root that nobody has changed is not known; only one that is adopted comes with a meaning.
     if object == ObjectId::ROOT && row.attributes.mtime == Time::default() && !ctx.meta.adopting {
@@ -65,6 +65,7 @@ pub(super) fn entry(
     let object = row.as_ref().map(|(object, _)| *object);
     let expect = row.as_ref().map(|(_, row)| row.file);
     let expect_dir = row.as_ref().is_some_and(|(_, row)| row.attributes.is_dir());
+    let expect_file = row.as_ref().is_some_and(|(_, row)| row.attributes.is_file());
     let expect_last = match object {
         Some(object) => view.names(object)?.len() <= 1,
         None => false,
@@ -87,10 +88,9 @@ pub(super) fn entry(
     };
     let name = name.clone();
     let (dir, left) = (dir_file, way == Way::Below);
-    Ok((
-        has_children,
-        Some(ScrubItem::Entry { dir, name, expect, expect_dir, expect_last, listed, known, left }),
-    ))
+    let item =
+        ScrubItem::Entry { dir, name, expect, expect_dir, expect_file, expect_last, listed, known, left };
+    Ok((has_children, Some(item)))
 }
 
 /// For people.

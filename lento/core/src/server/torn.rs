@@ -227,18 +227,20 @@ impl Server {
         ctx: &mut Context<'_>,
         record: &KmlRecord,
     ) -> Result<bool, StoreError> {
-        let (file, after, left, emptied) = match &record.update {
+        let (file, before, after, left, emptied) = match &record.update {
             Update::Close { left: Left::Orphan, .. } => return Ok(false),
-            Update::Close { file, after, left, .. } => (*file, after, *left, false),
+            Update::Close { file, replaces, after, left } => {
+                (*file, replaces.unwrap_or(*file), after, *left, false)
+            }
             Update::SetAttr { file, truncated: true, after, .. } => {
-                (*file, after, Left::Whole, after.version.size == 0)
+                (*file, *file, after, Left::Whole, after.version.size == 0)
             }
             _ => return Ok(false),
         };
         if record.origin != KmlOrigin::User || (left != Left::Unvouched && self.torn.is_empty()) {
             return Ok(false);
         }
-        let Some(object) = handle::get(ctx.store, file)? else { return Ok(false) };
+        let Some(object) = handle::get(ctx.store, before)? else { return Ok(false) };
         let Some(mut row) = View::new(ctx.store, Which::Local).object(object)? else { return Ok(false) };
         let earlier = self.torn.rows.get(&object).copied();
         if earlier.is_none() && left != Left::Unvouched {
@@ -268,6 +270,7 @@ impl Server {
         (torn.newest, torn.left, torn.safe) = (record.recno, None, false);
         self.torn.put(ctx.store, object, torn)?;
         self.torn.ready.remove(&object);
+        handle::put(ctx.store, file, object)?;
         (row.file, row.version) = (file, after.version);
         Tree::new(ctx.store, Which::Local).set_object(object, Some(&row))?;
         if row.content.is_none() {

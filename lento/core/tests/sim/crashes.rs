@@ -1,6 +1,7 @@
 //! What ends and comes back: programs, power, disks.
 
 use super::disk::Disk;
+use super::disk::Keeps;
 use super::memory::Memory;
 use super::world::Backup;
 use super::world::Node;
@@ -58,8 +59,9 @@ impl World {
         let node = &mut self.nodes[index];
         node.volume = None;
         node.store.crash();
+        let keeps = if self.skews && self.dice.roll(3) == 0 { Keeps::Tree } else { Keeps::Nothing };
         let torn = self.tears.then_some(&mut self.dice);
-        let became = node.disk.power_cut(torn);
+        let became = node.disk.power_cut(keeps, torn);
         for (good, torn) in became {
             if good != Hash::empty() && self.has_a_copy(index, good) {
                 self.torn.insert(torn, good);
@@ -90,7 +92,7 @@ impl World {
         self.note("backup".into());
         let node = &self.nodes[SERVER];
         let (mut disk, mut store) = (node.disk.clone(), node.store.clone());
-        disk.power_cut(None);
+        disk.power_cut(Keeps::Nothing, None);
         store.crash();
         self.backup = Some(Backup { disk, store, kept: node.kept.clone() });
     }

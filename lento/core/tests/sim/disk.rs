@@ -53,6 +53,16 @@ pub struct Disk {
     /// A file whose attributes it does not change for a replay.
     pub refuses_file: Option<FileId>,
     durable: Option<Box<Disk>>,
+    /// Made, or written by a replay, since the last power cut.
+    pub(super) born: BTreeSet<FileId>,
+}
+
+/// What of the time since the last sync is still there after a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    Nothing,
+    /// The tree, but not what the log told of it.
+    Tree,
 }
 
 pub fn errno(text: &str) -> Result<(), String> {
@@ -83,12 +93,28 @@ impl Disk {
         durable.map(|inode| Hash::of(&inode.bytes)).collect()
     }
 
-    /// Power cut: everything since the last sync is gone, the log as well. Of files that were written since, their size and
+    /// Power cut: everything since the last sync is gone, from the log as well, or only from there. Of files that were written since, their size and
     /// time may be on the disk, and of the content something else. The answer: what became of which content.
-    pub fn power_cut(&mut self, mut torn: Option<&mut Dice>) -> Vec<(Hash, Hash)> {
+    pub fn power_cut(&mut self, keeps: Keeps, mut torn: Option<&mut Dice>) -> Vec<(Hash, Hash)> {
         let last = std::mem::take(&mut self.inodes);
         let mut back = self.durable.take().map_or_else(Disk::new, |disk| *disk);
         back.writers.clear();
+        let durable = back.inodes.clone();
+        if keeps == Keeps::Tree {
+            let end = back.last().0;
+            back.limbo = self
+                .limbo
+                .iter()
+                .map(|(file, (newest, dealt))| (*file, (end.min(*newest), *dealt)))
+                .collect();
+            back.orphans = std::mem::take(&mut self.orphans);
+            back.inodes.clone_from(&last);
+            let nameless = |file: &FileId| {
+                ![ROOT, STAGING].contains(file) && !back.limbo.contains_key(file) && back.links(*file) == 0
+            };
+            let nameless: Vec<FileId> = last.keys().copied().filter(nameless).collect();
+            back.inodes.retain(|file, _| !nameless.contains(file));
+        }
         // What was stored into a file without a name and never closed is promised to nobody.
         let closed = |file: FileId| {
             back.kml.iter().any(|record| {
@@ -106,8 +132,18 @@ impl Disk {
         let mut became = Vec::new();
         for (file, inode) in &mut back.inodes {
             let Some(dice) = &mut torn else { break };
-            let written = |last: &&Inode| last.attributes.is_file() && last.bytes != inode.bytes;
-            let Some(last) = last.get(file).filter(written) else { continue };
+            let Some(last) = last.get(file) else { continue };
+            let Some(synced) = durable.get(file) else {
+                // The name of a new file comes to the disk before its bytes.
+                if dice.roll(2) == 0 {
+                    inode.bytes.clear();
+                }
+                continue;
+            };
+            if !last.attributes.is_file() || last.bytes == synced.bytes {
+                continue;
+            }
+            inode.bytes.clone_from(&synced.bytes);
             inode.attributes.mtime = last.attributes.mtime;
             let good = Hash::of(&inode.bytes);
             // A number tells them apart.
@@ -123,6 +159,7 @@ impl Disk {
             inode.bytes = bytes;
         }
         *self = back;
+        self.born.clear();
         self.journal_torn_files();
         self.make_durable();
         became
@@ -220,6 +257,7 @@ impl Disk {
         self.next_ino += 1;
         let file = FileId { ino: self.next_ino, generation: 7 };
         self.inodes.insert(file, inode);
+        self.born.insert(file);
         file
     }
 

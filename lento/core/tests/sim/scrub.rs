@@ -1,6 +1,7 @@
 //! The model of presto's scrub, and changes that presto does not see.
 
 use super::disk::Disk;
+use super::disk::STAGING;
 use lento_core::io::Listed;
 use lento_core::io::Listing;
 use lento_core::io::ScrubItem;
@@ -8,6 +9,7 @@ use lento_core::io::ScrubOutcome;
 use lento_core::record::KmlOrigin;
 use lento_core::record::Left;
 use lento_core::record::Update;
+use lento_core::scrub::Found;
 use lento_core::types::FileId;
 use lento_core::types::Mask;
 use lento_core::types::Recno;
@@ -41,16 +43,17 @@ impl Disk {
         Listing::Page { entries, next }
     }
 
-    pub fn scrub(&mut self, item: &ScrubItem, since: Recno, take: bool) -> ScrubOutcome {
+    pub fn scrub(&mut self, item: &ScrubItem, since: Recno, how: Found) -> ScrubOutcome {
+        let take = how != Found::Show;
         match item {
-            ScrubItem::Entry { dir, name, expect, expect_last, listed, known, left, .. } => {
+            ScrubItem::Entry { dir, name, expect, expect_file, expect_last, listed, known, left, .. } => {
                 let found = self.entry(*dir, name).filter(|_| !left);
                 let keys =
                     [Some((*dir, name.clone())), found.map(|f| (f, vec![])), expect.map(|f| (f, vec![]))];
                 if let Some(recno) = self.newer(keys.into_iter().flatten(), since) {
                     return ScrubOutcome::Stale { recno };
                 }
-                if found == *expect {
+                if found == *expect || *dir == STAGING && found.is_some() {
                     return ScrubOutcome::Same;
                 }
                 if found.is_some() && found != *listed {
@@ -58,6 +61,12 @@ impl Disk {
                 }
                 if !take {
                     return ScrubOutcome::Found { recno: None, what: "entry".into() };
+                }
+                if let Some(file) = found.filter(|_| how == Found::Mend && known.is_none())
+                    && let Some(outcome) =
+                        self.leftover((*dir, name), *expect, *expect_file && *expect_last, file)
+                {
+                    return outcome;
                 }
                 if let Some(file) = *expect {
                     let dir_mtime = self.mtime(*dir);
@@ -87,11 +96,10 @@ impl Disk {
                 ] {
                     mask = if differs { mask.with(bit) } else { mask };
                 }
-                if content && self.writers.contains(file) {
-                    return ScrubOutcome::Busy;
-                }
+                let busy = content && self.writers.contains(file);
+                let content = content && !busy;
                 if !content && mask == Mask::default() && theirs == *xattrs {
-                    return ScrubOutcome::Same;
+                    return if busy { ScrubOutcome::Busy } else { ScrubOutcome::Same };
                 }
                 if !take {
                     return ScrubOutcome::Found { recno: None, what: "object".into() };
@@ -109,7 +117,7 @@ impl Disk {
                         file: *file,
                         replaces: None,
                         after: after.clone(),
-                        left: Left::Whole,
+                        left: if how == Found::Mend { Left::Unvouched } else { Left::Whole },
                     });
                 }
                 if mask != Mask::default() {
@@ -118,6 +126,34 @@ impl Disk {
                 ScrubOutcome::Found { recno: Some(self.last()), what: "object".into() }
             }
         }
+    }
+
+    /// After a power cut: an empty file of which nobody knows goes; one in the place of another is that one's content.
+    fn leftover(
+        &mut self,
+        (dir, name): (FileId, &[u8]),
+        expect: Option<FileId>,
+        was_file: bool,
+        file: FileId,
+    ) -> Option<ScrubOutcome> {
+        let inode = self.inodes.get(&file)?;
+        if !inode.attributes.is_file() || self.born.contains(&file) {
+            return None;
+        }
+        let recno = match expect {
+            None if inode.bytes.is_empty() && self.links(file) == 1 && !self.writers.contains(&file) => {
+                self.inodes.get_mut(&dir)?.entries.remove(name);
+                self.inodes.remove(&file);
+                None
+            }
+            Some(before) if was_file && !self.inodes.contains_key(&before) => {
+                let (after, replaces) = (self.after(file), Some(before));
+                self.found(Update::Close { file, replaces, after, left: Left::Unvouched });
+                Some(self.last())
+            }
+            _ => return None,
+        };
+        Some(ScrubOutcome::Found { recno, what: "leftover".into() })
     }
 
     fn appeared(&mut self, dir: FileId, name: &[u8], file: FileId, known: Option<&(FileId, Vec<u8>)>) {

@@ -87,6 +87,8 @@ pub struct World {
     pub log_limit: LogLimit,
     /// A power cut tears files that were being written.
     pub tears: bool,
+    /// A power cut may leave the tree ahead of the log.
+    pub skews: bool,
     /// What it left of those of which somebody else had the good content, and that.
     pub torn: BTreeMap<Hash, Hash>,
     /// Torn files that the server had back.
@@ -146,6 +148,7 @@ impl World {
             trees_sent: 0,
             log_limit: LogLimit::default(),
             tears: false,
+            skews: false,
             torn: BTreeMap::new(),
             restored: 0,
             mangle: None,
@@ -354,10 +357,10 @@ impl World {
                 let listing = self.nodes[index].disk.list(dir, after);
                 self.give(index, Input::Listed { ticket, listing });
             }
-            Output::Scrub { ticket, items, untouched_since, take } => {
+            Output::Scrub { ticket, items, untouched_since, found } => {
                 let disk = &mut self.nodes[index].disk;
                 let outcomes: Vec<_> =
-                    items.iter().map(|item| disk.scrub(item, untouched_since, take)).collect();
+                    items.iter().map(|item| disk.scrub(item, untouched_since, found)).collect();
                 for (item, outcome) in items.iter().zip(&outcomes) {
                     self.note(format!("n{index} scrub {item:?} -> {outcome:?}"));
                 }
