@@ -240,6 +240,7 @@ fn update(record: &kml::Record) -> Result<Update, JournalError> {
                 left: match flags {
                     flags if flags.contains(Flags::ORPHAN) => Left::Orphan,
                     flags if flags.contains(Flags::UNVOUCHED) => Left::Unvouched,
+                    flags if flags.contains(Flags::SYNCED) => Left::Synced,
                     _ => Left::Whole,
                 },
             }

@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::context::Meta;
 use crate::context::Syncing;
 use crate::facet::Facet;
+use crate::facet::pending;
 use crate::io::Event;
 use crate::io::FetchResult;
 use crate::io::NodeName;
@@ -30,6 +31,8 @@ use crate::message::Message;
 use crate::message::Welcome;
 use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
+use crate::record::Left;
+use crate::record::Update;
 use crate::replaying::BatchEnd;
 use crate::replaying::Replaying;
 use crate::store::Store;
@@ -191,6 +194,10 @@ impl Client {
                 let touched: BTreeSet<Facet> =
                     absorbed.operation.iter().flat_map(crate::facet::touched).collect();
                 self.replaying.disturbed(&touched);
+                if is_emptied(ctx, record, absorbed.operation.as_ref())? {
+                    // Base has it.
+                    return self.look_at(ctx, touched);
+                }
                 if let Some(OpKind::Create { dir, name, seen, .. }) =
                     absorbed.operation.as_mut().map(|op| &mut op.kind)
                 {
@@ -580,4 +587,19 @@ fn seen_at(ctx: &Context<'_>, dir: ObjectId, name: &Name) -> Result<Position, St
         None => false,
     };
     Ok(if new { Position(0) } else { ctx.meta.position })
+}
+
+/// A power cut has left nothing in the file, and nothing of this node's waits for its content: there is nothing to keep.
+fn is_emptied(
+    ctx: &Context<'_>,
+    record: &KmlRecord,
+    op: Option<&crate::types::Operation>,
+) -> Result<bool, StoreError> {
+    match (&record.update, op) {
+        (Update::Close { left: Left::Unvouched, after, .. }, Some(op)) if after.version.size == 0 => {
+            let known = View::new(ctx.store, Which::Base).object(op.object)?.is_some();
+            Ok(known && !pending::any(ctx.store, &Facet::Object(op.object))?)
+        }
+        _ => Ok(false),
+    }
 }

@@ -270,6 +270,11 @@ impl Cml {
         self.under_way_bytes = self.under_way_bytes.saturating_sub(arrived);
         self.tally.records = self.tally.records.saturating_sub(1);
         self.count_bytes(row.bytes(), 0);
+        if let Some(slot) = row.slot
+            && Cml::is_promised(store, row.op.object, recno, slot)?
+        {
+            store.delete(Table::Meta, &promise_key(row.op.object))?;
+        }
         store.delete(Table::Pending, &table::number_key(recno.0))
     }
 
@@ -299,8 +304,9 @@ impl Cml {
             *before = left_by(&row.op).unwrap_or(UNKNOWN);
         }
         if let OpKind::Close { before, .. } = &mut op.kind
-            && content.is_some()
+            && let Some(slot) = row.slot
             && Cml::is_torn(store, op.object, recno)?
+            && !Cml::is_promised(store, op.object, recno, slot)?
         {
             *before = TORN;
         }
@@ -339,6 +345,23 @@ impl Cml {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What this record left was durable for a program by then.
+    pub fn note_promise(store: &mut dyn Store, object: ObjectId, recno: Recno) -> Result<(), StoreError> {
+        table::put(store, Table::Meta, &promise_key(object), &recno)
+    }
+
+    /// Whether a program was told that the content for which this record stands is durable, or one in its place. The server
+    /// has it from nobody else, so what is in the file is the best there is of it, torn or not.
+    fn is_promised(
+        store: &dyn Store,
+        object: ObjectId,
+        recno: Recno,
+        slot: Slot,
+    ) -> Result<bool, StoreError> {
+        let promise: Option<Recno> = table::get(store, Table::Meta, &promise_key(object))?;
+        Ok(promise.is_some_and(|promise| recno <= promise && promise <= slot.latest))
     }
 
     /// The pending record whose content this one found on disk. What that content is, is known when it is sent: until
@@ -442,4 +465,8 @@ pub fn content_of(op: &Operation) -> Option<&Content> {
         OpKind::Close { content, .. } => Some(content),
         _ => None,
     }
+}
+
+fn promise_key(object: ObjectId) -> Vec<u8> {
+    [b"promise".as_slice(), &table::object_key(object)].concat()
 }

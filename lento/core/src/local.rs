@@ -41,6 +41,8 @@ pub struct Absorbed {
     pub operation: Option<Operation>,
     /// The content that a user left in the operation's object has to be read.
     pub unread: Option<Unread>,
+    /// A program was told that this content is durable.
+    pub promised: bool,
     /// A lower file that waits in limbo, with its object.
     pub limbo: Option<(FileId, ObjectId)>,
     /// A writer left this lower file, which no longer has a name.
@@ -385,11 +387,11 @@ impl<'a> Reading<'a> {
         // Where the content before was never read, `Cml` and the log fill in what it turned out to be.
         let before = match left {
             Left::Unvouched => TORN,
-            Left::Whole | Left::Orphan => before.map_or(UNKNOWN, |content| content.hash),
+            Left::Whole | Left::Orphan | Left::Synced => before.map_or(UNKNOWN, |content| content.hash),
         };
         let content = content.unwrap_or(Content { hash: UNKNOWN, size: after.version.size, inline: None });
         let op = OpKind::Close { before, content, mtime: after.attributes.mtime };
-        Ok(Absorbed { unread, ..self.says(object, op)? })
+        Ok(Absorbed { unread, promised: left == Left::Synced, ..self.says(object, op)? })
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Left {
     Orphan,
     /// The machine went down while it was written: it may be torn, and is no update of anything (rule 10).
     Unvouched,
+    /// All of it, and a program was told that it is durable.
+    Synced,
 }
 
 /// State of a lower object after a record.

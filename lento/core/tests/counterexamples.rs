@@ -478,6 +478,28 @@ fn rule_10_what_was_closed_and_is_on_the_disk_is_an_update_after_a_power_cut() {
     assert!(world.nodes[SERVER].kept.is_empty());
 }
 
+/// An fsync is a promise. What a later store has torn holds it all the same, and nobody has anything better.
+#[test]
+fn what_was_synced_and_not_sent_is_in_the_tree_whatever_a_later_store_has_torn() {
+    for seed in 0..12 {
+        let mut world = World::new(seed, 2);
+        world.tears = true;
+        store(&mut world, OTHER, "f", "good and whole");
+        settle(&mut world);
+        world.cut(CLIENT);
+        let file = at(&world, CLIENT, "f").unwrap();
+        let disk = &mut world.nodes[CLIENT].disk;
+        disk.user_store(file, b"synced");
+        disk.user_fsync(file);
+        disk.user_store(file, b"synced, and more");
+        world.power(CLIENT);
+        let left = read(&world, CLIENT, "f").unwrap();
+        settle(&mut world);
+        everywhere(&world, "f", Some(&left));
+        assert!(world.nodes[SERVER].kept.is_empty(), "seed {seed}");
+    }
+}
+
 /// The journal confirms the client's newest replay once more, as it does where a replay finds that it is done.
 fn confirm_twice(world: &mut World, expected: fn(&Update) -> bool) {
     let journal = &mut world.nodes[CLIENT].disk.kml;

@@ -210,6 +210,8 @@ bitflags::bitflags! {
         /// The renamed object stayed on this node until now. The records before tell of its making, by `joining_name` in
         /// the target's directory.
         const JOINED = 1 << 14;
+        /// A close for an fsync, which makes the content durable together with the record.
+        const SYNCED = 1 << 15;
     }
 }
 

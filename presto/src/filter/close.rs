@@ -55,7 +55,7 @@ enum Patience {
 impl Volume {
     /// The same from the background thread, which must not be held up by a full journal.
     pub(crate) fn look_at(&self, id: FileId) -> Result<bool, Errno> {
-        self.record_close_within(Caller::default(), id, Doubt::Young, Patience::None)
+        self.record_close_within(Caller::default(), id, Doubt::Young, Patience::None, Flags::empty())
     }
 
     /// Journals a close if the content may have changed since the last record. Says whether privilege bits were lost.
@@ -131,8 +131,13 @@ impl Volume {
         Ok(recno)
     }
 
+    /// The same for an fsync, before the sync that makes content and record durable.
+    pub(crate) fn close_for_sync(&self, caller: Caller, id: FileId) -> Result<bool, Errno> {
+        self.record_close_within(caller, id, Doubt::Young, Patience::Policy, Flags::SYNCED)
+    }
+
     fn record_close(&self, caller: Caller, id: FileId, doubt: Doubt) -> Result<bool, Errno> {
-        self.record_close_within(caller, id, doubt, Patience::Policy)
+        self.record_close_within(caller, id, doubt, Patience::Policy, Flags::empty())
     }
 
     fn record_close_within(
@@ -141,13 +146,14 @@ impl Volume {
         id: FileId,
         doubt: Doubt,
         patience: Patience,
+        flags: Flags,
     ) -> Result<bool, Errno> {
         let mut told = Told::default();
         let mut since = None;
         let result = loop {
             let attempt = {
                 let _held = self.locks.lock(&[id]);
-                self.record_close_locked(&mut told, caller, id, doubt)
+                self.record_close_locked(&mut told, caller, id, doubt, flags)
             };
             match attempt {
                 Ok(lost) => break Ok(lost),
@@ -171,6 +177,7 @@ impl Volume {
         caller: Caller,
         id: FileId,
         doubt: Doubt,
+        flags: Flags,
     ) -> Result<bool, Stop> {
         let Some(writer) = self.writers.get(id) else { return Ok(false) };
         let file = self.object(id)?;
@@ -191,6 +198,7 @@ impl Volume {
         let mut intent = Volume::intent(Opcode::Close, caller);
         intent.object = id;
         intent.before = writer.recorded;
+        intent.flags = flags;
         intent.flags.set(Flags::ORPHAN, orphan);
         let outcome = Outcome { object: id, after, flags: intent.flags, ..Outcome::default() };
         let ((), recno) = self.journaled(told, &intent, || Ok(((), outcome)))?;
@@ -258,7 +266,7 @@ impl Volume {
                 let unseen =
                     matches!(self.lower.shape(), Shape::Tmpfs) && writer.mappable && writer.probe.is_some();
                 let doubt = if unseen { Doubt::Certain } else { Doubt::Differs };
-                match self.record_close_within(Caller::default(), id, doubt, Patience::None) {
+                match self.record_close_within(Caller::default(), id, doubt, Patience::None, Flags::empty()) {
                     Ok(_) => self.finish(id),
                     Err(Errno::STALE | Errno::NOENT) => self.finish(id), // Removed with its last mapping.
                     Err(_) => self.writers.probe_later(id, Instant::now()),

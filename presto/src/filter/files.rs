@@ -267,7 +267,7 @@ impl Volume {
     pub fn fsync(&self, caller: Caller, handle: u64, only_data: bool) -> Result<(), Errno> {
         let handle = self.files.handle(handle)?;
         if handle.access.writes() {
-            self.close_if_changed(caller, handle.file.id)?;
+            self.close_for_sync(caller, handle.file.id)?;
         }
         let fd = handle.data()?;
         self.sync_with_journal(&*fd, || {

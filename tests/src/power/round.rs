@@ -259,7 +259,9 @@ impl Rounds {
         let new = all.get(self.conflicts..).unwrap_or_default();
         for (path, conflict) in new {
             let (worker, name) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
-            let explained = promises.get(worker).is_some_and(|one| one.may_be_torn(name));
+            // What a power cut has left of a file that was removed elsewhere has no path any more.
+            let is_nameless = path.starts_with("/<");
+            let explained = is_nameless || promises.get(worker).is_some_and(|one| one.may_be_torn(name));
             let why = || {
                 let story = promises.get(worker).map(|one| one.story(name)).unwrap_or_default();
                 let why = format!("a conflict that no torn file explains: {conflict}; steps:{story}");

@@ -45,7 +45,12 @@ impl Cml {
                 let (mask, attributes) = (*mask, *attributes);
                 self.process_setattr(store, recno, op, mask, attributes)?;
             }
-            OpKind::Close { .. } => self.process_close(store, recno, op, absorbed.unread)?,
+            OpKind::Close { .. } => {
+                if absorbed.promised {
+                    Cml::note_promise(store, op.object, recno)?;
+                }
+                self.process_close(store, recno, op, absorbed.unread)?;
+            }
             OpKind::SetXattr { name, value } => {
                 let (name, value) = (name.clone(), Some(value.clone()));
                 self.process_xattr(store, recno, op, &name, value)?;
@@ -199,12 +204,18 @@ impl Cml {
             self.discard(store, older, &row)?;
         }
         let before = row.bytes();
+        let is_promised = match row.slot {
+            Some(slot) => Cml::is_promised(store, op.object, at, slot)?,
+            None => false,
+        };
         row.slot = slot;
         row.forget_content();
         self.count_bytes(before, row.bytes());
         match (&mut row.op.kind, &op.kind) {
             (OpKind::Create { attributes, xattrs, .. }, _) => drop_privileges(attributes, xattrs),
-            (OpKind::Close { before, .. }, OpKind::Close { before: TORN, .. }) => *before = TORN,
+            (OpKind::Close { before, .. }, OpKind::Close { before: TORN, .. }) if !is_promised => {
+                *before = TORN
+            }
             _ => {}
         }
         Cml::write(store, at, &row)?;

@@ -296,6 +296,13 @@ impl Disk {
         self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, left: Left::Whole });
     }
 
+    /// fsync of a file that was written: its record and everything so far are durable.
+    pub fn user_fsync(&mut self, file: FileId) {
+        let after = self.after(file);
+        self.record(KmlOrigin::User, Update::Close { file, replaces: None, after, left: Left::Synced });
+        self.make_durable();
+    }
+
     pub fn user_setattr(&mut self, file: FileId, mode_bits: u32) {
         let now = self.tick();
         let inode = self.inodes.get_mut(&file).unwrap();
