@@ -360,8 +360,12 @@ impl Cml {
         recno: Recno,
         slot: Slot,
     ) -> Result<bool, StoreError> {
-        let promise: Option<Recno> = table::get(store, Table::Meta, &promise_key(object))?;
-        Ok(promise.is_some_and(|promise| recno <= promise && promise <= slot.latest))
+        Ok(Cml::promise(store, object)?.is_some_and(|promise| recno <= promise && promise <= slot.latest))
+    }
+
+    /// The newest such record about the object whose content the server has not taken yet.
+    fn promise(store: &dyn Store, object: ObjectId) -> Result<Option<Recno>, StoreError> {
+        table::get(store, Table::Meta, &promise_key(object))
     }
 
     /// The pending record whose content this one found on disk. What that content is, is known when it is sent: until

@@ -133,7 +133,9 @@ impl Volume {
 
     /// The same for an fsync, before the sync that makes content and record durable.
     pub(crate) fn close_for_sync(&self, caller: Caller, id: FileId) -> Result<bool, Errno> {
-        self.record_close_within(caller, id, Doubt::Young, Patience::Policy, Flags::SYNCED)
+        // What is recorded and not sent is recorded once more: only a close that says so is a promise.
+        let doubt = if self.limbo.lacks_synced(id) { Doubt::Certain } else { Doubt::Young };
+        self.record_close_within(caller, id, doubt, Patience::Policy, Flags::SYNCED)
     }
 
     fn record_close(&self, caller: Caller, id: FileId, doubt: Doubt) -> Result<bool, Errno> {
@@ -206,6 +208,9 @@ impl Volume {
             self.limbo.note_orphan(id, recno);
         } else {
             self.limbo.note_close(id, recno);
+            if flags.contains(Flags::SYNCED) {
+                self.limbo.note_synced(id);
+            }
         }
         self.writers.recorded(id, after, read_at);
         if writer.mappable {

@@ -6,6 +6,7 @@
 //! may go, and up to which record it knows: a file about which there is a later one stays.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
@@ -29,6 +30,8 @@ pub struct Limbo {
 #[derive(Debug, Default)]
 struct State {
     last_close: BTreeMap<FileId, Recno>,
+    /// Those of them that say that they were synced.
+    synced: BTreeSet<FileId>,
     kept: BTreeMap<FileId, Kept>,
 }
 
@@ -98,7 +101,10 @@ impl Limbo {
     /// Every record up to here has its verdict; the largest number means that this node never needs limbo.
     pub fn set_settled(&self, recno: Recno) {
         self.settled.store(recno.0, Ordering::Release);
-        self.state.lock().last_close.retain(|_, at| *at > recno);
+        let mut state = self.state.lock();
+        state.last_close.retain(|_, at| *at > recno);
+        let State { last_close, synced, .. } = &mut *state;
+        synced.retain(|id| last_close.contains_key(id));
     }
 
     /// The mark set last.
@@ -110,8 +116,25 @@ impl Limbo {
     /// A user's close of this file was journaled.
     pub fn note_close(&self, id: FileId, recno: Recno) {
         if recno > self.settled() {
-            self.state.lock().last_close.insert(id, recno);
+            let mut state = self.state.lock();
+            state.last_close.insert(id, recno);
+            state.synced.remove(&id);
         }
+    }
+
+    /// The newest close of this file says that its content was made durable.
+    pub fn note_synced(&self, id: FileId) {
+        let mut state = self.state.lock();
+        if state.last_close.contains_key(&id) {
+            state.synced.insert(id);
+        }
+    }
+
+    /// Whether the server may lack this file's content, and no record says yet that it was synced.
+    #[must_use]
+    pub fn lacks_synced(&self, id: FileId) -> bool {
+        let state = self.state.lock();
+        state.last_close.contains_key(&id) && !state.synced.contains(&id)
     }
 
     /// Whether this file's content must be kept when its last name goes.

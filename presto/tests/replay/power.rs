@@ -118,3 +118,22 @@ fn a_power_cut_is_told_until_the_next_one() {
     let w = power_cut(w, 0, |_| ());
     assert_ne!(w.volume.lower.loss(), Ok(loss));
 }
+
+/// What a later store tears can then be told from what was never promised.
+#[test]
+fn an_fsync_is_on_record_once() {
+    let w = world();
+    w.save("f", "text");
+    let handle = w.open("f");
+    let sync = || w.volume.fsync(user(), handle.number, true).unwrap();
+    let is_synced = || w.record(w.last()).outcome.flags.contains(Flags::SYNCED);
+    assert!(!is_synced());
+    sync();
+    let first = w.last();
+    assert!(is_synced() && w.record(first).opcode == Opcode::Close);
+    sync();
+    assert_eq!(w.last(), first);
+    w.write(&handle, "more text");
+    sync();
+    assert!(w.last() == first + 1 && is_synced());
+}

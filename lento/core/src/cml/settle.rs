@@ -62,28 +62,38 @@ impl Cml {
         let Some(row) = Cml::row(store, recno)? else { return Ok(Settled::Whole) };
         let is_earlier = row.op.id.0.incarnation < incarnation;
         let is_safe = row.is_safe(hash) && !(is_earlier && row.fell_back(store)?);
+        // What was synced here is at least as good as what the server has got of it, which may be older.
+        let is_promised = Cml::promise(store, row.op.object)?.is_some_and(|promise| promise >= recno);
         if !is_safe && !Cml::is_overwritten(store, row.op.object, recno)? {
-            self.keep_content(store, recno, row)?;
+            let found = if is_promised { hash.unwrap_or(TORN) } else { TORN };
+            self.keep_content(store, recno, row, found)?;
             return Ok(Settled::ButContent);
         }
         self.discard(store, recno, &row)?;
         if let Some(left) = left_by(&row.op) {
-            let found = if is_safe || row.sent_with().is_some() { hash.unwrap_or(left) } else { TORN };
+            let is_known = is_safe || is_promised || row.sent_with().is_some();
+            let found = if is_known { hash.unwrap_or(left) } else { TORN };
             Cml::hand_on(store, recno, row.op.object, found)?;
         }
         Ok(Settled::Whole)
     }
 
     /// What is in the file may be another content than the server has: after a power cut an older one, after a backup
-    /// of the server a newer one. It is told once more, as one that takes the place of no other.
-    fn keep_content(&mut self, store: &mut dyn Store, recno: Recno, mut row: Row) -> Result<(), StoreError> {
+    /// of the server a newer one. It is told once more, as one that takes the place of no other, unless it was synced here.
+    fn keep_content(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        mut row: Row,
+        before: Hash,
+    ) -> Result<(), StoreError> {
         pending::remove(store, recno, &row.op)?;
         self.ready.remove(&recno);
         let arrived = self.under_way.remove(&recno).unwrap_or_default();
         self.under_way_bytes = self.under_way_bytes.saturating_sub(arrived);
         let mtime = left_at(&row.op).unwrap_or(row.op.time);
         let content = Content { hash: UNKNOWN, size: row.bytes(), inline: None };
-        row.op.kind = OpKind::Close { before: TORN, content, mtime };
+        row.op.kind = OpKind::Close { before, content, mtime };
         pending::insert(store, recno, &row.op)?;
         self.look_again(recno);
         Cml::write(store, recno, &row)
