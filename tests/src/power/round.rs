@@ -261,7 +261,10 @@ impl Rounds {
             let (worker, name) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
             // What a power cut has left of a file that was removed elsewhere has no path any more.
             let is_nameless = path.starts_with("/<");
-            let explained = is_nameless || promises.get(worker).is_some_and(|one| one.may_be_torn(name));
+            // What this worker promises is promised here; in the machine the same file may have been half written by a replay.
+            let is_brought = worker == HERE;
+            let may_be_torn = || promises.get(worker).is_some_and(|one| one.may_be_torn(name));
+            let explained = is_nameless || is_brought || may_be_torn();
             let why = || {
                 let story = promises.get(worker).map(|one| one.story(name)).unwrap_or_default();
                 let why = format!("a conflict that no torn file explains: {conflict}; steps:{story}");
