@@ -98,8 +98,10 @@ struct Run {
     /// What replays have put aside for a moment is part of that.
     aside: bool,
     take: bool,
-    /// Contents that differ may be torn.
+    /// It is for what a power cut has left; what nobody vouches for is no update.
     mends: bool,
+    /// The tree is used by others than presto as well: what is there is theirs.
+    adopted: bool,
     /// A record has named what nobody knew of, perhaps where this has been already: another one follows.
     again: bool,
     /// Directories to list, with their shares.
@@ -189,13 +191,13 @@ impl Scrub {
     }
 
     /// Presto is there, and its journal ends here: what a power cut may have left without records is looked for.
-    pub fn presto_up(&mut self, ctx: &Context<'_>, last: Recno) -> Result<(), StoreError> {
+    pub fn presto_up(&mut self, ctx: &Context<'_>, last: Recno, adopted: bool) -> Result<(), StoreError> {
         if ctx.store.get(Table::Meta, DOUBT)?.is_none() {
             return Ok(());
         }
         self.begin(Found::Mend, ctx.meta.adopting);
         if let Some(run) = &mut self.run {
-            run.told = run.told.max(last);
+            (run.told, run.adopted) = (run.told.max(last), adopted);
         }
         Ok(())
     }
@@ -317,6 +319,7 @@ impl Scrub {
         ctx.out.push(Output::Event(Event::Scrubbed { looked, found, taken }));
         if run.again {
             self.begin(if run.mends { Found::Mend } else { Found::Take }, ctx.meta.adopting);
+            self.run.iter_mut().for_each(|next| next.adopted = run.adopted);
             return Ok(false);
         }
         if run.mends {
@@ -582,7 +585,7 @@ impl Run {
         let ticket = ctx.ticket();
         self.asked = Some((ticket, asked));
         let untouched_since = ctx.meta.last_read();
-        let found = match (self.take && !verify, self.mends) {
+        let found = match (self.take && !verify, self.mends && !self.adopted) {
             (false, _) => Found::Show,
             (true, false) => Found::Take,
             (true, true) => Found::Mend,

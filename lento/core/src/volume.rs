@@ -327,7 +327,7 @@ impl Volume {
         }
         let replays_idle = self.part.pump(&mut ctx)?;
         if let Some(last) = up {
-            self.scrub.presto_up(&ctx, last)?;
+            self.scrub.presto_up(&ctx, last, self.config.adopts)?;
         }
         scrub(&mut self.scrub, &mut ctx, up.is_some() && self.config.adopts, replays_idle)?;
         if ctx.scrubbing && !self.scrub.holds_replays() {

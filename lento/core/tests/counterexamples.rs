@@ -10,6 +10,7 @@ use lento_core::io::Output;
 use lento_core::record::Update;
 use lento_core::types::Hash;
 use lento_core::types::Recno;
+use sim::disk::Keeps;
 use sim::steps::*;
 use sim::world::World;
 
@@ -476,6 +477,26 @@ fn rule_10_what_was_closed_and_is_on_the_disk_is_an_update_after_a_power_cut() {
     settle(&mut world);
     everywhere(&world, "f", Some("second, closed"));
     assert!(world.nodes[SERVER].kept.is_empty());
+}
+
+/// The tree is ahead of the journal: nothing tells of what users had done, and nothing else would ever look for it.
+#[test]
+fn after_a_power_cut_what_is_in_the_tree_and_in_no_record_is_found() {
+    for node in [CLIENT, SERVER] {
+        let mut world = world(1);
+        store(&mut world, node, "kept", "text");
+        store(&mut world, node, "removed", "text");
+        settle(&mut world);
+        world.nodes[node].disk.make_durable();
+        store(&mut world, node, "new", "made in the last second");
+        remove(&mut world, node, "removed");
+        world.power_but(node, Keeps::Tree);
+        assert_eq!(read(&world, node, "new").as_deref(), Some("made in the last second"));
+        settle(&mut world);
+        everywhere(&world, "kept", Some("text"));
+        everywhere(&world, "new", Some("made in the last second"));
+        everywhere(&world, "removed", None);
+    }
 }
 
 /// An fsync is a promise. What a later store has torn holds it all the same, and nobody has anything better.

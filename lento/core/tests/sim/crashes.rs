@@ -54,12 +54,17 @@ impl World {
 
     /// Power cut: log, tree and store fall back to the last sync.
     pub fn power(&mut self, index: usize) {
+        let keeps = if self.skews && self.dice.roll(3) == 0 { Keeps::Tree } else { Keeps::Nothing };
+        self.power_but(index, keeps);
+    }
+
+    /// The same, but this is still there.
+    pub fn power_but(&mut self, index: usize, keeps: Keeps) {
         self.note(format!("power cut n{index}"));
         self.cut_all(index);
         let node = &mut self.nodes[index];
         node.volume = None;
         node.store.crash();
-        let keeps = if self.skews && self.dice.roll(3) == 0 { Keeps::Tree } else { Keeps::Nothing };
         let torn = self.tears.then_some(&mut self.dice);
         let became = node.disk.power_cut(keeps, torn);
         for (good, torn) in became {
