@@ -110,6 +110,7 @@ impl Suite<'_> {
         let place = self.on_node("node3", "default/stuck")?;
         wait::mounted(&place)?;
         fs::write(place.join("data"), "to go")?;
+        self.keep_an_operator_off("node3")?;
         self.cluster.partition("node3")?;
         let begin = Instant::now();
         let deleted = self.kubectl.delete(&manifest);
@@ -143,6 +144,27 @@ impl Suite<'_> {
             Ok(())
         })?;
         Ok(took)
+    }
+
+    /// After a time in which only one node was ready all operators may be on it, and would be cut off with it.
+    fn keep_an_operator_off(&self, node: &str) -> Result<()> {
+        let selector = "app.kubernetes.io/component=operator";
+        let column = "-o=custom-columns=NAME:.metadata.name,NODE:.spec.nodeName";
+        let get = ["get", "pods", "--namespace", SYSTEM, "--selector", selector, "--no-headers", column];
+        until("an operator on another node", PATIENCE, || {
+            let pods = self.kubectl.run(&get)?;
+            let all: Vec<_> = pods.lines().filter_map(|pod| pod.split_once(char::is_whitespace)).collect();
+            if all.iter().all(|(_, at)| at.trim() == node)
+                && let Some((name, _)) = all.first()
+            {
+                self.kubectl.run(&["delete", "pod", "--namespace", SYSTEM, name])?;
+                bail!("all operators are on {node}: {pods}");
+            }
+            Ok(())
+        })?;
+        let rollout =
+            ["rollout", "status", "--namespace", SYSTEM, "deployment/intermezzo-operator", "--timeout=60s"];
+        self.kubectl.run(&rollout).map(drop)
     }
 
     /// No mount, no process, no socket.
