@@ -12,6 +12,7 @@ use intermezzo_kml::record::Attributes;
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Flags;
+use intermezzo_kml::record::Intent;
 use intermezzo_kml::record::Mask;
 use intermezzo_kml::record::Opcode;
 use intermezzo_kml::record::Outcome;
@@ -181,7 +182,12 @@ impl Volume {
         doubt: Doubt,
         flags: Flags,
     ) -> Result<bool, Stop> {
-        let Some(writer) = self.writers.get(id) else { return Ok(false) };
+        let Some(writer) = self.writers.get(id) else {
+            if flags.contains(Flags::SYNCED) && self.limbo.lacks_synced(id) {
+                self.record_promise(told, caller, id)?;
+            }
+            return Ok(false);
+        };
         let file = self.object(id)?;
         let read_at = now();
         let stat = Stat::of(&file)?;
@@ -230,6 +236,22 @@ impl Volume {
             self.journaled(told, &intent, || Ok(((), outcome)))?;
         }
         Ok(lost)
+    }
+
+    /// Nobody has it open for writing any more: what its last close left is about to be durable.
+    fn record_promise(&self, told: &mut Told, caller: Caller, id: FileId) -> Result<(), Stop> {
+        let stat = Stat::of(&self.object(id)?)?;
+        if !stat.is_file() || self.is_removed(id, &stat) {
+            return Ok(());
+        }
+        let flags = Flags::SYNCED;
+        let before = stat.attributes;
+        let intent = Intent { object: id, before, flags, ..Volume::intent(Opcode::Close, caller) };
+        let outcome = Outcome { object: id, after: before, flags, ..Outcome::default() };
+        let ((), recno) = self.journaled(told, &intent, || Ok(((), outcome)))?;
+        self.limbo.note_close(id, recno);
+        self.limbo.note_synced(id);
+        Ok(())
     }
 
     pub(super) fn is_changed(&self, writer: &Writer, stat: &Stat, doubt: Doubt) -> bool {

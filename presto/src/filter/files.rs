@@ -266,9 +266,8 @@ impl Volume {
     /// Makes the file's content and attributes, and the journal up to now, durable.
     pub fn fsync(&self, caller: Caller, handle: u64, only_data: bool) -> Result<(), Errno> {
         let handle = self.files.handle(handle)?;
-        if handle.access.writes() {
-            self.close_for_sync(caller, handle.file.id)?;
-        }
+        // Also by a descriptor for reading: fsync is about the file.
+        self.close_for_sync(caller, handle.file.id)?;
         let fd = handle.data()?;
         self.sync_with_journal(&*fd, || {
             if only_data { rustix::fs::fdatasync(&*fd) } else { rustix::fs::fsync(&*fd) }

@@ -3,7 +3,7 @@
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_kml::record::{Flags, Opcode, State};
-use presto::filter::{Changes, Place};
+use presto::filter::{Access, Changes, Place};
 
 use crate::world::*;
 
@@ -136,4 +136,14 @@ fn an_fsync_is_on_record_once() {
     w.write(&handle, "more text");
     sync();
     assert!(w.last() == first + 1 && is_synced());
+    w.close(&handle);
+
+    // By a descriptor for reading too.
+    let file = w.save("g", "text");
+    let reader = w.volume.open_file(user(), file, Access::Read, false).unwrap();
+    w.volume.fsync(user(), reader.number, false).unwrap();
+    let last = w.record(w.last());
+    assert!(last.outcome.flags.contains(Flags::SYNCED) && last.outcome.object == file);
+    w.volume.fsync(user(), reader.number, false).unwrap();
+    assert_eq!(w.last(), last.recno.0);
 }
