@@ -270,11 +270,6 @@ impl Cml {
         self.under_way_bytes = self.under_way_bytes.saturating_sub(arrived);
         self.tally.records = self.tally.records.saturating_sub(1);
         self.count_bytes(row.bytes(), 0);
-        if let Some(slot) = row.slot
-            && Cml::is_promised(store, row.op.object, recno, slot)?
-        {
-            store.delete(Table::Meta, &promise_key(row.op.object))?;
-        }
         store.delete(Table::Pending, &table::number_key(recno.0))
     }
 
@@ -361,6 +356,16 @@ impl Cml {
         slot: Slot,
     ) -> Result<bool, StoreError> {
         Ok(Cml::promise(store, object)?.is_some_and(|promise| recno <= promise && promise <= slot.latest))
+    }
+
+    /// The server has what this record stands for.
+    fn end_promise(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
+        match row.slot {
+            Some(slot) if Cml::is_promised(store, row.op.object, recno, slot)? => {
+                store.delete(Table::Meta, &promise_key(row.op.object))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The newest such record about the object whose content the server has not taken yet.

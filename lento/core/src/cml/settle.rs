@@ -70,6 +70,7 @@ impl Cml {
             return Ok(Settled::ButContent);
         }
         self.discard(store, recno, &row)?;
+        Cml::end_promise(store, recno, &row)?;
         if let Some(left) = left_by(&row.op) {
             let is_known = is_safe || is_promised || row.sent_with().is_some();
             let found = if is_known { hash.unwrap_or(left) } else { TORN };
