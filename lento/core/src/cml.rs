@@ -299,9 +299,9 @@ impl Cml {
             *before = left_by(&row.op).unwrap_or(UNKNOWN);
         }
         if let OpKind::Close { before, .. } = &mut op.kind
-            && let Some(slot) = row.slot
+            && content.is_some()
             && Cml::is_torn(store, op.object, recno)?
-            && !Cml::is_promised(store, op.object, recno, slot)?
+            && !Cml::is_promised(store, op.object, recno)?
         {
             *before = TORN;
         }
@@ -347,21 +347,17 @@ impl Cml {
         table::put(store, Table::Meta, &promise_key(object), &recno)
     }
 
-    /// Whether a program was told that the content for which this record stands is durable, or one in its place. The server
-    /// has it from nobody else, so what is in the file is the best there is of it, torn or not.
-    fn is_promised(
-        store: &dyn Store,
-        object: ObjectId,
-        recno: Recno,
-        slot: Slot,
-    ) -> Result<bool, StoreError> {
-        Ok(Cml::promise(store, object)?.is_some_and(|promise| recno <= promise && promise <= slot.latest))
+    /// Whether a program was told that what this record left is durable, or something later. The server has that from nobody
+    /// else, so what is in the file is the best there is of it, torn or not.
+    fn is_promised(store: &dyn Store, object: ObjectId, recno: Recno) -> Result<bool, StoreError> {
+        Ok(Cml::promise(store, object)?.is_some_and(|promise| recno <= promise))
     }
 
     /// The server has what this record stands for.
     fn end_promise(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
-        match row.slot {
-            Some(slot) if Cml::is_promised(store, row.op.object, recno, slot)? => {
+        let promise = Cml::promise(store, row.op.object)?;
+        match row.slot.zip(promise) {
+            Some((slot, promise)) if recno <= promise && promise <= slot.latest => {
                 store.delete(Table::Meta, &promise_key(row.op.object))
             }
             _ => Ok(()),

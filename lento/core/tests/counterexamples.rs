@@ -510,6 +510,8 @@ fn what_was_synced_and_not_sent_is_in_the_tree_whatever_a_later_store_has_torn()
         world.cut(CLIENT);
         let file = at(&world, CLIENT, "f").unwrap();
         let disk = &mut world.nodes[CLIENT].disk;
+        disk.user_store(file, b"closed");
+        disk.user_close(file);
         disk.user_store(file, b"synced");
         disk.user_fsync(file);
         disk.user_store(file, b"synced, and more");

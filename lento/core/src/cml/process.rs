@@ -204,10 +204,7 @@ impl Cml {
             self.discard(store, older, &row)?;
         }
         let before = row.bytes();
-        let is_promised = match row.slot {
-            Some(slot) => Cml::is_promised(store, op.object, at, slot)?,
-            None => false,
-        };
+        let is_promised = Cml::is_promised(store, op.object, at)?;
         row.slot = slot;
         row.forget_content();
         self.count_bytes(before, row.bytes());
