@@ -329,17 +329,12 @@ impl Cml {
     /// What a power cut left in this object has been removed since, by a record of this node that the power cut took: nobody
     /// needs it any more.
     pub fn give_up_torn(&mut self, store: &mut dyn Store, object: ObjectId) -> Result<(), StoreError> {
-        let mut newest = None;
-        for recno in pending::own(store, object)? {
-            newest =
-                Cml::row(store, recno)?.filter(|row| row.slot.is_some()).map(|row| (recno, row)).or(newest);
+        for recno in pending::own(store, object)?.into_iter().rev() {
+            let Some(row) = Cml::row(store, recno)?.filter(|row| row.slot.is_some()) else { continue };
+            let is_torn = matches!(row.op.kind, OpKind::Close { before: TORN, .. });
+            return if is_torn { self.discard(store, recno, &row) } else { Ok(()) };
         }
-        match newest {
-            Some((recno, row)) if matches!(row.op.kind, OpKind::Close { before: TORN, .. }) => {
-                self.discard(store, recno, &row)
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// What this record left was durable for a program by then.
@@ -355,9 +350,9 @@ impl Cml {
 
     /// The server has what this record stands for.
     fn end_promise(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
-        let promise = Cml::promise(store, row.op.object)?;
-        match row.slot.zip(promise) {
-            Some((slot, promise)) if recno <= promise && promise <= slot.latest => {
+        let Some(slot) = row.slot else { return Ok(()) };
+        match Cml::promise(store, row.op.object)? {
+            Some(promise) if recno <= promise && promise <= slot.latest => {
                 store.delete(Table::Meta, &promise_key(row.op.object))
             }
             _ => Ok(()),

@@ -106,8 +106,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
         Update::Link { dir, name, file, after, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
             let Some(object) = reading.object(*file)? else { return reading.unknown(*file) };
-            let known = reading.view().object(object)?.is_some();
-            if reading.is_user() && (!known || reading.view().entry(dir, name)?.is_some()) {
+            if reading.is_user()
+                && (reading.view().object(object)?.is_none() || reading.view().entry(dir, name)?.is_some())
+            {
                 return reading.unknown(*file);
             }
             let mut tree = reading.tree();
@@ -172,19 +173,11 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             };
             let target = reading.view().entry(to, to_name)?.filter(|target| *target != object);
             let replaces = replaced.map(|replaced| reading.object(replaced)).transpose()?.flatten();
-            // A directory that is replaced is empty.
-            let holds = match target.filter(|_| !*exchange) {
-                Some(target) => !reading.view().children(target, 1)?.is_empty(),
-                None => false,
-            };
-            // Nor does one go into itself; what stands between them has moved unseen.
-            let is_within = |dir, object: Option<ObjectId>| match object {
-                Some(object) if reading.is_dir(object)? => reading.view().is_within(dir, object),
-                _ => Ok(false),
-            };
-            let cycle = is_within(to, Some(object))? || is_within(from, target.filter(|_| *exchange))?;
-            let follows = !holds && !cycle && replaces == target && reading.is_known_as(object, *file)?;
-            if reading.is_user() && !follows {
+            if reading.is_user()
+                && (replaces != target
+                    || !reading.is_known_as(object, *file)?
+                    || !reading.may_move((from, object), (to, target), *exchange)?)
+            {
                 return reading.unknown(*file);
             }
             let before = target.map(|t| reading.known_hash(t)).transpose()?.flatten();
@@ -300,8 +293,24 @@ impl<'a> Reading<'a> {
         Ok(is_now || self.object(file)? == Some(object))
     }
 
-    fn is_dir(&self, object: ObjectId) -> Result<bool, StoreError> {
-        Ok(self.view().object(object)?.is_some_and(|row| row.attributes.is_dir()))
+    /// A directory that is replaced is empty, and none goes into itself: else what stands between has moved unseen.
+    fn may_move(
+        &self,
+        (from, object): (ObjectId, ObjectId),
+        (to, target): (ObjectId, Option<ObjectId>),
+        exchange: bool,
+    ) -> Result<bool, StoreError> {
+        let view = self.view();
+        let is_within = |dir, object| {
+            let is_dir = view.object(object)?.is_some_and(|row| row.attributes.is_dir());
+            Ok::<_, StoreError>(is_dir && view.is_within(dir, object)?)
+        };
+        let makes_way = match target {
+            Some(target) if exchange => !is_within(from, target)?,
+            Some(target) => view.children(target, 1)?.is_empty(),
+            None => true,
+        };
+        Ok(makes_way && !is_within(to, object)?)
     }
 
     fn is_user(&self) -> bool {

@@ -87,6 +87,8 @@ pub struct ScrubStatus {
 /// The scrub of one volume: what runs, and what came of the last one.
 #[derive(Debug, Default)]
 pub struct Scrub {
+    /// The tree is used by others than presto as well: what is there is theirs.
+    adopted: bool,
     run: Option<Run>,
     status: ScrubStatus,
 }
@@ -100,8 +102,6 @@ struct Run {
     take: bool,
     /// It is for what a power cut has left; what nobody vouches for is no update.
     mends: bool,
-    /// The tree is used by others than presto as well: what is there is theirs.
-    adopted: bool,
     /// A record has named what nobody knew of, perhaps where this has been already: another one follows.
     again: bool,
     /// Directories to list, with their shares.
@@ -166,6 +166,11 @@ impl Suspect {
 }
 
 impl Scrub {
+    /// None runs. `adopted`: the tree was there before the volume.
+    pub fn new(adopted: bool) -> Scrub {
+        Scrub { adopted, ..Scrub::default() }
+    }
+
     /// Begins with the whole tree, unless one that does as much is under way.
     pub fn begin(&mut self, found: Found, adopting: bool) {
         let (take, mends) = (found != Found::Show, found == Found::Mend);
@@ -191,13 +196,13 @@ impl Scrub {
     }
 
     /// Presto is there, and its journal ends here: what a power cut may have left without records is looked for.
-    pub fn presto_up(&mut self, ctx: &Context<'_>, last: Recno, adopted: bool) -> Result<(), StoreError> {
+    pub fn presto_up(&mut self, ctx: &Context<'_>, last: Recno) -> Result<(), StoreError> {
         if ctx.store.get(Table::Meta, DOUBT)?.is_none() {
             return Ok(());
         }
         self.begin(Found::Mend, ctx.meta.adopting);
         if let Some(run) = &mut self.run {
-            (run.told, run.adopted) = (run.told.max(last), adopted);
+            run.told = run.told.max(last);
         }
         Ok(())
     }
@@ -297,7 +302,7 @@ impl Scrub {
                     run.wants_turn = true;
                     return Ok(false);
                 }
-                if run.ask(ctx)? {
+                if run.ask(ctx, self.adopted)? {
                     return Ok(false);
                 }
             } else if let Some((dir, share)) = run.dirs.pop() {
@@ -319,7 +324,6 @@ impl Scrub {
         ctx.out.push(Output::Event(Event::Scrubbed { looked, found, taken }));
         if run.again {
             self.begin(if run.mends { Found::Mend } else { Found::Take }, ctx.meta.adopting);
-            self.run.iter_mut().for_each(|next| next.adopted = run.adopted);
             return Ok(false);
         }
         if run.mends {
@@ -551,7 +555,7 @@ impl Run {
     }
 
     /// Asks about the first suspects; `false`: none of them needs an answer.
-    fn ask(&mut self, ctx: &mut Context<'_>) -> Result<bool, StoreError> {
+    fn ask(&mut self, ctx: &mut Context<'_>, adopted: bool) -> Result<bool, StoreError> {
         let (mut items, mut asked, mut bytes) = (Vec::new(), Vec::new(), 0);
         let verify = self.suspects.front().is_some_and(|suspect| suspect.way == Way::Verify);
         while items.len() < BATCH && bytes < BATCH_BYTES {
@@ -585,7 +589,7 @@ impl Run {
         let ticket = ctx.ticket();
         self.asked = Some((ticket, asked));
         let untouched_since = ctx.meta.last_read();
-        let found = match (self.take && !verify, self.mends && !self.adopted) {
+        let found = match (self.take && !verify, self.mends && !adopted) {
             (false, _) => Found::Show,
             (true, false) => Found::Take,
             (true, true) => Found::Mend,

@@ -190,11 +190,12 @@ impl Volume {
                 Part::Client(Box::new(Client::open(server.clone(), store, config.tail, config.entropy)?))
             }
         };
+        let scrub = Scrub::new(config.adopts);
         Ok(Volume {
             config,
             meta,
             part,
-            scrub: Scrub::default(),
+            scrub,
             doubtful: Vec::new(),
             renamed: Vec::new(),
             look_through: false,
@@ -327,7 +328,7 @@ impl Volume {
         }
         let replays_idle = self.part.pump(&mut ctx)?;
         if let Some(last) = up {
-            self.scrub.presto_up(&ctx, last, self.config.adopts)?;
+            self.scrub.presto_up(&ctx, last)?;
         }
         scrub(&mut self.scrub, &mut ctx, up.is_some() && self.config.adopts, replays_idle)?;
         if ctx.scrubbing && !self.scrub.holds_replays() {

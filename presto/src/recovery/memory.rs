@@ -111,8 +111,13 @@ impl Memory {
 }
 
 /// What a store changes; the change time moves with names and permissions as well.
-pub(super) fn content(version: &Version) -> (Time, u64) {
+fn content(version: &Version) -> (Time, u64) {
     (version.mtime, version.size)
+}
+
+/// Whether a file still holds what its record says, as far as its time and size tell.
+pub(super) fn is_as_recorded(recorded: Option<Version>, present: &Attributes) -> bool {
+    recorded.is_some_and(|recorded| content(&recorded) == content(&present.version()))
 }
 
 fn is_file(attributes: &Attributes) -> bool {

@@ -160,10 +160,7 @@ impl Recovery<'_> {
             self.disown()?;
         }
         self.closes(&in_places, &journaled)?;
-        let is_recorded = |id, present: &Attributes| {
-            let recorded = self.memory.version(id);
-            recorded.is_some_and(|recorded| memory::content(&recorded) == memory::content(&present.version()))
-        };
+        let is_recorded = |id, present: &Attributes| memory::is_as_recorded(self.memory.version(id), present);
         self.report.closes += self.volume.close_interrupted(is_recorded).map_err(|(id, errno)| {
             self.lower(format!("journal what was being written to file {id}"), errno)
         })?;
@@ -341,9 +338,7 @@ impl Recovery<'_> {
             if !stat.is_file() || removed {
                 continue;
             }
-            let as_recorded = recorded.is_some_and(|recorded| {
-                memory::content(&recorded) == memory::content(&stat.attributes.version())
-            });
+            let as_recorded = memory::is_as_recorded(recorded, &stat.attributes);
             if as_recorded && !self.memory.is_disowned(id) {
                 continue;
             }

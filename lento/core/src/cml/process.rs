@@ -204,13 +204,14 @@ impl Cml {
             self.discard(store, older, &row)?;
         }
         let before = row.bytes();
-        let is_promised = Cml::is_promised(store, op.object, at)?;
         row.slot = slot;
         row.forget_content();
         self.count_bytes(before, row.bytes());
         match (&mut row.op.kind, &op.kind) {
             (OpKind::Create { attributes, xattrs, .. }, _) => drop_privileges(attributes, xattrs),
-            (OpKind::Close { before, .. }, OpKind::Close { before: TORN, .. }) if !is_promised => {
+            (OpKind::Close { before, .. }, OpKind::Close { before: TORN, .. })
+                if !Cml::is_promised(store, op.object, at)? =>
+            {
                 *before = TORN
             }
             _ => {}

@@ -63,7 +63,7 @@ impl Cml {
         let is_earlier = row.op.id.0.incarnation < incarnation;
         let is_safe = row.is_safe(hash) && !(is_earlier && row.fell_back(store)?);
         // What was synced here is at least as good as what the server has got of it, which may be older.
-        let is_promised = Cml::is_promised(store, row.op.object, recno)?;
+        let is_promised = !is_safe && Cml::is_promised(store, row.op.object, recno)?;
         if !is_safe && !Cml::is_overwritten(store, row.op.object, recno)? {
             let found = if is_promised { hash.unwrap_or(TORN) } else { TORN };
             self.keep_content(store, recno, row, found)?;
