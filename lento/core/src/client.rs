@@ -1,6 +1,7 @@
 //! The client's side of a volume: base follows the server's log, the CML goes to the server, the lower tree is made
 //! equal to base wherever no record of its own is pending.
 
+mod absorb;
 mod asking;
 mod backfetch;
 mod materialise;
@@ -16,23 +17,16 @@ use crate::context::Contents;
 use crate::context::Context;
 use crate::context::Meta;
 use crate::context::Syncing;
-use crate::facet::Facet;
-use crate::facet::pending;
 use crate::io::Event;
 use crate::io::FetchResult;
 use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::ReplayOutcome;
 use crate::lineage::Lineage;
-use crate::local;
 use crate::message::Ack;
 use crate::message::Hello;
 use crate::message::Message;
 use crate::message::Welcome;
-use crate::record::KmlOrigin;
-use crate::record::KmlRecord;
-use crate::record::Left;
-use crate::record::Update;
 use crate::replaying::BatchEnd;
 use crate::replaying::Replaying;
 use crate::store::Store;
@@ -40,9 +34,7 @@ use crate::store::StoreError;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Hash;
-use crate::types::Name;
 use crate::types::ObjectId;
-use crate::types::OpKind;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
@@ -52,7 +44,6 @@ use backfetch::Backfetches;
 use materialise::Work;
 use offer::Offering;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 
 /// State of the client role; what must survive is in the store.
 #[derive(Debug)]
@@ -179,40 +170,6 @@ impl Client {
             self.offering.as_ref().and_then(Offering::wake).map(|at| (at, "read an unstable file again")),
         );
         times
-    }
-
-    /// Reads one record of this node's KML.
-    pub fn absorb(&mut self, ctx: &mut Context<'_>, record: &KmlRecord) -> Result<(), StoreError> {
-        let me = (ctx.meta.replica, ctx.meta.incarnation);
-        let mut absorbed = local::absorb(ctx.store, me, record)?;
-        ctx.unknown(record, absorbed.unknown);
-        match record.origin {
-            KmlOrigin::User => {
-                if let Some((file, _)) = absorbed.orphan {
-                    ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto: record.recno });
-                }
-                let touched: BTreeSet<Facet> =
-                    absorbed.operation.iter().flat_map(crate::facet::touched).collect();
-                self.replaying.disturbed(&touched);
-                if is_emptied(ctx, record, absorbed.operation.as_ref())? {
-                    // Base has it.
-                    return self.look_at(ctx, touched);
-                }
-                if let Some(OpKind::Create { dir, name, seen, .. }) =
-                    absorbed.operation.as_mut().map(|op| &mut op.kind)
-                {
-                    *seen = seen_at(ctx, *dir, name)?;
-                }
-                self.cml.process(ctx.store, record.recno, absorbed, ctx.out)?;
-                // A treatment may have left no record behind, so that base is right again.
-                self.look_at(ctx, touched)
-            }
-            KmlOrigin::Replay { .. } => {
-                let touched: BTreeSet<Facet> =
-                    absorbed.operation.iter().flat_map(crate::facet::touched).collect();
-                self.confirmed(ctx, touched)
-            }
-        }
     }
 
     /// Presto serves the volume; what it journaled before may have been sent by an earlier life of this node.
@@ -576,30 +533,4 @@ fn estranged(ctx: &Context<'_>, welcome: &Welcome) -> Option<String> {
     }
     let fork = meta.lineage.fork(meta.position, &welcome.lineage, welcome.position);
     fork.is_none().then(|| "has another history of this volume; it may have lost its data".to_owned())
-}
-
-/// Up to where the maker of a name had seen the server's objects: all of base, unless base has something there that
-/// never was in the lower tree.
-fn seen_at(ctx: &Context<'_>, dir: ObjectId, name: &Name) -> Result<Position, StoreError> {
-    let there = View::new(ctx.store, Which::Base).entry(dir, name)?;
-    let new = match there {
-        Some(object) => View::new(ctx.store, Which::Local).object(object)?.is_none(),
-        None => false,
-    };
-    Ok(if new { Position(0) } else { ctx.meta.position })
-}
-
-/// A power cut has left nothing in the file, and nothing of this node's waits for its content: there is nothing to keep.
-fn is_emptied(
-    ctx: &Context<'_>,
-    record: &KmlRecord,
-    op: Option<&crate::types::Operation>,
-) -> Result<bool, StoreError> {
-    match (&record.update, op) {
-        (Update::Close { left: Left::Unvouched, after, .. }, Some(op)) if after.version.size == 0 => {
-            let known = View::new(ctx.store, Which::Base).object(op.object)?.is_some();
-            Ok(known && !pending::any(ctx.store, &Facet::Object(op.object))?)
-        }
-        _ => Ok(false),
-    }
 }

@@ -212,11 +212,10 @@ impl Volume {
         let ((), recno) = self.journaled(told, &intent, || Ok(((), outcome)))?;
         if orphan {
             self.limbo.note_orphan(id, recno);
+        } else if flags.contains(Flags::SYNCED) {
+            self.limbo.note_synced(id, recno);
         } else {
             self.limbo.note_close(id, recno);
-            if flags.contains(Flags::SYNCED) {
-                self.limbo.note_synced(id);
-            }
         }
         self.writers.recorded(id, after, read_at);
         if writer.mappable {
@@ -249,8 +248,7 @@ impl Volume {
         let intent = Intent { object: id, before, flags, ..Volume::intent(Opcode::Close, caller) };
         let outcome = Outcome { object: id, after: before, flags, ..Outcome::default() };
         let ((), recno) = self.journaled(told, &intent, || Ok(((), outcome)))?;
-        self.limbo.note_close(id, recno);
-        self.limbo.note_synced(id);
+        self.limbo.note_synced(id, recno);
         Ok(())
     }
 

@@ -122,8 +122,9 @@ impl Limbo {
         }
     }
 
-    /// The newest close of this file says that its content was made durable.
-    pub fn note_synced(&self, id: FileId) {
+    /// The same of a close that says that its content was made durable.
+    pub fn note_synced(&self, id: FileId, recno: Recno) {
+        self.note_close(id, recno);
         let mut state = self.state.lock();
         if state.last_close.contains_key(&id) {
             state.synced.insert(id);

@@ -93,8 +93,9 @@ impl Disk {
         durable.map(|inode| Hash::of(&inode.bytes)).collect()
     }
 
-    /// Power cut: everything since the last sync is gone, from the log as well, or only from there. Of files that were written since, their size and
-    /// time may be on the disk, and of the content something else. The answer: what became of which content.
+    /// Power cut: everything since the last sync is gone, from the log as well, or only from there. Of files that were
+    /// written since, their size and time may be on the disk, and of the content something else. The answer: what became of
+    /// which content.
     pub fn power_cut(&mut self, keeps: Keeps, mut torn: Option<&mut Dice>) -> Vec<(Hash, Hash)> {
         let last = std::mem::take(&mut self.inodes);
         let mut back = self.durable.take().map_or_else(Disk::new, |disk| *disk);
