@@ -4,6 +4,7 @@ use intermezzo_api::Access;
 use intermezzo_api::Replicator;
 use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
+use intermezzo_api::volume::LimitsSpec;
 use intermezzo_api::volume::Source;
 use intermezzo_api::volume::WhenFull;
 use lento_core::io::NodeName;
@@ -32,6 +33,8 @@ pub struct DesiredVolume {
     pub source: Option<String>,
     /// Names that stay on this node.
     pub exclude: Vec<String>,
+    /// What the tree may hold.
+    pub limits: LimitsSpec,
 }
 
 impl DesiredVolume {
@@ -68,6 +71,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             when_full: volume.spec.log.when_full,
             source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
             exclude: volume.spec.exclude.clone(),
+            limits: volume.spec.limits,
         };
         desired.insert(name.clone(), entry);
     }

@@ -339,7 +339,8 @@ impl VolumeTask {
         let limits_changed = (desired.log_max_bytes, desired.when_full)
             != (self.desired.log_max_bytes, self.desired.when_full);
         let options_changed = limits_changed
-            || (desired.access, &desired.exclude) != (self.desired.access, &self.desired.exclude);
+            || (desired.access, desired.limits) != (self.desired.access, self.desired.limits)
+            || desired.exclude != self.desired.exclude;
         self.desired = desired;
         self.admit();
         if self.desired.is_server(&self.around.node) {

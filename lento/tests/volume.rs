@@ -129,6 +129,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         access: Access::ReadWrite,
         log_max_bytes: None,
         when_full: WhenFull::Wait,
+        limits: Default::default(),
         source: None,
         exclude: Vec::new(),
     };

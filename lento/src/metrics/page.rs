@@ -368,6 +368,29 @@ impl Page {
             stats(|stats| stats.limbo_files),
         );
         self.gauge("open_files", "Files open for writing", stats(|stats| stats.open_files));
+        let limited = |value: fn(&intermezzo_channel::v1::Stats) -> Option<u64>| {
+            volumes.iter().filter_map(move |seen| Some((seen.labels(), value(seen.stats.as_ref()?)?)))
+        };
+        self.bytes(
+            "tree_limit",
+            "Most bytes that the tree may hold (spec.limits.maxBytes)",
+            limited(|stats| (stats.max_bytes > 0).then_some(stats.max_bytes)),
+        );
+        self.gauge(
+            "tree_inodes_limit",
+            "Most inodes that the tree may hold (spec.limits.maxInodes)",
+            limited(|stats| (stats.max_inodes > 0).then_some(stats.max_inodes)),
+        );
+        self.bytes(
+            "tree",
+            "Lengths of the tree's files, where a limit is set",
+            limited(|stats| Some(stats.usage?.bytes)),
+        );
+        self.gauge(
+            "tree_inodes",
+            "Inodes of the tree, where a limit is set",
+            limited(|stats| Some(stats.usage?.inodes)),
+        );
     }
 }
 

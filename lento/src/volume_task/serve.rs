@@ -95,6 +95,8 @@ impl VolumeTask {
             no_lento: v1::NoLento::Steal.into(),
             source: self.source(),
             exclude: self.desired.exclude.clone(),
+            max_bytes: self.desired.limits.max_bytes.unwrap_or(0),
+            max_inodes: self.desired.limits.max_inodes.unwrap_or(0),
         };
         let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.pinned(generation));
         tokio::spawn(async move {

@@ -51,6 +51,9 @@ pub struct VolumeSpec {
     /// Limits of each node's journal (KML) of this volume.
     #[serde(default)]
     pub log: LogSpec,
+    /// What the tree may hold before programs get EDQUOT.
+    #[serde(default, skip_serializing_if = "LimitsSpec::is_none")]
+    pub limits: LimitsSpec,
     /// Patterns of paths that stay on the node where they are made, in the syntax of `.gitignore`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 4096)))]
@@ -174,6 +177,29 @@ pub struct LogSpec {
     /// What writers meet when it is full.
     #[serde(default)]
     pub when_full: WhenFull,
+}
+
+/// What a volume's tree may hold on a node. Programs that need more get EDQUOT; others' updates still arrive, so nodes that
+/// wrote at the same time may together be above a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitsSpec {
+    /// Sum of the lengths of its files in bytes. Absent: no limit. Where there is one, contents are written through presto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_bytes: Option<u64>,
+    /// Number of its files, directories and other inodes. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_inodes: Option<u64>,
+}
+
+impl LimitsSpec {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == LimitsSpec::default()
+    }
 }
 
 /// What a writer meets when the journal is full.

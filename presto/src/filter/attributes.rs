@@ -96,6 +96,9 @@ impl Volume {
                 self.change(&file, &before, changes)?;
                 return Ok(self.as_seen(id, Stat::of(&file)?));
             }
+            if let Some(size) = changes.size {
+                self.quota.may_resize(&self.name, id, before.attributes.size, size)?;
+            }
             let capable =
                 intent.mask.intersects(Mask::UID | Mask::GID | Mask::SIZE) && has_capability(&file, &before);
             let ((after, refused), _) = self.journaled(told, &intent, || {

@@ -329,6 +329,7 @@ impl Volume {
             return;
         }
         self.writers.adopt(id);
+        self.quota.finished(id);
         if let Err(errno) = self.limbo.writer_left(&self.lower, id) {
             tracing::warn!(target: "filter", volume = self.name, object = %id, %errno,
                 "a file that nobody needs stays in limbo until the next start");

@@ -182,6 +182,7 @@ impl Volume {
         self.refuse_taken(id, &stat)?;
         self.refuse_unfinished(id)?;
         let capability = has_capability(&*file, &stat);
+        self.quota.opened(id, stat.attributes.size);
         Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
     }
 
@@ -220,6 +221,8 @@ impl Volume {
             return Err(Errno::BADF);
         }
         let fd = handle.data()?;
+        let room = self.room(&handle.file, offset, data.len() as u64)?;
+        let data = data.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or(data);
         let mut written = 0;
         dropping_privileges(|| {
             while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
@@ -317,9 +320,11 @@ impl Volume {
             return Err(Errno::BADF);
         }
         let fd = handle.data()?;
-        dropping_privileges(|| {
-            rustix::fs::fallocate(&*fd, FallocateFlags::from_bits_retain(mode), offset, length)
-        })
+        let mode = FallocateFlags::from_bits_retain(mode);
+        if !mode.contains(FallocateFlags::KEEP_SIZE) && self.room(&handle.file, offset, length)? < length {
+            return Err(Errno::DQUOT);
+        }
+        dropping_privileges(|| rustix::fs::fallocate(&*fd, mode, offset, length))
     }
 
     /// copy_file_range(2) between two open files.
@@ -338,7 +343,8 @@ impl Volume {
         }
         let target = to.data()?;
         let (mut from_offset, mut to_offset) = (from_offset, to_offset);
-        let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
+        let length = self.room(&to.file, to_offset, length.min(1 << 30))?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         dropping_privileges(|| {
             rustix::fs::copy_file_range(
                 &*source,

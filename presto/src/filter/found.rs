@@ -72,6 +72,7 @@ impl Volume {
         for (ticket, Found { intent, outcome }) in tickets.into_iter().zip(records) {
             last = self.journal.done(ticket, outcome);
             self.touched.record(intent, outcome, last);
+            self.counted(intent, outcome);
             if intent.opcode == Some(Opcode::Close) {
                 self.limbo.note_close(outcome.object, last);
             }

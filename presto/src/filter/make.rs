@@ -62,6 +62,7 @@ impl Volume {
     ) -> Result<(Entry, Arc<Handle>), Errno> {
         self.update(|told| {
             self.may_make(parent, name)?;
+            self.quota.may_make(&self.name)?;
             let dir = self.lower.dir(parent)?;
             let _held = self.locks.lock(&[parent]);
             let mut intent = Volume::intent(Opcode::Create, caller);
@@ -87,6 +88,7 @@ impl Volume {
                 self.surprises(told, caller, &entry, &fd, &known);
             }
             if access.writes() {
+                self.quota.opened(entry.id, 0);
                 told.more_follows();
             }
             // Nobody else knows the new file yet, so its own lock is not needed.
@@ -150,6 +152,7 @@ impl Volume {
         };
         self.update(|told| {
             self.may_make(parent, name)?;
+            self.quota.may_make(&self.name)?;
             let dir = self.lower.dir(parent)?;
             let _held = self.locks.lock(&[parent]);
             let mut intent = Volume::intent(opcode, caller);

@@ -19,6 +19,7 @@ mod make;
 mod marks;
 mod notifier;
 mod open_files;
+mod quota;
 mod read;
 mod remove;
 mod rename;
@@ -70,6 +71,9 @@ pub use notifier::Notice;
 pub use notifier::Notifier;
 pub use open_files::Files;
 pub use open_files::OpenFile;
+pub use quota::Limits;
+pub use quota::Quota;
+pub use quota::Usage;
 pub use read::Entry;
 pub use rename::Place;
 pub use resume::Resumed;
@@ -177,6 +181,8 @@ pub struct Volume {
     pub limbo: Limbo,
     /// What stays on this node.
     locals: Locals,
+    /// Limits on what the tree may hold.
+    pub quota: Quota,
     /// Switches.
     pub marks: Marks,
     /// Kernel caches to be corrected.
@@ -240,6 +246,7 @@ impl Volume {
             streams: Streams::default(),
             limbo,
             locals,
+            quota: Quota::default(),
             marks: Marks::default(),
             notifier: Notifier::default(),
             upcalls,

@@ -289,6 +289,16 @@ impl Files {
         };
     }
 
+    /// Lets go all that is kept.
+    pub(super) fn let_go_kept(&self) {
+        loop {
+            let gone = self.table.lock().remove_oldest();
+            if gone.is_none() {
+                return;
+            }
+        }
+    }
+
     /// Lets go what has been kept since before the last call.
     pub(super) fn let_go_old(&self) {
         loop {

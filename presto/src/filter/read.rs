@@ -69,9 +69,10 @@ impl Volume {
         Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
     }
 
-    /// Space on the lower file system.
+    /// Space on the lower file system, within the volume's limits.
     pub fn statfs(&self) -> Result<StatVfs, Errno> {
-        rustix::fs::fstatvfs(&*self.lower.dir(self.lower.root())?)
+        let space = rustix::fs::fstatvfs(&*self.lower.dir(self.lower.root())?)?;
+        Ok(self.quota.limit(space))
     }
 
     /// A descriptor of an object, good for looking at it and for changing attributes. An open one is found even when

@@ -85,6 +85,7 @@ impl Volume {
             intent.flags.set(Flags::WHITEOUT, flags.contains(RenameFlags::WHITEOUT));
             let mut keep = None;
             let mut gone = None;
+            let mut last_of = None;
             if let Some(replaced) = replaced
                 && !exchange
             {
@@ -96,6 +97,7 @@ impl Volume {
                     keep = Some(replaced);
                 }
                 gone = stat.is_dir().then_some(replaced);
+                last_of = last.then_some((replaced, stat));
             }
             let joining = match crossing {
                 Some(Crossing::Joins) => {
@@ -142,6 +144,14 @@ impl Volume {
                 Ok(((), outcome))
             })?;
             self.end_found(tickets, &joining);
+            if let Some((replaced, stat)) = last_of {
+                self.quota.replaced(replaced, &stat.attributes);
+            }
+            if flags.contains(RenameFlags::WHITEOUT)
+                && let Ok(whiteout) = self.lower.child(&source, from.name)
+            {
+                self.quota.appeared(whiteout);
+            }
             if let Some(kept) = keep {
                 self.limbo.entered(kept, recno);
             }

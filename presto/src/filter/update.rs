@@ -170,6 +170,7 @@ impl Volume {
                 }
                 faults::reached(Point::Answer, intent.opcode);
                 self.touched.record(intent, &outcome, recno);
+                self.counted(intent, &outcome);
                 told.newest = told.newest.max(recno);
                 Ok((value, recno))
             }

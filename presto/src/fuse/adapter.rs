@@ -87,7 +87,7 @@ impl Adapter {
 
     /// How the data of an open file goes; noted before the kernel hears of it.
     fn way(&self, handle: &Handle) -> Way {
-        let way = self.kernel.backings.way(&self.volume.name, &handle.file, &self.device);
+        let way = self.kernel.backings.way(&self.volume, &handle.file, &self.device);
         let noted = if matches!(way, Way::Kernel(_)) { session::Way::Kernel } else { session::Way::Daemon };
         self.volume.files.set_way(handle, noted);
         way

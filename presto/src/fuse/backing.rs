@@ -25,6 +25,7 @@ use intermezzo_kml::record::FileId;
 
 use crate::filter::OpenFile;
 use crate::filter::Resumed;
+use crate::filter::Volume;
 use crate::lower::close_backing;
 use crate::lower::dropping_privileges;
 use crate::session;
@@ -125,14 +126,16 @@ impl Backings {
     }
 
     /// The way of this inode's data, decided by its first open.
-    pub(crate) fn way(&self, volume: &str, file: &OpenFile, device: &Arc<OwnedFd>) -> Way {
+    pub(crate) fn way(&self, volume: &Volume, file: &OpenFile, device: &Arc<OwnedFd>) -> Way {
         file.serving(|| self.choose(volume, file, device)).cloned().unwrap_or(Way::Daemon)
     }
 
-    fn choose(&self, volume: &str, file: &OpenFile, device: &Arc<OwnedFd>) -> Way {
-        if !self.is_on() {
+    fn choose(&self, volume: &Volume, file: &OpenFile, device: &Arc<OwnedFd>) -> Way {
+        // What the kernel writes past presto no limit can stop.
+        if !self.is_on() || volume.quota.limits_bytes() {
             return Way::Daemon;
         }
+        let volume = &volume.name;
         // The kernel writes with the credentials of this moment: without CAP_FSETID, so that written files lose their
         // set-user-id bit.
         match dropping_privileges(|| BackingId::create_raw(device, file)) {

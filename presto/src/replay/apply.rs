@@ -72,6 +72,7 @@ impl Replayer {
         };
         let recno = self.volume.journal.done(ticket, &outcome);
         self.volume.replayed.record(intent, &outcome, recno);
+        self.volume.counted(intent, &outcome);
         self.account(intent, &left, recno);
         Ok(Applied { file: left.file, recno, already: false })
     }

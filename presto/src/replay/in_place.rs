@@ -186,6 +186,7 @@ impl Replayer {
         };
         let outcome = Outcome { object: id, after, flags: intent.flags, ..Outcome::default() };
         let recno = volume.journal.append(Class::Replay, &intent, &outcome)?;
+        volume.counted(&intent, &outcome);
         if intent.origin.kind == OriginKind::Replay {
             volume.replayed.record(&intent, &outcome, recno);
         } else {

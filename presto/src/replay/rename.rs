@@ -89,6 +89,7 @@ impl Replayer {
             return Err(STALE);
         }
         let mut kept: Option<(FileId, Stat)> = None;
+        let mut last_of = None;
         let mut replaced_dir = None;
         if let Target::Replace(replaced, guard) = target {
             let old = volume.lower.stat(replaced)?;
@@ -98,6 +99,7 @@ impl Replayer {
             }
             if old.is_dir() || old.attributes.nlink <= 1 {
                 intent.flags |= Flags::REPLACED_LAST_LINK;
+                last_of = Some((replaced, old));
                 if state == Old::Written {
                     intent.flags |= Flags::REPLACED_LIMBO;
                     kept = Some((replaced, old));
@@ -129,6 +131,9 @@ impl Replayer {
             renamed?;
             Ok(Left { file: object, after: Stat::at(&*lower_to, to_name)?.attributes })
         })?;
+        if let Some((replaced, old)) = last_of {
+            volume.quota.replaced(replaced, &old.attributes);
+        }
         if let Some((replaced, old)) = kept {
             self.orphaned(replaced, &old, applied.recno);
         }

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::served::{Running, Served};
 use crate::channel::{Reply, convert, stage_name};
+use crate::filter::Usage;
 use crate::lower::Stat;
 use crate::replay::stage;
 
@@ -185,6 +186,7 @@ impl Running {
     fn stats(&self, log_max_bytes: u64) -> Stats {
         let volume = &self.volume;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let (limits, usage) = volume.quota.report();
         Stats {
             first_recno: volume.journal.first().0,
             last_recno: volume.journal.published().0,
@@ -194,6 +196,9 @@ impl Running {
             limbo_files: count(volume.limbo.len()),
             passthrough: self.passthrough(),
             fault: self.fault().to_owned(),
+            max_bytes: limits.bytes.unwrap_or(0),
+            max_inodes: limits.inodes.unwrap_or(0),
+            usage: usage.map(|Usage { bytes, inodes }| v1::Usage { bytes, inodes }),
         }
     }
 }

@@ -126,6 +126,7 @@ impl Served {
             .volume
             .set_exclude(spec.exclude()?)
             .map_err(|errno| format!("volume {}: exclude is not changed: {errno}", spec.name))?;
+        running.volume.set_limits(spec.limits());
         running.apply_access(spec);
         *present = spec.clone();
         Ok(true)
@@ -285,6 +286,7 @@ fn open(
         tracing::info!(target: "recovery", volume = spec.name, ?report, "journal and tree brought into agreement");
     }
     volume.marks.read_only.set(spec.is_read_only());
+    volume.set_limits(spec.limits());
     // A volume that cannot be shown is still replicated: Lento can read and replay.
     let shown = match mounter.adopt(&volume, &spec.mountpoint) {
         Some(mount) => Ok(mount),

@@ -62,6 +62,12 @@ pub struct Spec {
     /// Patterns of names that stay on this node, as in `.gitignore`.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// Most bytes of the tree; 0: no limit.
+    #[serde(default)]
+    pub max_bytes: u64,
+    /// Most inodes of the tree; 0: no limit.
+    #[serde(default)]
+    pub max_inodes: u64,
 }
 
 impl Spec {
@@ -88,6 +94,8 @@ impl Spec {
                 v1::NoLento::Steal | v1::NoLento::Unspecified => NoLento::Steal,
             },
             exclude: set.exclude.clone(),
+            max_bytes: set.max_bytes,
+            max_inodes: set.max_inodes,
         };
         spec.check()?;
         Ok(spec)
@@ -156,6 +164,11 @@ impl Spec {
         journal
     }
 
+    pub(super) fn limits(&self) -> filter::Limits {
+        let limit = |most: u64| (most > 0).then_some(most);
+        filter::Limits { bytes: limit(self.max_bytes), inodes: limit(self.max_inodes) }
+    }
+
     pub(super) fn when_full(&self) -> filter::WhenFull {
         match self.when_full {
             WhenFull::Block => filter::WhenFull::Block(Duration::from_secs(30)),
@@ -181,6 +194,8 @@ mod tests {
             when_full: WhenFull::default(),
             no_lento: NoLento::default(),
             exclude: Vec::new(),
+            max_bytes: 0,
+            max_inodes: 0,
         }
     }
 

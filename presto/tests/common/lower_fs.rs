@@ -24,7 +24,7 @@ pub fn kinds() -> Vec<&'static str> {
 pub struct LowerFs {
     pub kind: &'static str,
     pub at: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl LowerFs {
@@ -48,14 +48,38 @@ impl LowerFs {
             let errors = if kind == "ext4" { "loop,errors=remount-ro" } else { "loop" };
             run(Command::new("mount").args(["-o", errors]).args([&image, &at]));
         }
-        LowerFs { kind, at, _dir: dir }
+        LowerFs { kind, at, dir }
+    }
+
+    /// What is mounted there already, with the directory that holds its image; unmounted at the end.
+    pub fn mounted(at: PathBuf, dir: tempfile::TempDir) -> LowerFs {
+        LowerFs { kind: "copy", at, dir }
+    }
+
+    /// The file that is its device.
+    pub fn image(&self) -> PathBuf {
+        self.dir.path().join("image")
+    }
+
+    fn device(&self) -> String {
+        let found = Command::new("findmnt").args(["-no", "SOURCE"]).arg(&self.at).output().unwrap();
+        String::from_utf8(found.stdout).unwrap().trim().to_owned()
+    }
+
+    /// From now on the device answers with I/O errors, but for its first 64 KiB. What is in memory stays readable, except
+    /// this file.
+    pub fn die(&self, forgotten: &Path) {
+        let file = File::open(forgotten).unwrap();
+        rustix::fs::syncfs(&file).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        File::options().write(true).open(self.image()).unwrap().set_len(64 << 10).unwrap();
+        run(Command::new("losetup").args(["-c", &self.device()]));
     }
 
     /// Has ext4 find an error, as on a bad disk: from now on it is read-only.
     pub fn break_off(&self) {
-        let found = Command::new("findmnt").args(["-no", "SOURCE"]).arg(&self.at).output().unwrap();
-        let device = String::from_utf8(found.stdout).unwrap();
-        let name = device.trim().rsplit('/').next().unwrap();
+        let device = self.device();
+        let name = device.rsplit('/').next().unwrap();
         std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "a test").unwrap();
     }
 }

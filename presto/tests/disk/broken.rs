@@ -7,7 +7,7 @@ use std::path::Path;
 
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
-use intermezzo_kml::record::State;
+use intermezzo_kml::record::{Opcode, State};
 use presto::channel::Service;
 use presto::filter::{Access, NewMode};
 use rustix::io::Errno;
@@ -72,6 +72,36 @@ fn on_a_disk_that_has_become_read_only_reading_goes_on() {
         panic!("it says that all is durable")
     };
     assert!(failure.message.contains(NAME), "{}", failure.message);
+}
+
+#[test]
+fn a_disk_that_answers_with_errors_is_told_and_others_go_on() {
+    let small = LowerFs::mount_with("ext4", &[]);
+    let w = world_with(tempfile::tempdir_in::<&Path>(&small.at).unwrap(), |_| {});
+    let other = world();
+    w.save("f", &"text".repeat(100_000));
+    small.die(&w.path("f"));
+    let handle = w.volume.open_file(user(), w.id("f"), Access::Read, false).unwrap();
+    assert_eq!(w.volume.read(handle.number, 0, 10), Err(Errno::IO));
+    let refused = |result: Result<(), Errno>| {
+        assert!(matches!(result, Err(Errno::IO | Errno::ROFS)), "{result:?}");
+    };
+    // The journal is in memory and takes the intent; what the disk does not take has not happened.
+    let Body::Failure(failure) = w.call(Body::Sync(v1::Sync {})).body else {
+        panic!("it says that all is durable")
+    };
+    assert!(failure.message.contains(NAME), "{}", failure.message);
+    refused(w.volume.mkdir(user(), w.root(), b"d", NEW).map(drop));
+    refused(w.volume.unlink(user(), w.root(), b"f"));
+    assert_eq!(
+        w.records()
+            .iter()
+            .filter(|record| record.opcode == Opcode::Mkdir && record.state == State::Done)
+            .count(),
+        0
+    );
+    other.save("f", "the other volume goes on");
+    assert!(matches!(other.call(Body::Sync(v1::Sync {})).body, Body::Synced(_)));
 }
 
 #[test]

@@ -16,7 +16,11 @@ mod limits;
 #[path = "../common/lower_fs.rs"]
 mod lower_fs;
 mod midway;
+#[path = "../common/mounted.rs"]
+#[allow(dead_code)]
+mod mounted;
 mod starting;
+mod synced;
 #[path = "../replay/world.rs"]
 #[allow(dead_code)]
 mod world;

@@ -80,6 +80,15 @@ pub(super) fn check_volume(volume: &Volume, wrong: &mut dyn FnMut(&str, String))
             wrong(&format!("spec.exclude[{at}]"), format!("{pattern:?} is no pattern of .gitignore: {why}"));
         }
     }
+    let limits = &volume.spec.limits;
+    for (field, limit) in [("maxBytes", limits.max_bytes), ("maxInodes", limits.max_inodes)] {
+        if limit == Some(0) {
+            wrong(
+                &format!("spec.limits.{field}"),
+                "0 is no limit: leave the field out, or write 1 or more".into(),
+            );
+        }
+    }
     if let Some(bytes) = volume.spec.log.max_bytes
         && bytes < MIN_LOG_BYTES
     {
