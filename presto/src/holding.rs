@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use presto_holder::Client;
 use presto_holder::ClientError;
-use presto_holder::FDS;
+use presto_holder::Kept;
 use presto_holder::Link;
 use rustix::net::SendFlags;
 
@@ -40,8 +40,7 @@ pub struct Holding {
 /// One session that is kept.
 #[derive(Debug)]
 pub struct Held {
-    device: OwnedFd,
-    memory: OwnedFd,
+    kept: Kept,
     corrections: Mutex<Option<Arc<Link>>>,
     sent: AtomicU64,
 }
@@ -78,19 +77,19 @@ impl Holding {
         if let Some(held) = self.sessions.lock().get(name) {
             return Some(Arc::clone(held));
         }
-        let [device, memory] = self.ask(|client| client.find(name)).flatten()?;
-        Some(self.insert(name, device, memory))
+        let kept = self.ask(|client| client.find(name)).flatten()?;
+        Some(self.insert(name, kept))
     }
 
     /// Has a new session kept, by this holder and by those to come.
-    pub fn keep(&self, name: &str, device: OwnedFd, memory: OwnedFd) -> Arc<Held> {
-        let held = self.insert(name, device, memory);
+    pub fn keep(&self, name: &str, kept: Kept) -> Arc<Held> {
+        let held = self.insert(name, kept);
         self.hand_over(name, &held);
         held
     }
 
-    fn insert(&self, name: &str, device: OwnedFd, memory: OwnedFd) -> Arc<Held> {
-        let held = Arc::new(Held { device, memory, corrections: Mutex::default(), sent: AtomicU64::new(0) });
+    fn insert(&self, name: &str, kept: Kept) -> Arc<Held> {
+        let held = Arc::new(Held { kept, corrections: Mutex::default(), sent: AtomicU64::new(0) });
         self.sessions.lock().insert(name.to_owned(), Arc::clone(&held));
         held
     }
@@ -105,7 +104,7 @@ impl Holding {
     pub fn hand_over(&self, name: &str, held: &Held) {
         let done = self.ask(|client| {
             let (mine, theirs) = Link::pair()?;
-            client.keep(name, [held.device.as_fd(), held.memory.as_fd(), theirs.as_fd()])?;
+            client.keep(name, &held.kept, theirs.as_fd())?;
             Ok(mine)
         });
         if let Some(link) = done {
@@ -182,8 +181,13 @@ fn watch(holding: &Weak<Holding>) {
 
 impl Held {
     /// Copies of its descriptors: device and memory.
-    pub fn descriptors(&self) -> std::io::Result<[OwnedFd; FDS]> {
-        Ok([self.device.try_clone()?, self.memory.try_clone()?])
+    pub fn descriptors(&self) -> std::io::Result<[OwnedFd; 2]> {
+        Ok([self.kept.device.try_clone()?, self.kept.memory.try_clone()?])
+    }
+
+    /// A copy of the directory that its mount covers, if there is one.
+    pub fn tree(&self) -> std::io::Result<Option<OwnedFd>> {
+        self.kept.tree.as_ref().map(OwnedFd::try_clone).transpose()
     }
 
     /// Has messages written to the device by the holder. False: it did not, or not all; do it yourself.

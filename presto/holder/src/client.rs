@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::net::SendFlags;
 
 use crate::link::{Link, LinkError};
-use crate::protocol::{FDS, Kind, Malformed, Word};
+use crate::protocol::{Kept, Kind, Malformed, Word};
 
 /// A holder does nothing that takes long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,24 +44,24 @@ impl Client {
         Ok(Client { link: Link::connect(path)? })
     }
 
-    /// Has a session kept: device, memory, and the end of a socket on which corrections come.
+    /// Has a session kept, with the end of a socket on which corrections come.
     ///
     /// # Errors
     /// It is not kept.
-    pub fn keep(&self, name: &str, fds: [BorrowedFd<'_>; FDS + 1]) -> Result<(), ClientError> {
-        self.ask(Kind::Keep, name, &fds).map(|_| ())
+    pub fn keep(&self, name: &str, kept: &Kept, corrections: BorrowedFd<'_>) -> Result<(), ClientError> {
+        self.ask(Kind::Keep, name, &kept.question(corrections)).map(|_| ())
     }
 
-    /// Device and memory of a session, `None` if it is not kept.
+    /// What is kept of a session, if it is.
     ///
     /// # Errors
     /// No answer.
-    pub fn find(&self, name: &str) -> Result<Option<[OwnedFd; FDS]>, ClientError> {
+    pub fn find(&self, name: &str) -> Result<Option<Kept>, ClientError> {
         let (kind, fds) = self.ask(Kind::Find, name, &[])?;
         if kind == Kind::Absent {
             return Ok(None);
         }
-        fds.try_into().map(Some).map_err(|_| Malformed::Length.into())
+        Kept::found(fds).map(Some).ok_or_else(|| Malformed::Length.into())
     }
 
     /// The session is over.

@@ -12,7 +12,7 @@ use rustix::net::SendFlags;
 
 use crate::link::{self, Link};
 use crate::notices;
-use crate::protocol::{FDS, Kind, Word};
+use crate::protocol::{Kept, Kind, Word};
 
 /// Sessions at once.
 const MAX_SESSIONS: usize = 4096;
@@ -20,12 +20,6 @@ const MAX_SESSIONS: usize = 4096;
 const MAX_CLIENTS: usize = 16;
 /// How often sessions are looked at whose mount has gone while presto was away.
 const SWEEP: Duration = Duration::from_secs(10);
-
-/// A mounted volume's descriptors.
-struct Session {
-    device: OwnedFd,
-    memory: OwnedFd,
-}
 
 #[derive(PartialEq, Eq)]
 enum Turn {
@@ -38,7 +32,7 @@ pub struct Keeper {
     path: PathBuf,
     listener: OwnedFd,
     clients: Vec<Link>,
-    sessions: BTreeMap<Vec<u8>, Session>,
+    sessions: BTreeMap<Vec<u8>, Kept>,
     swept: Instant,
 }
 
@@ -134,9 +128,7 @@ impl Keeper {
                 Err(why) => refused(&why),
             },
             Kind::Find => match self.sessions.get(&word.name) {
-                Some(session) => {
-                    (Word::new(Kind::Found, b""), vec![session.device.as_fd(), session.memory.as_fd()])
-                }
+                Some(session) => (Word::new(Kind::Found, b""), session.answer()),
                 None => (Word::new(Kind::Absent, b""), Vec::new()),
             },
             Kind::Forget => {
@@ -150,15 +142,15 @@ impl Keeper {
     }
 
     fn keep(&mut self, word: &Word, fds: Vec<OwnedFd>) -> Result<(), String> {
-        let [device, memory, corrections]: [OwnedFd; FDS + 1] =
-            fds.try_into().map_err(|_| "a session has a device, a memory and a socket".to_owned())?;
+        let (session, corrections) = Kept::asked(fds)
+            .ok_or_else(|| "a session has a device, a memory, a socket and at most a directory".to_owned())?;
         if self.sessions.len() >= MAX_SESSIONS && !self.sessions.contains_key(&word.name) {
             return Err("too many sessions".to_owned());
         }
-        let own = rustix::io::fcntl_dupfd_cloexec(&device, 3).map_err(|errno| errno.to_string())?;
+        let own = rustix::io::fcntl_dupfd_cloexec(&session.device, 3).map_err(|errno| errno.to_string())?;
         notices::spawn(Link::from(corrections), own).map_err(|error| error.to_string())?;
         say(&format!("{}: kept", String::from_utf8_lossy(&word.name)));
-        self.sessions.insert(word.name.clone(), Session { device, memory });
+        self.sessions.insert(word.name.clone(), session);
         Ok(())
     }
 

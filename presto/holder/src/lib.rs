@@ -14,4 +14,4 @@ mod protocol;
 pub use client::{Client, ClientError};
 pub use keeper::Keeper;
 pub use link::{Link, LinkError};
-pub use protocol::{FDS, MAX_NAME, MAX_PACKET, VERSION, ack, batch};
+pub use protocol::{Kept, MAX_NAME, MAX_PACKET, VERSION, ack, batch};

@@ -7,14 +7,52 @@
 //! is replaced last. Corrections travel on a socket of their own, which presto sends with its session:
 //! `u64 number, messages of the FUSE device` one way, `u64 number` back when they are written.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
 /// Of this protocol.
 pub const VERSION: u16 = 1;
 /// Longest name of a session.
 pub const MAX_NAME: usize = 1024;
 /// Longest packet, corrections included.
 pub const MAX_PACKET: usize = 32 << 10;
-/// Descriptors of a session: device, memory. With `Keep` the socket for corrections comes third.
-pub const FDS: usize = 2;
+
+/// Descriptors of a session: device, memory, and the directory that its mount covers if there is one.
+#[derive(Debug)]
+pub struct Kept {
+    /// The FUSE device of the mount.
+    pub device: OwnedFd,
+    /// What its presto must not forget.
+    pub memory: OwnedFd,
+    /// The adopted directory: while it is covered there is no path to it.
+    pub tree: Option<OwnedFd>,
+}
+
+impl Kept {
+    /// Of what came beside an answer; `None`: these are not a session's.
+    pub(crate) fn found(fds: Vec<OwnedFd>) -> Option<Kept> {
+        let mut fds = fds.into_iter();
+        let kept = Kept { device: fds.next()?, memory: fds.next()?, tree: fds.next() };
+        fds.next().is_none().then_some(kept)
+    }
+
+    /// Of what came beside a question, with the socket for corrections.
+    pub(crate) fn asked(fds: Vec<OwnedFd>) -> Option<(Kept, OwnedFd)> {
+        let mut fds = fds.into_iter();
+        let (device, memory, corrections) = (fds.next()?, fds.next()?, fds.next()?);
+        let kept = Kept { device, memory, tree: fds.next() };
+        fds.next().is_none().then_some((kept, corrections))
+    }
+
+    pub(crate) fn answer(&self) -> Vec<BorrowedFd<'_>> {
+        let own = [self.device.as_fd(), self.memory.as_fd()];
+        own.into_iter().chain(self.tree.as_ref().map(AsFd::as_fd)).collect()
+    }
+
+    pub(crate) fn question<'a>(&'a self, corrections: BorrowedFd<'a>) -> Vec<BorrowedFd<'a>> {
+        let own = [self.device.as_fd(), self.memory.as_fd(), corrections];
+        own.into_iter().chain(self.tree.as_ref().map(AsFd::as_fd)).collect()
+    }
+}
 
 const MAGIC: u32 = u32::from_le_bytes(*b"HOLD");
 const HEAD: usize = 10;
@@ -22,7 +60,7 @@ const HEAD: usize = 10;
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Presto: keep this session (device, memory, corrections); it takes the place of an earlier one.
+    /// Presto: keep this session (device, memory, corrections, directory if any); it takes the place of an earlier one.
     Keep = 1,
     /// Presto: which descriptors has this session?
     Find = 2,
@@ -30,7 +68,7 @@ pub(crate) enum Kind {
     Forget = 3,
     /// Holder: done.
     Done = 0x81,
-    /// Holder: here they are (device, memory).
+    /// Holder: here they are (device, memory, directory if any).
     Found = 0x82,
     /// Holder: there is no such session.
     Absent = 0x83,

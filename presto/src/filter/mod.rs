@@ -33,7 +33,6 @@ mod update;
 mod writers;
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
@@ -93,6 +92,7 @@ pub use writers::Writers;
 
 use crate::lower::Lower;
 use crate::lower::LowerError;
+use crate::lower::Source;
 use crate::session::Memory;
 use local::Locals;
 use resume::Interrupted;
@@ -148,7 +148,7 @@ pub struct Options {
     /// Journal full.
     pub when_full: WhenFull,
     /// The adopted directory that is the tree; `None`: the one in the cache.
-    pub source: Option<PathBuf>,
+    pub source: Option<Source>,
     /// Names of what stays on this node.
     pub exclude: Exclude,
 }
@@ -220,7 +220,7 @@ impl Volume {
         upcalls: Arc<dyn Upcalls>,
     ) -> Result<(Volume, Vec<Record>), OpenError> {
         let volume = || name.to_owned();
-        let lower = Lower::open(cache, options.source.as_deref())
+        let lower = Lower::open(cache, options.source.as_ref())
             .map_err(|source| OpenError::Lower { volume: volume(), source })?;
         let left = |errno| OpenError::Left { volume: volume(), path: cache.display().to_string(), errno };
         let limbo = Limbo::open(&lower).map_err(left)?;

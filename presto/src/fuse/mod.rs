@@ -28,6 +28,7 @@ use std::time::Duration;
 use fuser::Session;
 use fuser::SessionACL;
 use parking_lot::Mutex;
+use presto_holder::Kept;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -158,7 +159,10 @@ impl Mount {
     /// Shows the volume in the place of its adopted directory as well, so that nobody comes to the files past it.
     fn cover(&self) -> Result<(), (PathBuf, Errno)> {
         let Some(source) = self.volume.lower.source.clone() else { return Ok(()) };
-        match rustix::mount::mount_bind(&self.mountpoint, &source) {
+        // A mount that was taken over brings its cover along.
+        let is_there = crate::lower::top(&source).is_some_and(|top| Some(top.device) == self.number);
+        let covered = if is_there { Ok(()) } else { rustix::mount::mount_bind(&self.mountpoint, &source) };
+        match covered {
             Ok(()) => {
                 *self.cover.lock() = Some(source);
                 Ok(())
@@ -286,23 +290,25 @@ impl Parts {
     /// Has the new mount kept, if it can be taken over later.
     fn keep(&self, holding: &Arc<Holding>) -> Option<Arc<Held>> {
         let name = &self.volume.name;
-        if !self.kernel.resends() || self.volume.lower.source.is_some() {
-            let reason = if self.kernel.resends() { "of an adopted directory" } else { "on this kernel" };
-            tracing::info!(target: "fuse", volume = name, reason, "this mount does not outlive presto");
+        if !self.kernel.resends() {
+            tracing::info!(target: "fuse", volume = name, "on this kernel a mount does not outlive presto");
             return None;
         }
         let made = self.identity().and_then(|identity| {
             let memory = Memory::create(&identity, self.kernel.agreed())?;
             let copy = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
-            let (device, fd) = (copy(self.device.as_fd())?, copy(memory.as_fd())?);
-            Ok((Arc::new(memory), device, fd))
+            let lower = &self.volume.lower;
+            // The next presto finds no other way to a directory that is covered.
+            let tree = lower.source.as_ref().map(|_| copy(lower.dir(lower.root())?.as_fd())).transpose()?;
+            let session = Kept { device: copy(self.device.as_fd())?, memory: copy(memory.as_fd())?, tree };
+            Ok((Arc::new(memory), session))
         });
         match made {
-            Ok((memory, device, fd)) => {
+            Ok((memory, session)) => {
                 self.nodes.keep_in(&memory);
                 self.kernel.backings.keep_in(&memory);
                 self.volume.keep_in(&memory);
-                Some(holding.keep(name, device, fd))
+                Some(holding.keep(name, session))
             }
             Err(errno) => {
                 tracing::warn!(target: "fuse", volume = name, %errno, "this mount does not outlive presto");

@@ -6,6 +6,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use fuser::Session;
@@ -51,6 +52,14 @@ pub enum TakeoverError {
     /// This presto would want something else of the kernel.
     #[error("this presto cannot serve what an earlier one agreed with the kernel")]
     Agreement,
+    /// Its adopted directory lies bare.
+    #[error("its adopted directory {} cannot be covered: {errno}", path.display())]
+    Cover {
+        /// The directory.
+        path: PathBuf,
+        /// Reason.
+        errno: Errno,
+    },
     /// A system call.
     #[error("{0}")]
     Errno(#[from] Errno),
@@ -90,7 +99,9 @@ impl Mount {
         Device::new(own, false).resend()?;
         tracing::info!(target: "fuse", volume = parts.volume.name, ?mountpoint, handles = resumed.handles,
             lost = resumed.lost, requests = resumed.requests, "taken over from an earlier presto");
-        Ok(parts.run(session, Some(holding), Some(held))?)
+        let mount = parts.run(session, Some(holding), Some(held))?;
+        mount.cover().map_err(|(path, errno)| TakeoverError::Cover { path, errno })?;
+        Ok(mount)
     }
 }
 

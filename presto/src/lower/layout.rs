@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use intermezzo_kml::record::FileId;
 use rustix::fs::Mode;
@@ -35,9 +36,18 @@ pub(super) struct Layout {
     root: PathBuf,
 }
 
+/// An adopted directory.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it is, without symbolic links. While the volume is shown, what is there is the mount.
+    pub path: PathBuf,
+    /// The directory itself, where it is known already: an earlier presto's mount may cover it.
+    pub tree: Option<Arc<OwnedFd>>,
+}
+
 impl Layout {
     /// Makes what is missing and opens it.
-    pub fn open(cache: &Path, source: Option<&Path>) -> Result<Layout, LowerError> {
+    pub fn open(cache: &Path, source: Option<&Source>) -> Result<Layout, LowerError> {
         make_directory(&cache.join("kml"), 0o700)?;
         let (tree, home_path) = match source {
             None => {
@@ -47,17 +57,14 @@ impl Layout {
                 }
                 (open_directory(&cache.join("tree"))?, cache.to_owned())
             }
-            Some(source) => (open_directory(source)?, source.join(ADOPTED)),
+            Some(source) => (source.open()?, source.path.join(ADOPTED)),
         };
-        if source.is_some() {
-            make_directory(&home_path, 0o700)?;
-        }
-        let home = open_directory(&home_path)?;
-        if source.is_some() {
-            // Whoever made it: nobody but presto has business there.
-            rustix::fs::fchmod(&home, Mode::from_raw_mode(0o700))
-                .map_err(|errno| LowerError::Directory { path: home_path.clone(), errno })?;
-        }
+        let home = match source {
+            None => open_directory(&home_path)?,
+            Some(_) => {
+                adopted(&tree).map_err(|errno| LowerError::Directory { path: home_path.clone(), errno })?
+            }
+        };
         let layout = Layout {
             tree,
             home,
@@ -104,6 +111,28 @@ impl Layout {
             Err(errno) => Err(LowerError::Directory { path: self.home_path.join(name), errno }),
         }
     }
+}
+
+impl Source {
+    fn open(&self) -> Result<OwnedFd, LowerError> {
+        match &self.tree {
+            None => open_directory(&self.path),
+            Some(tree) => rustix::fs::openat(tree, ".", FLAGS, Mode::empty())
+                .map_err(|errno| LowerError::Directory { path: self.path.clone(), errno }),
+        }
+    }
+}
+
+/// What presto keeps in an adopted directory; made where it is missing.
+fn adopted(tree: &OwnedFd) -> Result<OwnedFd, Errno> {
+    match rustix::fs::mkdirat(tree, ADOPTED, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let home = rustix::fs::openat(tree, ADOPTED, FLAGS, Mode::empty())?;
+    // Whoever made it: nobody but presto has business there.
+    rustix::fs::fchmod(&home, Mode::from_raw_mode(0o700))?;
+    Ok(home)
 }
 
 const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);

@@ -44,6 +44,7 @@ pub use creds::serve;
 pub use creds::with_fsetid;
 pub use handle::Shape;
 pub use layout::ADOPTED;
+pub use layout::Source;
 pub use mountinfo::Top;
 pub use mountinfo::top;
 pub use shared::Shared;
@@ -148,9 +149,9 @@ pub struct Lower {
 impl Lower {
     /// Opens a cache directory and makes what is missing in it: kml, tree, stage, staging, limbo and lml. With a
     /// `source` that directory is the tree, and the last four lie in [`ADOPTED`] in it.
-    pub fn open(path: &Path, source: Option<&Path>) -> Result<Lower, LowerError> {
+    pub fn open(path: &Path, source: Option<&Source>) -> Result<Lower, LowerError> {
         let layout = Layout::open(path, source)?;
-        let tree_path = source.unwrap_or(path);
+        let tree_path = source.map_or(path, |source| &source.path);
         let failed = |errno| LowerError::Directory { path: tree_path.to_owned(), errno };
         let unsupported = || LowerError::Unsupported { path: tree_path.to_owned() };
         let (shape, mount) = match Shape::learn(layout.tree.as_fd()) {
@@ -181,7 +182,7 @@ impl Lower {
             fine_stamps,
             one_flush,
             path: path.to_owned(),
-            source: source.map(Path::to_owned),
+            source: source.map(|source| source.path.clone()),
             shape,
             mount,
             tree: Arc::new(Dir::new(root, tree)),

@@ -1,5 +1,6 @@
 //! Volumes shown to users through FUSE.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -44,6 +45,13 @@ impl Mounter for Fuse {
 
     fn holds(&self, volume: &str) -> bool {
         self.holding.as_ref().is_some_and(|holding| holding.find(volume).is_some())
+    }
+
+    fn covered(&self, volume: &str) -> Option<OwnedFd> {
+        let held = self.holding.as_ref()?.find(volume)?;
+        held.tree().inspect_err(|error| {
+            tracing::warn!(target: "volumes", volume, %error, "the directory under a kept mount is not at hand");
+        }).ok()?
     }
 
     fn offers(&self) -> Vec<String> {

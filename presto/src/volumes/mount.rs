@@ -1,5 +1,6 @@
 //! The place where users see a volume: the directory under the mount, and dead mounts left on it.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +46,11 @@ pub trait Mounter: Send + Sync {
     /// Whether a holder keeps this volume's mount: it must not be taken away, and a look at it would hang.
     fn holds(&self, _volume: &str) -> bool {
         false
+    }
+
+    /// The adopted directory that the kept mount of this volume covers, if there is such a mount.
+    fn covered(&self, _volume: &str) -> Option<OwnedFd> {
+        None
     }
 
     /// What the running kernel offers, e.g. "passthrough".

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::background::Syncer;
 use super::mount::{Mounted, Mounter, prepare, vacate};
-use super::source::Surroundings;
+use super::source::{Surroundings, uncover};
 use super::spec::Spec;
 use crate::channel::{Link, convert};
 use crate::filter::{OpenError, Volume};
@@ -266,8 +266,10 @@ fn open(
     surroundings: &Surroundings,
 ) -> Result<Arc<Running>, (String, Blame)> {
     let node = |text: String| (text, Blame::Node);
+    let covered = spec.source.as_ref().and_then(|_| mounter.covered(&spec.name));
+    let is_covered = covered.is_some();
     let source = surroundings
-        .adopt(spec)
+        .adopt(spec, covered)
         .map_err(|reason| (format!("volume {}: {reason}", spec.name), Blame::Request))?;
     std::fs::create_dir_all(&spec.cache)
         .map_err(|error| node(format!("volume {}: cache {}: {error}", spec.name, spec.cache.display())))?;
@@ -290,7 +292,14 @@ fn open(
     // A volume that cannot be shown is still replicated: Lento can read and replay.
     let shown = match mounter.adopt(&volume, &spec.mountpoint) {
         Some(mount) => Ok(mount),
-        None => prepare(&spec.mountpoint).and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint)),
+        None => {
+            // The cover of a mount that was to go on and does not.
+            let uncovered =
+                spec.source.as_ref().filter(|_| is_covered).map_or(Ok(()), |source| uncover(source));
+            uncovered
+                .and_then(|()| prepare(&spec.mountpoint))
+                .and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint))
+        }
     };
     let (mount, fault) = match shown {
         Ok(mount) => (Some(mount), String::new()),

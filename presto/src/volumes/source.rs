@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use intermezzo_kml::{KmlError, Reader};
 use rustix::fs::{Mode, OFlags};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 
 use super::Spec;
 use super::mount::clear;
-use crate::lower::{ADOPTED, errno_of};
+use crate::lower::{ADOPTED, Source, errno_of};
 
 /// Name of the marker: the volume's uid in hexadecimal digits.
 const MARKER: &str = "volume";
@@ -55,29 +56,37 @@ fn place(path: &Path) -> PathBuf {
 
 impl Surroundings {
     /// Makes the volume's source ready to be opened: its path without symbolic links, or why it cannot be. `None` for a
-    /// volume whose tree lies in its cache.
-    pub fn adopt(&self, spec: &Spec) -> Result<Option<PathBuf>, String> {
+    /// volume whose tree lies in its cache. `kept`: the directory itself, where a mount that is to go on covers it.
+    pub fn adopt(&self, spec: &Spec, kept: Option<OwnedFd>) -> Result<Option<Source>, String> {
         self.apart(&[("cache", &spec.cache), ("mount point", &spec.mountpoint)])?;
         let Some(source) = &spec.source else { return Ok(None) };
         let text = |what: &str| format!("source {}: {what}", source.display());
         // Before a cover is taken away: it may be another's mount.
-        self.may_adopt(&place(source))?;
-        uncover(source)?;
-        let real = source.canonicalize().map_err(|error| text(&error.to_string()))?;
-        self.may_adopt(&real)?;
+        let at = place(source);
+        self.may_adopt(&at)?;
+        let (real, tree) = match kept {
+            // A look at the path would wait for whoever is to serve the cover.
+            Some(tree) => (at, tree),
+            None => {
+                uncover(source)?;
+                let real = source.canonicalize().map_err(|error| text(&error.to_string()))?;
+                self.may_adopt(&real)?;
+                let tree = open(&real).map_err(|errno| text(&errno.to_string()))?;
+                (real, tree)
+            }
+        };
         for (what, path) in [("cache", &spec.cache), ("mount point", &spec.mountpoint)] {
             let path = path.canonicalize().unwrap_or_else(|_| path.clone());
             if real.starts_with(&path) || path.starts_with(&real) {
                 return Err(text(&format!("it and the {what} {} lie within each other", path.display())));
             }
         }
-        let tree = open(&real).map_err(|errno| text(&errno.to_string()))?;
         let kind = rustix::fs::fstatfs(&tree).map_err(|errno| text(&errno.to_string()))?.f_type;
         if !FILE_SYSTEMS.contains(&kind) {
             return Err(text("its file system is none of ext4, xfs, btrfs, tmpfs"));
         }
         mark(&tree, spec).map_err(|reason| text(&reason))?;
-        Ok(Some(real))
+        Ok(Some(Source { path: real, tree: Some(Arc::new(tree)) }))
     }
 
     fn may_adopt(&self, source: &Path) -> Result<(), String> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::{NoLento, volume_name};
 use crate::filter;
+use crate::lower::Source;
 
 /// May users of this node write?
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,8 +145,8 @@ impl Spec {
         filter::Exclude::parse(&self.exclude)
     }
 
-    /// As the filter wants it, with the source's path that has no symbolic links.
-    pub(super) fn options(&self, source: Option<PathBuf>) -> filter::Options {
+    /// As the filter wants it, with the source as it was found.
+    pub(super) fn options(&self, source: Option<Source>) -> filter::Options {
         // What does not parse does not come past `check`.
         let exclude = self.exclude().unwrap_or_default();
         filter::Options { journal: self.journal(), when_full: self.when_full(), source, exclude }

@@ -51,9 +51,10 @@ struct World {
 impl Drop for World {
     fn drop(&mut self) {
         let _ = fs::write(self.path("stop"), b"");
-        let at = self.path("mnt");
-        let _ = rustix::mount::unmount(&at, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
-        let _ = rustix::mount::unmount(&at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        for at in [self.path("mnt"), self.path("adopted")] {
+            let _ = rustix::mount::unmount(&at, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
+            let _ = rustix::mount::unmount(&at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
         self.signal(Signal::KILL);
         let _ = self.shell.wait();
     }
@@ -61,15 +62,33 @@ impl Drop for World {
 
 impl World {
     fn start() -> World {
+        World::start_with(|_| {})
+    }
+
+    /// A volume whose tree is a directory that was there before: `adopted`, with what this puts there.
+    fn adopting(fill: impl FnOnce(&Path)) -> World {
+        World::start_with(|dir| {
+            let adopted = dir.join("adopted");
+            fs::create_dir(&adopted).unwrap();
+            fill(&adopted);
+        })
+    }
+
+    fn start_with(prepare: impl FnOnce(&Path)) -> World {
         assert!(rustix::process::geteuid().is_root(), "this test mounts a volume: run it as root");
         assert!(Path::new("/dev/fuse").exists(), "this test mounts a volume: /dev/fuse is missing");
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         fs::create_dir(path("state")).unwrap();
         fs::create_dir(path("cache")).unwrap();
-        let volume = serde_json::json!({
+        prepare(dir.path());
+        let mut volume = serde_json::json!({
             "name": "test/takeover", "uid": 7, "cache": path("cache"), "mountpoint": path("mnt"),
         });
+        if path("adopted").exists() {
+            volume["source"] = serde_json::json!(path("adopted"));
+            volume["adopted"] = serde_json::json!(true);
+        }
         let table = serde_json::json!({"version": 1, "volumes": [volume]});
         fs::write(path("state/volumes.json"), table.to_string()).unwrap();
         let mut keeper = Keeper::bind(&path("holder.sock")).unwrap();
@@ -80,7 +99,7 @@ impl World {
                 "-c",
                 r#"while [ ! -e stop ]; do
                     fault=; [ ! -e fault ] || { fault="--fail-at $(cat fault)"; rm fault; }
-                    "$0" --state state --socket s --holder holder.sock $fault 2>>log
+                    "$0" --state state --socket s --holder holder.sock --allow-source "$PWD" $fault 2>>log
                 done"#,
             ])
             .arg(env!("CARGO_BIN_EXE_presto"))
@@ -271,4 +290,29 @@ fn nothing_that_was_closed_stays_on_record() {
     let log = fs::read_to_string(world.path("log")).unwrap();
     let last = log.lines().rfind(|line| line.contains(TAKEN_OVER)).unwrap();
     assert!(last.contains("handles=0 lost=0"), "{last}");
+}
+
+#[test]
+fn an_adopted_directory_stays_covered_and_its_files_go_on() {
+    let world = World::adopting(|adopted| fs::write(adopted.join("old"), b"was here").unwrap());
+    let adopted = |name: &str| world.path("adopted").join(name);
+    let by_mount = world.open("old");
+    let by_cover = File::options().append(true).open(adopted("old")).unwrap();
+    for round in 0..2 {
+        world.takeover(if round == 0 { Signal::KILL } else { Signal::TERM });
+        std::io::Write::write_all(&mut &by_cover, b"+").unwrap();
+        let mut read = [0; 8];
+        by_mount.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(&read, b"was here");
+        // Who comes by the old path still comes through presto, by one cover and not by two.
+        fs::write(adopted(&format!("new{round}")), b"new").unwrap();
+        assert!(!adopted(".intermezzo").exists());
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let place = format!(" {} ", world.path("adopted").display());
+        assert_eq!(table.matches(&place).count(), 1, "{table}");
+    }
+    drop(by_cover);
+    world.wait_for_close(10);
+    let records = common::records(&world.path("cache"));
+    assert_eq!(records.iter().filter(|record| record.opcode == Opcode::Create).count(), 2);
 }
