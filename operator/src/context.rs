@@ -34,6 +34,8 @@ pub struct Context {
     pub writes: Writes,
     /// Of which conflicts there are objects.
     pub conflicts: Applied,
+    /// Which claims were made.
+    pub claims: Applied,
     /// Counts.
     pub metrics: Metrics,
     /// Namespace of the operator.

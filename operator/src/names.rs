@@ -48,3 +48,11 @@ pub fn selector(component: &str) -> BTreeMap<String, String> {
         .map(|(key, value)| (format!("app.kubernetes.io/{key}"), value.to_owned()))
         .into()
 }
+
+/// FNV-1a: the same on every operator and after each of its updates.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

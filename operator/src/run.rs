@@ -80,6 +80,7 @@ pub async fn run(options: Run, stop: CancellationToken) -> anyhow::Result<()> {
         world: world.clone(),
         writes: Writes::default(),
         conflicts: Applied::default(),
+        claims: Applied::default(),
         metrics,
         namespace: options.namespace,
         began: jiff::Timestamp::now(),

@@ -22,6 +22,9 @@ pub struct Settings {
     /// Directories of nodes that Volumes may adopt (`spec.source`), with all below them.
     #[serde(default)]
     pub allowed_sources: Vec<PathBuf>,
+    /// Whether Volumes may ask for a PersistentVolumeClaim.
+    #[serde(default)]
+    pub claims: bool,
     /// Ports of the agents on their nodes.
     #[serde(default)]
     pub ports: Ports,

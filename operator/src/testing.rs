@@ -124,6 +124,7 @@ pub(crate) fn context(world: Snapshot) -> (Arc<crate::context::Context>, Asked) 
         settings: tokio::sync::watch::channel(Arc::new(settings(json!({})))).1,
         writes: crate::rate::Writes::default(),
         conflicts: crate::rate::Applied::default(),
+        claims: crate::rate::Applied::default(),
         metrics: crate::metrics::Metrics::default(),
         namespace: "sys".into(),
         began: seconds_ago(3600),

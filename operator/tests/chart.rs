@@ -156,7 +156,13 @@ fn names_are_those_that_the_operator_and_the_agents_look_for() {
 #[test]
 fn everything_is_labelled() {
     needs_helm!();
-    for object in rendered(&["podMonitor.enabled=true", "operator.podDisruptionBudget.enabled=true"]) {
+    let all = [
+        "podMonitor.enabled=true",
+        "prometheusRule.enabled=true",
+        "dashboard.enabled=true",
+        "operator.podDisruptionBudget.enabled=true",
+    ];
+    for object in rendered(&all) {
         let labels = &object["metadata"]["labels"];
         for label in ["name", "part-of"] {
             let there = &labels[format!("app.kubernetes.io/{label}")];
@@ -166,6 +172,42 @@ fn everything_is_labelled() {
         if text(&object, "/kind") != "CustomResourceDefinition" {
             assert_eq!(labels["app.kubernetes.io/managed-by"], "Helm", "{}", text(&object, "/metadata/name"));
         }
+    }
+}
+
+/// Words that begin with `intermezzo_`.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter_map(|word| word.strip_prefix("intermezzo_")).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_there_are_and_lead_to_what_to_do() {
+    needs_helm!();
+    let objects = rendered(&["prometheusRule.enabled=true", "dashboard.enabled=true"]);
+    let page = include_str!("../../docs/operating.md");
+    let names: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
+    let rules = find(&objects, "PrometheusRule", "intermezzo").pointer("/spec/groups/0/rules").unwrap();
+    let dashboard = text(find(&objects, "ConfigMap", "intermezzo-dashboard"), "/data/intermezzo.json");
+    let panels: Value = serde_json::from_str(dashboard).unwrap();
+    assert!(panels["panels"].as_array().unwrap().len() > 10);
+    let both = format!("{rules}{dashboard}");
+    let asked = metrics_in(&both);
+    assert!(asked.len() > 15, "{asked:?}");
+    for metric in asked {
+        let there = names.contains(metric) || names.contains(metric.trim_end_matches("_bucket"));
+        assert!(there, "docs/operating.md has no metric {metric}");
+    }
+    let headings: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .map(|heading| heading.to_lowercase().replace(' ', "-"))
+        .collect();
+    for rule in rules.as_array().unwrap() {
+        let runbook = text(rule, "/annotations/runbook_url");
+        let heading = runbook.strip_prefix("docs/operating.md#").unwrap();
+        assert!(headings.contains(heading), "{runbook}");
+        assert!(rule["labels"]["severity"].is_string() && rule["annotations"]["summary"].is_string(), "{rule}");
     }
 }
 

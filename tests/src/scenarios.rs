@@ -4,6 +4,7 @@
 //! `shared` on all nodes, one pod `user` on each that has it at /shared.
 
 mod away;
+mod claim;
 mod early;
 mod ends;
 mod install;
@@ -40,7 +41,7 @@ pub const NODES: [&str; 3] = ["node1", "node2", "node3"];
 pub type Scenario = fn(&mut Suite<'_>) -> Result<String>;
 
 /// All of them by name, in the order in which they run.
-pub const ALL: [(&str, Scenario); 16] = [
+pub const ALL: [(&str, Scenario); 17] = [
     ("install", install::install),
     ("helm-test", install::helm_test),
     ("pod-first", early::pod_before_volume),
@@ -49,6 +50,7 @@ pub const ALL: [(&str, Scenario); 16] = [
     ("conditions", refused::conditions),
     ("membership", membership::membership),
     ("paused", membership::by_hand_and_paused),
+    ("claim", claim::claim),
     ("privilege", privilege::privilege),
     ("kills", kills::kills),
     ("presto", presto::killed),

@@ -64,6 +64,29 @@ pub struct VolumeSpec {
     /// What becomes of the nodes' data (trees and journals) when the Volume is deleted. A `source` directory always stays.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// A PersistentVolumeClaim (ReadWriteMany) for pods that may not name paths of the node. Absent: none is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimSpec>,
+}
+
+/// The claim of a Volume, in its namespace. Pods that use it are placed on nodes where the volume is mounted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSpec {
+    /// Its name. Absent: the Volume's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::dns_label("name"))]
+    pub name: Option<String>,
+}
+
+impl Volume {
+    /// Name of its claim, where it has one.
+    #[must_use]
+    pub fn claim_name(&self) -> Option<String> {
+        let claim = self.spec.claim.as_ref()?;
+        claim.name.clone().or_else(|| self.metadata.name.clone())
+    }
 }
 
 /// What becomes of the nodes' data when a Volume or a Replicator is deleted.
@@ -248,6 +271,9 @@ pub struct VolumeStatus {
     /// Newest durable position of the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// Name of the claim that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
     /// Nodes to which the server forwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replication_list: Vec<String>,

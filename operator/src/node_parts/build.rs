@@ -22,7 +22,7 @@ use crate::settings::{Settings, Strategy};
 const RUN: &str = "/run/intermezzo";
 /// Where volumes are mounted on the node. Nothing below it outlives a reboot, so that no pod starts on the empty directory
 /// under a mount that is not there yet. Not below `RUN`: lento must not have the mounts.
-const MOUNTS: &str = "/run/intermezzo-mounts";
+pub(crate) const MOUNTS: &str = "/run/intermezzo-mounts";
 /// Pods run with little time: both programs end within it.
 const GRACE: i64 = 30;
 

@@ -1,5 +1,7 @@
 //! Brings the API server to what was built.
 
+pub mod claim;
+
 use intermezzo_api::{Conflict, Replicator, Volume};
 use kube_client::api::ListParams;
 use kube_client::{Api, ResourceExt};

@@ -69,6 +69,11 @@ async fn turn(
     match event {
         Event::Apply(volume) => carry_out(&volume, context, api).await,
         Event::Cleanup(volume) => {
+            let claims = context.settings.borrow().claims;
+            if claims && let Some(world) = context.world.now() {
+                let labelled = build::claim::labelled(&Seen::new(&volume, &world));
+                apply::claim::end(context, &volume, labelled).await?;
+            }
             if let Some(End::Done { removed, left }) = ended {
                 tell_end(&volume, &removed, &left, context).await;
             }
@@ -91,9 +96,16 @@ async fn carry_out(volume: &Volume, context: &Context, api: &Api<Volume>) -> Res
         build::conflicts::build(&seen).filter(|wanted| !wanted.is_empty() || had_conflicts(volume));
     let status = status::status(&seen, &judged, now);
 
+    // What is no longer asked for is known by the status before.
+    if settings.claims {
+        apply::claim::claim(context, volume, build::claim::build(volume).as_ref()).await?;
+    }
     // The choice of a server is written before anything follows from it.
     let action = write(volume, &status, context, api).await?;
     apply::replicators(context, &seen, &plan).await?;
+    if settings.claims {
+        apply::claim::labels(context, volume, &build::claim::labels(&seen)).await?;
+    }
     if let Some(conflicts) = conflicts {
         let (uid, positions) = (volume.uid().unwrap_or_default(), positions(&conflicts));
         // Agents report often, and to compare takes a list.

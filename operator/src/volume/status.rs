@@ -10,7 +10,7 @@ use intermezzo_proto::v1;
 use jiff::Timestamp;
 
 use super::dereference::Seen;
-use super::validate::{Judged, Problem};
+use super::validate::{CLAIMS_DISABLED, Judged, Problem};
 use crate::conditions::{Conditions, Truth};
 use crate::control::Report;
 use crate::replicator;
@@ -44,6 +44,10 @@ pub fn status(seen: &Seen<'_>, judged: &Judged, now: Timestamp) -> VolumeStatus 
     VolumeStatus {
         observed_generation: generation,
         server: judged.server.clone(),
+        claim: seen
+            .volume
+            .claim_name()
+            .filter(|_| judged.problems.iter().all(|p| p.reason != CLAIMS_DISABLED)),
         position: position.or(before.position),
         replicators: i64::try_from(list.len()).ok(),
         replication_list: list.into_iter().collect(),

@@ -17,6 +17,9 @@ use crate::control::NodeName;
 use crate::settings::Settings;
 use crate::world::{age, selected};
 
+/// Reason: the administrator has turned claims off.
+pub const CLAIMS_DISABLED: &str = "ClaimsDisabled";
+
 /// Something about an object that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -51,6 +54,11 @@ pub fn validate(seen: &Seen<'_>, settings: &Settings) -> Judged {
     let mut judged = Judged::default();
     for (field, why) in unsupported_in_volume(seen.volume) {
         judged.problems.push(Problem::new("NotSupported", field, why));
+    }
+    if seen.volume.spec.claim.is_some() && !settings.claims {
+        let what =
+            "this installation makes no claims; ask an administrator to set the chart's value claims.enabled";
+        judged.problems.push(Problem::new(CLAIMS_DISABLED, "spec.claim", what));
     }
     choose_server(seen, &mut judged);
     check_source(seen, settings, &mut judged);

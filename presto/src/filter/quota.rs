@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
 use intermezzo_kml::record::Attributes;
 use intermezzo_kml::record::FileId;
@@ -25,6 +27,9 @@ use rustix::io::Errno;
 use super::Volume;
 use crate::lower::Stat;
 use crate::lower::kind;
+
+/// How often it is said that users are refused.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What the tree may hold; `None`: as much as the lower file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,8 +70,8 @@ struct State {
     phase: Phase,
     /// Lengths, as counted, of files that are open for writing: their records follow the contents only now and then.
     written: BTreeMap<FileId, u64>,
-    /// Users have been refused since there was last room.
-    refusing: bool,
+    /// When it was last said that users are refused.
+    told: Option<Instant>,
     /// Number of the count; one that finds another number ends.
     turn: u64,
 }
@@ -262,13 +267,17 @@ impl State {
     }
 
     fn decide(&mut self, volume: &str, full: bool) -> Result<(), Errno> {
-        if full && !self.refusing {
+        if !full {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.told.is_none_or(|told| now.duration_since(told) >= AGAIN) {
+            self.told = Some(now);
             let (Limits { bytes, inodes }, usage) = (self.limits, self.usage);
             tracing::warn!(target: "filter", volume, ?bytes, ?inodes, ?usage,
                 "a limit of the volume is reached: updates that need more get EDQUOT; remove something or raise spec.limits");
         }
-        self.refusing = full;
-        if full { Err(Errno::DQUOT) } else { Ok(()) }
+        Err(Errno::DQUOT)
     }
 
     /// Whether it is in the count.
@@ -326,7 +335,7 @@ impl Volume {
             let mut state = self.quota.state.lock();
             let counts = !limits.is_none() && matches!(state.phase, Phase::Off);
             state.limits = limits;
-            state.refusing = false;
+            state.told = None;
             if limits.is_none() || counts {
                 state.turn = state.turn.wrapping_add(1);
                 state.usage = Usage::default();

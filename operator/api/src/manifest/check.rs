@@ -80,6 +80,11 @@ pub(super) fn check_volume(volume: &Volume, wrong: &mut dyn FnMut(&str, String))
             wrong(&format!("spec.exclude[{at}]"), format!("{pattern:?} is no pattern of .gitignore: {why}"));
         }
     }
+    if let Some(name) = volume.spec.claim.as_ref().and_then(|claim| claim.name.as_ref())
+        && let Err(why) = dns_label(name)
+    {
+        wrong("spec.claim.name", why);
+    }
     let limits = &volume.spec.limits;
     for (field, limit) in [("maxBytes", limits.max_bytes), ("maxInodes", limits.max_inodes)] {
         if limit == Some(0) {

@@ -48,6 +48,11 @@ pub(super) fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
         "spec.deletionPolicy",
         "Delete: needs Kubernetes; without it remove the data by hand",
     );
+    kubernetes(
+        spec.claim.is_none(),
+        "spec.claim",
+        "a claim: needs Kubernetes; without it programs use the mount",
+    );
     refused
 }
 

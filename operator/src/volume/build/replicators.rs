@@ -87,10 +87,8 @@ fn name_for(seen: &Seen<'_>, node: &str) -> String {
 
 /// `VOLUME-NODE`, cut, with a hash at its end.
 fn hashed(volume: &str, node: &str) -> String {
-    // FNV-1a: the same on every operator and after each of its updates. No name has a slash.
-    let hash = format!("{volume}/{node}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    // No name has a slash.
+    let hash = names::hash(format!("{volume}/{node}").as_bytes());
     let cut: String = format!("{volume}-{node}").chars().take(MAX - 17).collect();
     format!("{cut}-{hash:016x}")
 }
