@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use intermezzo_api::Volume;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube_client::api::{Patch, PatchParams};
-use kube_client::{Api, Resource, ResourceExt};
+use kube_client::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::info;
