@@ -245,7 +245,7 @@ pub(crate) enum Conflicts {
     Diff(DiffArgs),
     /// Resolve a conflict: say which version stays, and strike it off the list (root, on the volume's server)
     #[command(
-        after_help = "Examples:\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take theirs\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take both --name notes-of-anna.txt\n\nWhat is written is an update of the server like any other, and goes to all nodes. The content that was kept is\nremoved when the conflict is resolved."
+        after_help = "Examples:\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take theirs\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take both --name notes-of-anna.txt\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take mine\n\nWhat is written is an update of the server like any other, and goes to all nodes; that the conflict is resolved is told\nto all as well. The content that was kept is removed then. A conflict with parts (a tree made in a directory that was\nremoved) is resolved as a whole: `mine` makes the directory again, `both` under another name."
     )]
     Resolve(ResolveArgs),
 }
@@ -253,12 +253,14 @@ pub(crate) enum Conflicts {
 /// Which version of a conflict stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Take {
-    /// The update that lost and was kept: it is done now, over what is in the tree
+    /// The update that clashed: where it lost, it is done now, over what is in the tree
     Mine,
-    /// What is in the tree: the update that lost is dropped
+    /// What the server had: where it gave way, it is put back over the update
     Theirs,
     /// Both: what was kept gets another name, beside what is in the tree
     Both,
+    /// What is in the tree, whichever that is: what was kept is removed
+    Drop,
 }
 
 #[derive(Debug, Args)]
@@ -276,7 +278,7 @@ pub(crate) struct ResolveArgs {
     /// Which version stays
     #[arg(long, value_enum)]
     pub take: Take,
-    /// Name for what was kept, in the same directory
+    /// Name for what was kept, in the same directory; of a conflict with parts, for the directory that was removed
     #[arg(long, required_if_eq("take", "both"))]
     pub name: Option<String>,
     #[command(flatten)]

@@ -7,6 +7,7 @@ mod conflicts;
 mod dev;
 mod diff;
 mod kml;
+mod parts;
 mod pki;
 mod resolve;
 mod scrub;

@@ -46,6 +46,8 @@ fn conflicts() {
         time: Some(Time { sec: 1_800_000_000, nsec: 5 }),
         size: 12,
         content: "/cache/conflicts/41".into(),
+        state: "Open".into(),
+        ..ConflictRecord::default()
     };
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("41");
@@ -60,12 +62,13 @@ fn conflicts() {
     let agent = Agent::start(Script { conflicts: vec![elsewhere, record], ..Script::default() });
     let words = ["conflicts", "list", "--volume", "demo", "-o", "wide"];
     insta::assert_snapshot!(ask(&agent.socket(), &words).out, @r#"
-    POSITION  KIND        FROM  TIME                            SIZE  PATH       CONTENT
-    41        StoreStore  b     2027-01-15T08:00:00.000000005Z  12 B  notes.txt  /cache/conflicts/41
+    POSITION  KIND        STATE  FROM  TIME                            SIZE  PATH       CONTENT
+    41        StoreStore  Open   b     2027-01-15T08:00:00.000000005Z  12 B  notes.txt  /cache/conflicts/41
     "#);
     insta::assert_snapshot!(ask(&agent.socket(), &["conflicts", "show", "41", "--volume", "demo"]).out, @r#"
     Path:     notes.txt
     Kind:     StoreStore
+    State:    Open: waits for a person; kept is the update
     Position: 41
     From:     b
     Time:     2027-01-15T08:00:00.000000005Z

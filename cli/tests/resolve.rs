@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,7 +31,31 @@ fn world(role: &str) -> World {
         content: content.map(|name| kept.path().join(name).display().to_string()).unwrap_or_default(),
         ..ConflictRecord::default()
     };
-    let conflicts = vec![
+    fs::write(kept.path().join("51"), "of a").unwrap();
+    fs::write(kept.path().join("53"), "of b").unwrap();
+    let tree = |position, content| ConflictRecord {
+        kept: "Tree".into(),
+        state: "Decided".into(),
+        ..conflict(position, "StoreStore", "/notes.txt", Some(content))
+    };
+    let part = |position, group, mode, path: &str, content| ConflictRecord {
+        group,
+        mode,
+        operation: "create".into(),
+        ..conflict(position, "ParentGone", path, content)
+    };
+    let parts = [
+        part(51, 0, 0o100_640, "/gone/deep/a", Some("51")),
+        part(52, 51, 0o040_700, "/gone/deep/sub", None),
+        part(53, 51, 0o100_644, "/gone/deep/sub/b", None),
+        ConflictRecord {
+            operation: "close".into(),
+            ..part(54, 51, 0, "/gone/deep/sub/b", Some("53"))
+        },
+        ConflictRecord { target: "b".into(), ..part(55, 51, 0o120_777, "/gone/deep/sub/link", None) },
+    ];
+    let mut conflicts = vec![
+        tree(48, "41"),
         conflict(41, "StoreStore", "/notes.txt", Some("41")),
         conflict(42, "StoreRemove", "/removed.txt", Some("41")),
         conflict(43, "RemoveUpdate", "/notes.txt", None),
@@ -39,6 +64,7 @@ fn world(role: &str) -> World {
         conflict(46, "StoreStore", "/../escaped", Some("41")),
         conflict(47, "StoreStore", "/linked/x", Some("41")),
     ];
+    conflicts.extend(parts);
     let volume = VolumeStatus {
         name: "default/demo".into(),
         role: role.into(),
@@ -104,6 +130,45 @@ fn both_puts_what_was_kept_beside() {
     assert_eq!(world.read("notes-of-b.txt"), "what was kept");
     assert!(world.read("notes.txt").starts_with("what is in the tree"));
     assert_eq!(world.resolved(), [41]);
+}
+
+#[test]
+fn what_gave_way_to_an_update_is_put_back_or_dropped() {
+    let world = world("Server");
+    for take in ["mine", "drop"] {
+        assert_eq!(world.resolve("48", &["--take", take]).code, 0);
+        assert!(world.read("notes.txt").starts_with("what is in the tree"));
+    }
+    let run = world.resolve("48", &["--take", "theirs"]);
+    assert!(run.code == 0 && run.err.contains("is as it was before the update"), "{}", run.err);
+    assert_eq!(world.read("notes.txt"), "what was kept");
+    let run = world.resolve("41", &["--take", "drop"]);
+    assert!(run.code == 0 && run.err.contains("the tree stays as it is"), "{}", run.err);
+    assert_eq!(world.resolved(), [48, 48, 48, 41]);
+}
+
+#[test]
+fn a_tree_made_in_a_removed_directory_is_made_again_as_a_whole() {
+    for (words, dir) in [(&["--take", "mine"][..], "gone/deep"), (&["--take", "both", "--name", "back"], "gone/back")] {
+        let world = world("Server");
+        let run = world.resolve("51", words);
+        assert_eq!(run.code, 0, "{}", run.err);
+        let read = |name: &str| world.read(&format!("{dir}/{name}"));
+        assert_eq!((read("a").as_str(), read("sub/b").as_str()), ("of a", "of b"));
+        assert_eq!(fs::read_link(world.path(&format!("{dir}/sub/link"))).unwrap(), PathBuf::from("b"));
+        let mode = |name: &str| fs::metadata(world.path(&format!("{dir}/{name}"))).unwrap().permissions().mode();
+        assert_eq!((mode("a") & 0o777, mode("sub") & 0o777), (0o640, 0o700));
+        assert_eq!(world.resolved(), [51]);
+    }
+    let world = world("Server");
+    let run = world.resolve("53", &["--take", "mine"]);
+    assert!(run.err.contains("is a part of conflict 51"), "{}", run.err);
+    assert!(world.resolved().is_empty() && !world.path("gone").exists());
+    // Parts are one in the list, and told in full by `show`.
+    let run = ask(&world.agent.socket(), &["conflicts", "list", "--volume", "demo"]);
+    assert!(run.out.contains("/gone/deep/a (+4)") && !run.out.contains("/sub/b"), "{}", run.out);
+    let run = ask(&world.agent.socket(), &["conflicts", "show", "51", "--volume", "demo"]);
+    assert!(run.out.contains("54 close /gone/deep/sub/b"), "{}", run.out);
 }
 
 #[test]

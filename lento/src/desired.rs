@@ -2,12 +2,16 @@
 
 use intermezzo_api::Access;
 use intermezzo_api::Replicator;
+use intermezzo_api::Volume;
 use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
 use intermezzo_api::volume::LimitsSpec;
+use intermezzo_api::volume::Conflicts;
 use intermezzo_api::volume::Source;
 use intermezzo_api::volume::WhenFull;
+use lento_core::io::ConflictOptions;
 use lento_core::io::NodeName;
+use lento_core::io::Policy;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -29,6 +33,8 @@ pub struct DesiredVolume {
     pub log_max_bytes: Option<u64>,
     /// What writers meet when the KML is full.
     pub when_full: WhenFull,
+    /// What becomes of updates that exclude each other.
+    pub conflicts: ConflictOptions,
     /// A directory of the server's node that is the volume's tree.
     pub source: Option<String>,
     /// Names that stay on this node.
@@ -68,6 +74,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             paused: nodes(&|replicator| replicator.spec.paused),
             access,
             log_max_bytes: volume.spec.log.max_bytes,
+            conflicts: conflict_options(volume),
             when_full: volume.spec.log.when_full,
             source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
             exclude: volume.spec.exclude.clone(),
@@ -76,4 +83,20 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
         desired.insert(name.clone(), entry);
     }
     desired
+}
+
+fn conflict_options(volume: &Volume) -> ConflictOptions {
+    let retention = &volume.spec.conflict_retention;
+    ConflictOptions {
+        policy: match volume.spec.conflicts {
+            Conflicts::KeepBoth => Policy::KeepBoth,
+            Conflicts::ServerWins => Policy::ServerWins,
+            Conflicts::ClientWins => Policy::ClientWins,
+            Conflicts::Manual => Policy::Manual,
+        },
+        keep_for: retention
+            .days
+            .map_or(ConflictOptions::KEEP_FOR, |days| u64::from(days).saturating_mul(24 * 3600 * 1000)),
+        keep_bytes: retention.max_bytes.unwrap_or(ConflictOptions::KEEP_BYTES),
+    }
 }

@@ -3,7 +3,11 @@
 use crate::store::VolumeStore;
 use crate::volume::VolumeHandle;
 use intermezzo_proto::v1;
+use lento_core::Kept;
+use lento_core::State;
 use lento_core::Volume;
+use lento_core::types::OpKind;
+use lento_core::types::Operation;
 use lento_core::types::Position;
 use std::sync::Arc;
 
@@ -37,7 +41,10 @@ pub fn conflicts(volume: &VolumeHandle) -> Result<Vec<v1::ConflictRecord>, Strin
     let nodes = store.read(|tables| Volume::nodes(tables)).map_err(|error| error.to_string())?;
     for (position, row) in rows {
         let replica = row.record.0.replica;
+        let standing =
+            store.read(|tables| Volume::standing(tables, position)).map_err(|error| error.to_string())?;
         let content = store.conflicts().join(row.record.to_string());
+        let (operation, mode, target) = wanted(row.op.as_ref());
         let kept = std::fs::metadata(&content).ok();
         records.push(v1::ConflictRecord {
             position: position.0,
@@ -47,9 +54,43 @@ pub fn conflicts(volume: &VolumeHandle) -> Result<Vec<v1::ConflictRecord>, Strin
             time: Some(v1::Time { sec: row.time.sec, nsec: row.time.nsec }),
             size: kept.as_ref().map_or(0, std::fs::Metadata::len),
             content: kept.map(|_| content.display().to_string()).unwrap_or_default(),
+            state: match standing.state {
+                State::Open => "Open",
+                State::Held(_) => "Held",
+                State::Decided => "Decided",
+            }
+            .to_owned(),
+            kept: match standing.kept {
+                Kept::Update => "Update",
+                Kept::Tree => "Tree",
+            }
+            .to_owned(),
+            group: standing.group.unwrap_or_default().0,
+            operation,
+            mode,
+            target,
         });
     }
     Ok(records)
+}
+
+/// What an update wanted to do: its name, and of what it wanted to create the mode and a link's target.
+fn wanted(op: Option<&Operation>) -> (String, u32, String) {
+    let Some(op) = op else { return Default::default() };
+    let name = match &op.kind {
+        OpKind::Create { attributes, symlink, .. } => {
+            let target = String::from_utf8_lossy(symlink).into_owned();
+            return ("create".to_owned(), attributes.mode, target);
+        }
+        OpKind::Link { .. } => "link",
+        OpKind::Remove { .. } => "remove",
+        OpKind::Rename { .. } => "rename",
+        OpKind::SetAttr { .. } => "setattr",
+        OpKind::Close { .. } => "close",
+        OpKind::SetXattr { .. } => "setxattr",
+        OpKind::DelXattr { .. } => "delxattr",
+    };
+    (name.to_owned(), 0, String::new())
 }
 
 /// Whether a conflict is listed at this position.

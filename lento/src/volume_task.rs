@@ -341,6 +341,7 @@ impl VolumeTask {
         let options_changed = limits_changed
             || (desired.access, desired.limits) != (self.desired.access, self.desired.limits)
             || desired.exclude != self.desired.exclude;
+        let conflicts_changed = desired.conflicts != self.desired.conflicts;
         self.desired = desired;
         self.admit();
         if self.desired.is_server(&self.around.node) {
@@ -352,6 +353,9 @@ impl VolumeTask {
             }
             if self.life.is_some() && limits_changed {
                 inputs.push(self.log_limit());
+            }
+            if self.life.is_some() && conflicts_changed {
+                inputs.push(Input::Conflicts(self.desired.conflicts));
             }
         } else if self.is_paused() && !was_paused {
             info!(target: "volume", volume = &*self.handle.name, "paused: this node's updates wait in its journal");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use intermezzo::output::Format;
 use intermezzo::seconds;
 
@@ -61,6 +61,53 @@ pub(crate) enum Conflicts {
     /// List conflicts
     #[command(after_help = "Example:\n  kubectl intermezzo conflicts list shared")]
     List(ListArgs),
+    /// Show one conflict, or with --content what was kept of it
+    #[command(after_help = "Example:\n  kubectl intermezzo conflicts show shared 1234 --content > kept.txt\n\nIt asks the agent of the volume's server, by `kubectl exec`.")]
+    Show(ShowArgs),
+    /// Show what differs between what is in the tree and what was kept, as diff -u does
+    #[command(after_help = "Example:\n  kubectl intermezzo conflicts diff shared 1234\n\nIt asks the agent of the volume's server, by `kubectl exec`.")]
+    Diff(OneArgs),
+    /// Resolve a conflict: what is in the tree stays, and it is struck off the list
+    #[command(after_help = "Examples:\n  kubectl intermezzo conflicts resolve shared 1234 --take theirs\n  kubectl intermezzo conflicts show shared 1234 --content | kubectl exec -i my-pod -- tee /data/notes.txt &&\n    kubectl intermezzo conflicts resolve shared 1234 --take drop\n\nIt tells the agent of the volume's server, by `kubectl exec`. Agents write nothing into volumes: where what was kept is to\nbe in the tree, write it there from a pod that has the volume, as in the second example.")]
+    Resolve(ResolveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneArgs {
+    /// The volume
+    #[arg(value_name = "VOLUME")]
+    pub volume: String,
+    /// Its position, as `conflicts list` prints it
+    pub position: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+    /// Only what was kept, as it is
+    #[arg(long)]
+    pub content: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResolveArgs {
+    #[command(flatten)]
+    pub one: OneArgs,
+    /// Which version stays
+    #[arg(long, value_enum)]
+    pub take: Take,
+}
+
+/// Which version stays: one that is in the tree already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Take {
+    /// The update that clashed, where it is in the tree (policy ClientWins)
+    Mine,
+    /// What the server had, where that is in the tree
+    Theirs,
+    /// What is in the tree, whichever that is
+    Drop,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use intermezzo_api::Volume;
+use k8s_openapi::api::core::v1::Pod;
 use kube::core::NamespaceResourceScope;
 use kube_client::api::{ListParams, Patch, PatchParams};
 use kube_client::config::{KubeConfigOptions, KubeconfigError};
@@ -115,6 +116,20 @@ impl Cluster {
                 None => return Ok(all),
             }
         }
+    }
+
+    /// The pod of the agent on a node: namespace and name.
+    pub async fn agent_on(&self, node: &str) -> Result<(String, String), ClusterError> {
+        let api: Api<Pod> = Api::all(self.client.clone());
+        let params = ListParams::default()
+            .labels("app.kubernetes.io/name=intermezzo,app.kubernetes.io/component=lento")
+            .fields(&format!("spec.nodeName={node}"))
+            .limit(PAGE);
+        let pods = self.ask("list pods in all namespaces", api.list(&params)).await?;
+        let running = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+        let pod = pods.items.into_iter().find(running);
+        let named = pod.and_then(|pod| pod.metadata.namespace.zip(pod.metadata.name));
+        named.ok_or_else(|| ClusterError::NotFound(format!("no agent runs on node {node}")))
     }
 
     /// One Volume of the namespace.

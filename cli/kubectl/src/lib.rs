@@ -1,9 +1,11 @@
 //! `kubectl intermezzo`, the plugin of kubectl: how volumes are and whether what was written is safe, from the objects in the
 //! cluster, with the rights of whoever asks.
 //!
-//! It talks to the API server and to nobody else, and changes nothing but one annotation (`wait`). Words, tables and exit codes
+//! It talks to the API server and to nobody else, and changes nothing but one annotation (`wait`). What only an agent knows (the
+//! contents of conflicts) it asks by `kubectl exec`, with the rights of whoever asks (`agent.rs`). Words, tables and exit codes
 //! are those of `intermezzo`.
 
+mod agent;
 mod args;
 mod cluster;
 mod conflicts;
@@ -49,6 +51,9 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
             Command::Lag(args) => lag::run(&cluster, args).await,
             Command::Wait(args) => wait::run(&cluster, args).await,
             Command::Conflicts(Conflicts::List(args)) => conflicts::run(&cluster, args).await,
+            Command::Conflicts(Conflicts::Show(args)) => agent::show(&cluster, &cli.target, args).await,
+            Command::Conflicts(Conflicts::Diff(args)) => agent::diff(&cluster, &cli.target, args).await,
+            Command::Conflicts(Conflicts::Resolve(args)) => agent::resolve(&cluster, &cli.target, args).await,
         }
     })
 }

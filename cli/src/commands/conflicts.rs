@@ -26,6 +26,17 @@ struct ConflictView {
     time: String,
     size: u64,
     content: String,
+    state: String,
+    kept: String,
+    #[serde(skip_serializing_if = "is_none")]
+    group: u64,
+    operation: String,
+}
+
+/// Of no group.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(group: &u64) -> bool {
+    *group == 0
 }
 
 pub(super) fn run(conflicts: &Conflicts) -> Result<Exit> {
@@ -53,8 +64,9 @@ fn view(record: ConflictRecord) -> ConflictView {
     let time = record.time.unwrap_or_default();
     let nanos = i32::try_from(time.nsec).unwrap_or_default();
     let time = jiff::Timestamp::new(time.sec, nanos).map_or_else(|_| String::new(), |t| t.to_string());
-    let ConflictRecord { position, kind, path, node, size, content, .. } = record;
-    ConflictView { position, kind, path, node, time, size, content }
+    let ConflictRecord { position, kind, path, node, size, content, state, kept, group, operation, .. } =
+        record;
+    ConflictView { position, kind, path, node, time, size, content, state, kept, group, operation }
 }
 
 fn list(args: &VolumeArgs) -> Result<Exit> {
@@ -64,14 +76,19 @@ fn list(args: &VolumeArgs) -> Result<Exit> {
         print_value(format, &views)?;
         return Ok(Exit::Done);
     }
-    let mut header = vec!["POSITION", "KIND", "FROM", "TIME", "SIZE", "PATH"];
+    let mut header = vec!["POSITION", "KIND", "STATE", "FROM", "TIME", "SIZE", "PATH"];
     if format == Format::Wide {
         header.push("CONTENT");
     }
     let mut table = Table::new(&header);
-    for view in views {
+    let (parts, heads): (Vec<ConflictView>, Vec<ConflictView>) =
+        views.into_iter().partition(|view| view.group != 0);
+    for view in heads {
+        let own: Vec<&ConflictView> = parts.iter().filter(|part| part.group == view.position).collect();
+        let size = view.size + own.iter().map(|part| part.size).sum::<u64>();
+        let path = if own.is_empty() { view.path } else { format!("{} (+{})", view.path, own.len()) };
         let mut row =
-            vec![view.position.to_string(), view.kind, view.node, view.time, bytes(view.size), view.path];
+            vec![view.position.to_string(), view.kind, view.state, view.node, view.time, bytes(size), path];
         if format == Format::Wide {
             row.push(view.content);
         }
@@ -83,9 +100,11 @@ fn list(args: &VolumeArgs) -> Result<Exit> {
 
 fn show(args: &ConflictArgs) -> Result<Exit> {
     let volume = &args.of.volume;
-    let found = views(&args.of)?.into_iter().find(|view| view.position == args.position);
-    let view =
+    let mut all = views(&args.of)?;
+    let found = all.iter().position(|view| view.position == args.position);
+    let found =
         found.with_context(|| format!("volume {volume} has no conflict at position {}", args.position))?;
+    let view = all.swap_remove(found);
     if args.content {
         ensure!(!view.content.is_empty(), "the conflict at position {} has no content", view.position);
         let mut kept =
@@ -99,15 +118,29 @@ fn show(args: &ConflictArgs) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let content = if view.content.is_empty() { "none".to_owned() } else { view.content };
-    let rows = [
+    let state = match (view.state.as_str(), view.kept.as_str()) {
+        ("Decided", "Tree") => "Decided: the update is in the tree; kept is what stood there",
+        ("Decided", _) => "Decided: the tree is as the server had it; kept is the update",
+        ("Held", _) => "Held: waits for a person, and until then no other node's update changes it",
+        _ => "Open: waits for a person; kept is the update",
+    };
+    let mut rows = vec![
         ("Path", view.path),
         ("Kind", view.kind),
+        ("State", state.to_owned()),
         ("Position", view.position.to_string()),
         ("From", view.node),
         ("Time", view.time),
         ("Size", bytes(view.size)),
         ("Content", content),
     ];
+    if view.group != 0 {
+        rows.push(("Part of", view.group.to_string()));
+    }
+    let parts = all.into_iter().filter(|part| part.group == view.position);
+    rows.extend(parts.map(|part| {
+        ("Part", format!("{} {} {} ({})", part.position, part.operation, part.path, bytes(part.size)))
+    }));
     let text: String =
         rows.iter().map(|(name, value)| format!("{:<10}{value}\n", format!("{name}:"))).collect();
     print_text(&text)?;

@@ -8,7 +8,7 @@ use intermezzo_proto::v1::ConflictRecord;
 use rustix::io::Errno;
 use similar::TextDiff;
 
-use super::resolve::{Spot, found_on_server};
+use super::resolve::{Found, Spot, found_on_server};
 use crate::Exit;
 use crate::args::{DiffArgs, VolumeArgs};
 use crate::output::print_text;
@@ -18,14 +18,16 @@ const MOST: u64 = 16 << 20;
 
 pub(super) fn run(args: &DiffArgs) -> Result<Exit> {
     let VolumeArgs { volume, agents, .. } = &args.of;
-    let (_, mountpoint, conflict) = found_on_server(agents, volume, args.position)?;
+    let Found { mountpoint, cache, conflict, .. } = found_on_server(agents, volume, args.position)?;
     if conflict.content.is_empty() {
         bail!("the conflict at position {} ({}) keeps no content", conflict.position, conflict.kind);
     }
     let kept = File::open(&conflict.content)
         .with_context(|| format!("the losing content {}", conflict.content))
         .and_then(read)?;
-    let spot = Spot::of(&mountpoint, &conflict)?;
+    // An agent's container does not see the mount, but what lies below it.
+    let tree = if mountpoint.is_dir() { mountpoint } else { cache.join("tree") };
+    let spot = Spot::of(&tree, &conflict)?;
     let present = match spot.open() {
         Ok(file) => Some(read(file)?),
         Err(Errno::NOENT) => None,

@@ -11,7 +11,7 @@ use intermezzo_proto::v1::ConflictRecord;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::agents;
+use super::{agents, parts};
 use crate::Exit;
 use crate::admin;
 use crate::args::{AgentArgs, ResolveArgs, Take};
@@ -20,44 +20,72 @@ use crate::output::say;
 
 pub(super) fn run(args: &ResolveArgs) -> Result<Exit> {
     let volume = volume_id(&args.of.volume)?;
-    let (socket, mountpoint, conflict) = found_on_server(&args.of.agents, &args.of.volume, args.position)?;
-    let written = match args.take {
-        Take::Theirs => None,
-        Take::Mine => Some(done_now(&conflict, Spot::of(&mountpoint, &conflict)?)?),
-        Take::Both => Some(beside(&conflict, Spot::of(&mountpoint, &conflict)?, args.name.as_deref())?),
+    let Found { socket, mountpoint, conflict, parts, .. } =
+        found_on_server(&args.of.agents, &args.of.volume, args.position)?;
+    if conflict.group != 0 {
+        bail!("conflict {} is a part of conflict {}: resolve that one", conflict.position, conflict.group);
+    }
+    let name = args.name.as_deref();
+    let written = match (args.take, conflict.kept.as_str()) {
+        (Take::Drop, _) | (Take::Theirs, "Update" | "") | (Take::Mine, "Tree") => None,
+        (Take::Mine | Take::Theirs, _) if parts.is_empty() => {
+            Some(done_now(&conflict, Spot::of(&mountpoint, &conflict)?)?)
+        }
+        (Take::Both, _) if parts.is_empty() => {
+            Some(beside(&conflict, Spot::of(&mountpoint, &conflict)?, name)?)
+        }
+        (Take::Mine | Take::Theirs, _) => Some(parts::restore(&mountpoint, &conflict, &parts, None)?),
+        (Take::Both, _) => {
+            let name = name.context("--take both needs a --name")?;
+            Some(parts::restore(&mountpoint, &conflict, &parts, Some(name))?)
+        }
     };
     admin::resolve(&socket, &volume, conflict.position)?;
-    let what = match written {
-        Some(path) => format!("{} is as the update wanted that lost", path.display()),
-        None => "the tree stays as it is".to_owned(),
+    let what = match (written, args.take, conflict.kept.as_str()) {
+        (Some(path), Take::Theirs, _) | (Some(path), Take::Both, "Tree") => {
+            format!("{} is as it was before the update", path.display())
+        }
+        (Some(path), ..) => format!("{} is as the update wanted that lost", path.display()),
+        (None, ..) => "the tree stays as it is".to_owned(),
     };
     say(format_args!("conflict {} of volume {volume} is resolved: {what}", conflict.position));
     Ok(Exit::Done)
 }
 
-/// A conflict, with the server's socket and where the volume is mounted there.
-pub(super) fn found_on_server(
-    agents: &AgentArgs,
-    volume: &str,
-    position: u64,
-) -> Result<(PathBuf, PathBuf, ConflictRecord)> {
-    let volume = volume_id(volume)?;
-    let (socket, mountpoint) = server(agents, &volume)?;
-    let listed = admin::conflicts(&socket, &volume)?;
-    let conflict = listed.into_iter().find(|conflict| conflict.position == position);
-    let conflict =
-        conflict.with_context(|| format!("volume {volume} has no conflict at position {position}"))?;
-    Ok((socket, mountpoint, conflict))
+/// A conflict on its volume's server.
+pub(super) struct Found {
+    /// The server's socket.
+    pub socket: PathBuf,
+    /// Where the volume is mounted there.
+    pub mountpoint: PathBuf,
+    /// Where its tree lies.
+    pub cache: PathBuf,
+    pub conflict: ConflictRecord,
+    /// The conflicts that belong to it, oldest first.
+    pub parts: Vec<ConflictRecord>,
 }
 
-/// The agent among these that is the volume's server, and where the volume is mounted there.
-fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf)> {
+pub(super) fn found_on_server(agents: &AgentArgs, volume: &str, position: u64) -> Result<Found> {
+    let volume = volume_id(volume)?;
+    let (socket, mountpoint, cache) = server(agents, &volume)?;
+    let mut listed = admin::conflicts(&socket, &volume)?;
+    let at = listed.iter().position(|conflict| conflict.position == position);
+    let at = at.with_context(|| format!("volume {volume} has no conflict at position {position}"))?;
+    let conflict = listed.swap_remove(at);
+    let mut parts: Vec<ConflictRecord> =
+        listed.into_iter().filter(|part| part.group == position).collect();
+    parts.sort_by_key(|part| part.position);
+    Ok(Found { socket, mountpoint, cache, conflict, parts })
+}
+
+/// The agent among these that is the volume's server, where the volume is mounted there, and where it lies.
+fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf, PathBuf)> {
     let mut servers = Vec::new();
     for agent in agents::find(agents)? {
         let status = admin::status(&agent.socket)?;
         for found in status.volumes.into_iter().filter(|found| found.name == volume) {
             if found.role == "Server" {
-                return Ok((agent.socket, PathBuf::from(found.mountpoint)));
+                return Ok((agent.socket, PathBuf::from(found.mountpoint), PathBuf::from(found.cache)));
             }
             servers.push(found.server);
         }
@@ -69,7 +97,28 @@ fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// Of a file that must not be there.
-const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL);
+pub(super) const NEW: OFlags = OFlags::CREATE.union(OFlags::EXCL);
+
+/// How directories on the way are opened.
+pub(super) const DIR: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Nothing that users have put there leads out of the volume.
+pub(super) const WITHIN: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+
+/// The path of a conflict below the volume's root, if it can be written here.
+pub(super) fn plain(conflict: &ConflictRecord) -> Result<&Path> {
+    let path = Path::new(conflict.path.trim_start_matches('/'));
+    let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)))
+        && path.file_name().is_some()
+        && !conflict.path.contains(char::REPLACEMENT_CHARACTER);
+    ensure!(
+        is_plain,
+        "the conflict at position {} has no name that can be written here: copy its content with \
+         `conflicts show --content`, then resolve it with --take drop",
+        conflict.position
+    );
+    Ok(path)
+}
 
 /// A name on the volume. What leads to it was not followed out of it: users may have put symbolic links there.
 pub(super) struct Spot {
@@ -80,26 +129,19 @@ pub(super) struct Spot {
 
 impl Spot {
     pub(super) fn of(mountpoint: &Path, conflict: &ConflictRecord) -> Result<Spot> {
-        // It begins at the volume's root.
-        let path = Path::new(conflict.path.trim_start_matches('/'));
-        let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.filter(|_| is_plain && !conflict.path.contains(char::REPLACEMENT_CHARACTER));
-        let name = name.with_context(|| {
-            format!(
-                "the conflict at position {} has no name that can be written here: copy its content with \
-                 `conflicts show --content`, then resolve it with --take theirs",
-                conflict.position
-            )
-        })?;
+        let path = plain(conflict)?;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         let shown = mountpoint.join(path);
         let above = path.parent().filter(|above| *above != Path::new("")).unwrap_or(Path::new("."));
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let dir = rustix::fs::open(mountpoint, flags, Mode::empty())
-            .and_then(|root| rustix::fs::openat2(&root, above, flags, Mode::empty(), within))
+        let dir = rustix::fs::open(mountpoint, DIR, Mode::empty())
+            .and_then(|root| rustix::fs::openat2(&root, above, DIR, Mode::empty(), WITHIN))
             .with_context(|| format!("cannot open the directory of {}", shown.display()))?;
-        Ok(Spot { dir, name: name.to_owned(), shown })
+        Ok(Spot { dir, name, shown })
+    }
+
+    /// A name in a directory that is open.
+    pub(super) fn in_dir(dir: OwnedFd, name: &str, shown: PathBuf) -> Spot {
+        Spot { dir, name: name.to_owned(), shown }
     }
 
     /// Where it is, for people.
@@ -123,7 +165,7 @@ impl Spot {
     }
 
     /// Writes what was kept into the file of this name, or into a new one.
-    fn write(&self, conflict: &ConflictRecord, how: OFlags) -> Result<()> {
+    pub(super) fn write(&self, conflict: &ConflictRecord, how: OFlags) -> Result<()> {
         let cannot = || format!("cannot write {}", self.shown.display());
         let mut kept = File::open(&conflict.content)
             .with_context(|| format!("the losing content {}", conflict.content))?;
@@ -153,7 +195,7 @@ fn done_now(conflict: &ConflictRecord, spot: Spot) -> Result<PathBuf> {
             .with_context(|| format!("cannot remove {}", spot.shown.display()))?;
     } else {
         bail!(
-            "a conflict of kind {} keeps no content: do on the volume what is wanted, then resolve it with --take theirs",
+            "a conflict of kind {} keeps no content: do on the volume what is wanted, then resolve it with --take drop",
             conflict.kind
         );
     }

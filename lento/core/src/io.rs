@@ -3,7 +3,13 @@
 //! The shell feeds inputs in any order that happens, runs outputs in the order given, and commits the store before it
 //! runs them. It answers every output that carries a [`Ticket`] exactly once, with a failure if need be.
 
+mod conflicts;
+mod event;
 mod scrub;
+
+pub use conflicts::ConflictOptions;
+pub use conflicts::Policy;
+pub use event::Event;
 
 pub use scrub::Listed;
 pub use scrub::Listing;
@@ -98,6 +104,8 @@ pub enum Input {
     },
     /// Server: a person has resolved the conflict at this position.
     Resolved(Position),
+    /// Server: what becomes of updates that exclude each other.
+    Conflicts(ConflictOptions),
     /// Server: the nodes of the replication list, this one not among them.
     Replist(Vec<NodeName>),
     /// Server: how much of the log is kept for Replicators that are away.
@@ -241,84 +249,6 @@ pub enum Output {
     Adopted,
     /// Worth telling a person.
     Event(Event),
-}
-
-/// For people, logs and metrics.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Server: a conflict was found and kept.
-    Conflict {
-        /// The refused record.
-        record: OpId,
-        /// What clashed.
-        kind: crate::types::ConflictKind,
-        /// Path, as far as known.
-        path: String,
-    },
-    /// Server: a power cut may have torn a file. What it held before is looked for; what is there now is kept as a conflict.
-    Torn {
-        /// Path.
-        path: String,
-    },
-    /// Server: it has its good content again.
-    Restored {
-        /// Path.
-        path: String,
-    },
-    /// Server: nobody has a better content of a torn file than what is left of it: that is its content from now on.
-    TornTaken {
-        /// Path.
-        path: String,
-        /// What is left, where that is known by now.
-        left: Option<Hash>,
-    },
-    /// Something waits: text names the path and the reason.
-    Waiting(String),
-    /// A replay that the lower file system refuses; retried.
-    ReplayRefused {
-        /// Path, as far as known.
-        path: String,
-        /// Errno.
-        errno: i32,
-        /// Presto's words.
-        message: String,
-    },
-    /// Client: the server has lost the log behind a position, and gets it from here.
-    Offering {
-        /// The server.
-        server: NodeName,
-        /// Where its log ends.
-        fork: Position,
-        /// Where ours does.
-        position: Position,
-    },
-    /// Server: the log is too long to be kept for a Replicator that is away: it will get the whole tree.
-    MustResync {
-        /// Its node.
-        node: NodeName,
-        /// It has the log up to here.
-        position: Position,
-        /// Bytes of the log behind that.
-        stored: u64,
-        /// Bytes that may be kept.
-        limit: u64,
-    },
-    /// A scrub has come to its end.
-    Scrubbed {
-        /// Names looked at.
-        looked: u64,
-        /// Differences.
-        found: u64,
-        /// They were journaled.
-        taken: bool,
-    },
-    /// A user's record names a lower file that no record made. It says nothing; a scrub will tell what is there.
-    Unknown {
-        /// The record.
-        recno: Recno,
-        /// The file.
-        file: FileId,
-    },
 }
 
 /// A lower object by identity, or by the replicated object that an earlier item of the same or an earlier batch made.

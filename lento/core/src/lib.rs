@@ -29,4 +29,7 @@ pub mod volume;
 pub use ledger::Behind;
 pub use server::ConflictRow;
 pub use server::Judged;
+pub use server::Kept;
+pub use server::Standing;
+pub use server::State;
 pub use volume::Volume;

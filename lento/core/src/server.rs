@@ -7,9 +7,11 @@ mod absorb;
 mod backfetch;
 mod conflicts;
 mod forward;
+mod gone;
 mod judging;
 mod offers;
 mod orphans;
+mod resolving;
 mod restoring;
 mod retelling;
 mod retention;
@@ -18,8 +20,10 @@ mod snapshot;
 mod staged;
 pub mod torn;
 mod unread;
+mod verdict_code;
 mod verdicts;
 mod vetting;
+mod winning;
 
 use crate::cml::content_of;
 use crate::context::Contents;
@@ -41,7 +45,6 @@ use crate::store::Table;
 use crate::table;
 use crate::tree::View;
 use crate::tree::Which;
-use crate::types::ConflictKind;
 use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::LogRecord;
@@ -72,6 +75,12 @@ use unread::Unread;
 
 pub use absorb::ConflictRow;
 use conflicts::Conflicts;
+pub use conflicts::Kept;
+pub use conflicts::Standing;
+pub use conflicts::State;
+pub use conflicts::Tally;
+use gone::Gone;
+use resolving::Resolving;
 pub use session::ReplicatorRow;
 
 /// How long after a refusal a record is tried again, in milliseconds; doubled each time, up to a minute.
@@ -121,6 +130,12 @@ pub struct Server {
     log_limit: LogLimit,
     away: BTreeMap<NodeName, Millis>,
     conflicts: Conflicts,
+    /// Those that leave the list.
+    resolving: Resolving,
+    /// Of these, what no person has resolved.
+    dropped: u64,
+    /// Where removed objects were.
+    gone: Gone,
     judged: Judged,
     /// What clients have of a log that this server has lost.
     offers: Offers,
@@ -152,6 +167,15 @@ struct InFlight {
 enum Keeping {
     /// The losing content of the first record in a client's queue.
     Refused(NodeName, OpId),
+    /// What the first record in a client's queue is about to take away.
+    Tree {
+        /// The client.
+        node: NodeName,
+        /// Its record.
+        record: OpId,
+        /// What that takes.
+        hash: Hash,
+    },
     /// What a writer left in a file that had been replaced.
     Orphan {
         /// Where it lies.
@@ -229,6 +253,9 @@ impl Server {
             if let (Some(_), LogWhat::Operation(op)) = (row.slot, &row.record.what) {
                 server.unread.insert(op.object, row.record.position);
             }
+            if let LogWhat::Operation(op) = &row.record.what {
+                server.gone.note(op);
+            }
             Ok(())
         })?;
         server.conflicts = Conflicts::load(store)?;
@@ -243,6 +270,7 @@ impl Server {
         self.welcome_waiting(ctx)?;
         self.tend_torn(ctx)?;
         self.drop_needless(ctx);
+        self.age_conflicts(ctx)?;
         self.read_contents(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
@@ -265,6 +293,7 @@ impl Server {
         times.extend(self.offers.wake().map(|at| (at, "no longer wait for who may have what is lost here")));
         times.extend(self.retelling.wake().map(|at| (at, "tell anew what was read")));
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
+        times.extend(self.conflicts_wake().map(|at| (at, "let go what is kept of decided conflicts")));
         times.extend(self.torn.wake().map(|at| (at, "look again for the content of a torn file")));
         times.extend(self.sessions.values().filter_map(|session| {
             session.refused.as_ref().map(|refused| (refused.until, "try a refused record again"))
@@ -342,6 +371,8 @@ impl Server {
     fn requeue(&mut self) {
         self.flying.clear();
         self.aliases.clear();
+        self.conflicts.replan();
+        self.resolving.replan();
         self.torn.replan();
         self.retelling.replan();
         for flight in self.in_flight.drain(..).rev() {
@@ -359,6 +390,7 @@ impl Server {
         let Some((durable, _)) = self.syncing.done(ctx.now, ticket, ok, pause) else { return Ok(()) };
         self.durable = self.durable.max(durable);
         self.unread.durable(self.durable);
+        self.forget_resolved(ctx);
         self.truncate(ctx)
     }
 
@@ -407,13 +439,6 @@ impl Server {
     /// A peer's content is in presto's stage.
     pub fn staged(&mut self, node: NodeName, hash: Hash, size: u64, name: String) {
         self.staged.arrived(node, hash, size, name);
-    }
-
-    /// A person has resolved a conflict.
-    pub fn resolved(&mut self, ctx: &mut Context<'_>, position: Position) -> Result<(), StoreError> {
-        let record = self.conflicts.resolve(ctx.store, Recno(position.0))?;
-        ctx.out.extend(record.map(Output::Forget));
-        Ok(())
     }
 
     /// A person waits.
@@ -465,16 +490,20 @@ impl Server {
                     session.kept = Some(record);
                 }
             }
-            (Keeping::Refused(node, _), Err(why)) => {
-                ctx.out
-                    .push(Output::Event(Event::Waiting(format!("cannot keep a conflict of {node}: {why}"))));
-                ctx.out.push(Output::Hangup(node.clone(), format!("cannot keep a conflict: {why}")));
-                self.sessions.remove(&node);
+            (Keeping::Refused(node, _), Err(why)) => self.cannot_keep(ctx, node, &why),
+            (Keeping::Tree { node, record, hash }, result) => {
+                self.tree_kept(ctx, ticket, (node, record, hash), result);
             }
             (Keeping::Orphan { file, upto }, result) => self.orphan_kept(ctx, file, upto, result)?,
             (Keeping::Torn { object, upto }, result) => self.torn_kept(ctx, object, upto, result)?,
         }
         Ok(())
+    }
+
+    fn cannot_keep(&mut self, ctx: &mut Context<'_>, node: NodeName, why: &str) {
+        ctx.out.push(Output::Event(Event::Waiting(format!("cannot keep a conflict of {node}: {why}"))));
+        ctx.out.push(Output::Hangup(node.clone(), format!("cannot keep a conflict: {why}")));
+        self.sessions.remove(&node);
     }
 
     /// What waits, for people.
@@ -521,9 +550,19 @@ impl Server {
         self.ledger.sums(self.durable)
     }
 
+    /// What becomes of updates that exclude each other from now on.
+    pub fn set_conflict_options(&mut self, options: crate::io::ConflictOptions) {
+        self.conflicts.options = options;
+    }
+
     /// Conflicts kept.
-    pub fn conflicts(&self) -> u64 {
-        self.conflicts.count()
+    pub fn conflicts(&self) -> Tally {
+        self.conflicts.tally()
+    }
+
+    /// Conflicts that were dropped because they had been kept for long enough, since the volume was opened.
+    pub fn conflicts_dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Position of the newest conflict.
@@ -545,57 +584,4 @@ impl Server {
     pub fn replist(&self) -> &BTreeSet<NodeName> {
         &self.replist
     }
-}
-
-/// Number of a verdict in a `Noop` record. Never reuse one.
-pub mod verdict_code {
-    use super::ConflictKind;
-
-    /// Unified.
-    pub const UNIFIED: u8 = 1;
-    /// Not a verdict: what is in a file, since a power cut tore it or nobody had read it before this era, is its content
-    /// from here on.
-    pub const TAKEN: u8 = 11;
-
-    /// Conflict.
-    pub fn of(kind: ConflictKind) -> u8 {
-        match kind {
-            ConflictKind::StoreStore => 2,
-            ConflictKind::StoreRemove => 3,
-            ConflictKind::RemoveUpdate => 4,
-            ConflictKind::NameName => 5,
-            ConflictKind::ParentGone => 6,
-            ConflictKind::TargetTaken => 7,
-            ConflictKind::RenameCycle => 8,
-            ConflictKind::UpdateRemove => 9,
-            ConflictKind::Orphan => 10,
-        }
-    }
-
-    /// The conflict with this number.
-    pub fn conflict(code: u8) -> Option<ConflictKind> {
-        Some(match code {
-            2 => ConflictKind::StoreStore,
-            3 => ConflictKind::StoreRemove,
-            4 => ConflictKind::RemoveUpdate,
-            5 => ConflictKind::NameName,
-            6 => ConflictKind::ParentGone,
-            7 => ConflictKind::TargetTaken,
-            8 => ConflictKind::RenameCycle,
-            9 => ConflictKind::UpdateRemove,
-            10 => ConflictKind::Orphan,
-            _ => return None,
-        })
-    }
-}
-
-/// Facets are a client's business; the server only needs to know them to name paths.
-pub fn path_of(store: &dyn Store, op: &Operation) -> Result<String, StoreError> {
-    let view = View::new(store, Which::Local);
-    for facet in facet::touched(op) {
-        if let facet::Facet::Entry(dir, name) = facet {
-            return view.path_in(dir, &name);
-        }
-    }
-    view.path(op.object)
 }

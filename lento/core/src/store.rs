@@ -47,11 +47,13 @@ pub enum Table {
     Tail = 18,
     /// Server: files that a power cut may have torn, by object.
     Torn = 19,
+    /// Server: who decides about each conflict and what is kept of it, by position.
+    Standing = 20,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 20] = [
+    pub const ALL: [Table; 21] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -72,6 +74,7 @@ impl Table {
         Table::Verdict,
         Table::Tail,
         Table::Torn,
+        Table::Standing,
     ];
 }
 

@@ -408,6 +408,8 @@ pub enum Verdict {
     Unified(ObjectId),
     /// The server's state stays; the loser is kept. The content that is safe, if the record had one.
     Conflict(ConflictKind, Option<Hash>),
+    /// Of a record whose conflict, with its verdict at this position, is resolved: nobody keeps what lost any more.
+    Resolved(Position),
 }
 
 /// What clashed.

@@ -451,6 +451,7 @@ fn feed_server(
         Input::Message(node, message) => server.message(ctx, &node, message)?,
         Input::Staged { node, hash, size, name } => server.staged(node, hash, size, name),
         Input::Resolved(position) => server.resolved(ctx, position)?,
+        Input::Conflicts(options) => server.set_conflict_options(options),
         Input::Replist(nodes) => server.set_replist(ctx, nodes)?,
         Input::LogLimit(limit) => server.set_log_limit(ctx, limit)?,
         Input::Barrier { id, upto, all } => server.barrier(id, upto, all),
@@ -471,6 +472,7 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         Input::Kept { .. }
         | Input::Staged { .. }
         | Input::Resolved(_)
+        | Input::Conflicts(_)
         | Input::Replist(_)
         | Input::LogLimit(_) => {}
         Input::Synced { ticket, recno } => client.synced(ctx, ticket, recno.is_some()),

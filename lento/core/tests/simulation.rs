@@ -6,8 +6,11 @@
 
 mod sim;
 
+use lento_core::Volume;
+use lento_core::io::ConflictOptions;
 use lento_core::io::Input;
 use lento_core::io::LogLimit;
+use lento_core::io::Policy;
 use lento_core::types::mode;
 use sim::disk::ROOT;
 use sim::timing::Timing;
@@ -33,6 +36,12 @@ struct Mix {
     tail: u64,
     /// Bytes of the log that the server keeps for who is away.
     log: u64,
+    /// What becomes of updates that exclude each other; `None`: another policy all the time.
+    policy: Option<Policy>,
+    /// How long what a policy has decided is kept.
+    keep_for: u64,
+    /// People resolve conflicts.
+    resolves: bool,
     /// Of so many things that happen 84 are users' or troubles, others are the machines' own steps.
     things: u64,
     /// Machines' steps at a time.
@@ -51,6 +60,9 @@ const CALM: Mix = Mix {
     backups: false,
     tail: 1_000_000,
     log: u64::MAX,
+    policy: Some(Policy::KeepBoth),
+    keep_for: ConflictOptions::KEEP_FOR,
+    resolves: false,
     things: 200,
     pace: 3,
 };
@@ -74,6 +86,15 @@ fn any(seed: u64) -> Mix {
         log: [300, 3000, u64::MAX, u64::MAX][dice.roll(4) as usize],
         things: 100 + dice.roll(150),
         pace: 1 + dice.roll(12),
+        policy: [
+            Some(Policy::KeepBoth),
+            Some(Policy::ServerWins),
+            Some(Policy::ClientWins),
+            Some(Policy::Manual),
+            None,
+        ][dice.roll(5) as usize],
+        keep_for: [50, 1000, ConflictOptions::KEEP_FOR][dice.roll(3) as usize],
+        resolves: dice.roll(2) == 0,
     }
 }
 
@@ -212,6 +233,24 @@ fn write_a_little(world: &mut World, index: usize) {
     }
 }
 
+/// A person strikes a conflict off, whichever.
+fn resolve(world: &mut World) {
+    let rows = Volume::conflicts(&world.nodes[0].store, 50).unwrap();
+    if !rows.is_empty() && world.nodes[0].volume.is_some() {
+        let (position, row) = &rows[world.dice.roll(rows.len() as u64) as usize];
+        world.note(format!("resolves {position}: {row:?}"));
+        world.give(0, Input::Resolved(*position));
+    }
+}
+
+/// The owner of the volume wants something else done about conflicts.
+fn change_policy(world: &mut World) {
+    let all = [Policy::KeepBoth, Policy::ServerWins, Policy::ClientWins, Policy::Manual];
+    world.conflicts.policy = all[world.dice.roll(4) as usize];
+    world.note(format!("{:?}", world.conflicts));
+    world.give(0, Input::Conflicts(world.conflicts));
+}
+
 /// How many torn files the server had back in the end.
 fn run(seed: u64, mix: Mix) -> Result<u64, String> {
     let mut world = World::with_tail(seed, mix.clients, mix.tail);
@@ -223,6 +262,9 @@ fn run(seed: u64, mix: Mix) -> Result<u64, String> {
     }
     world.log_limit = LogLimit { bytes: mix.log, patience: 20 };
     world.give(0, Input::LogLimit(world.log_limit));
+    world.conflicts.policy = mix.policy.unwrap_or_default();
+    world.conflicts.keep_for = mix.keep_for;
+    world.give(0, Input::Conflicts(world.conflicts));
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(mix.things) {
@@ -238,6 +280,8 @@ fn run(seed: u64, mix: Mix) -> Result<u64, String> {
                 write_a_little(&mut world, index);
                 world.power(index);
             }
+            87 | 88 if mix.resolves => resolve(&mut world),
+            89 if mix.policy.is_none() => change_policy(&mut world),
             79..=82 if mix.clocks => world.set_clock(index),
             72..=75 if mix.backups && index == 0 => world.back_up(),
             76..=78 if mix.backups && index == 0 => world.restore(),
@@ -269,6 +313,9 @@ fn run(seed: u64, mix: Mix) -> Result<u64, String> {
     }
     if !mix.power {
         result = result.and_then(|()| world.check_limbo());
+    }
+    if world.dropped > 0 && mix.policy == Some(Policy::KeepBoth) {
+        result = result.and(Err("what waits for a person was dropped".to_owned()));
     }
     if result.is_err() || !rested {
         if std::env::var_os("SIM_TRACE").is_some() {
@@ -392,6 +439,19 @@ fn three_nodes_with_quick_networks_and_backups() {
     let mix = Mix { clients: 2, steps: 250, cuts: true, kills: true, backups: true, pace: 20, ..CALM };
     let power = |seed| seed % 2 == 0;
     each(|seed| Mix { power: power(seed), server_power: power(seed), tears: seed % 4 == 0, ..mix }, 1000);
+}
+
+#[test]
+fn three_nodes_whose_owner_wants_conflicts_decided() {
+    let mix = Mix { clients: 2, steps: 250, cuts: true, kills: true, resolves: true, ..CALM };
+    let all = [Policy::ServerWins, Policy::ClientWins, Policy::Manual, Policy::ClientWins];
+    let mix = |seed: u64| {
+        let power = seed % 3 == 0;
+        let policy = (seed % 7 > 0).then(|| all[(seed % 4) as usize]);
+        let keep_for = [50, 1000, ConflictOptions::KEEP_FOR][(seed % 3) as usize];
+        Mix { policy, keep_for, power, server_power: power, backups: seed % 5 == 0, ..mix }
+    };
+    each(mix, 1000);
 }
 
 #[test]

@@ -209,8 +209,23 @@ impl Page {
         );
         self.gauge(
             "volume_conflicts",
-            "Conflicts kept by the server",
+            "Conflicts that wait for a person",
             of_status(volumes, server, |status| status.conflicts),
+        );
+        self.gauge(
+            "volume_conflicts_decided",
+            "Conflicts that the volume's policy has decided, of which what lost is still kept",
+            of_status(volumes, server, |status| status.conflicts_decided),
+        );
+        self.gauge(
+            "volume_conflict_bytes",
+            "Bytes kept of conflicts that wait for a person",
+            of_status(volumes, server, |status| status.conflict_bytes.0),
+        );
+        self.gauge(
+            "volume_conflict_decided_bytes",
+            "Bytes kept of conflicts that the volume's policy has decided",
+            of_status(volumes, server, |status| status.conflict_bytes.1),
         );
         self.gauge(
             "volume_connected",

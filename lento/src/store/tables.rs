@@ -41,6 +41,7 @@ fn definition(table: Table) -> Definition {
         Table::Verdict => "verdict",
         Table::Tail => "tail",
         Table::Torn => "torn",
+        Table::Standing => "standing",
     })
 }
 

@@ -279,6 +279,19 @@ fn tell(volume: &str, event: Event) {
         Event::Conflict { record, kind, path } => {
             warn!(target: "volume", volume, %record, ?kind, path, "a conflict was kept");
         }
+        Event::ConflictDropped { record, path, is_old } => {
+            let why = if is_old {
+                "it has been kept for as long as the volume wants"
+            } else {
+                "more is kept than the volume wants"
+            };
+            warn!(target: "volume", volume, %record, path, why,
+                "what lost a conflict that the volume's policy had decided is kept no longer");
+        }
+        Event::ConflictsLarge { count, bytes, limit } => {
+            warn!(target: "volume", volume, count, bytes, limit,
+                "conflicts that wait for a person take more room than the volume wants: resolve them; nothing is dropped");
+        }
         Event::Offering { server, fork, position } => {
             warn!(target: "volume", volume, server, %fork, %position,
                 "the server has lost the end of its log and gets it from here");

@@ -194,6 +194,7 @@ impl VolumeTask {
         if self.desired.is_server(&self.around.node) {
             inputs.push(self.replication_list());
             inputs.push(self.log_limit());
+            inputs.push(Input::Conflicts(self.desired.conflicts));
             inputs.extend(self.links.keys().cloned().map(Input::Connected));
         } else {
             self.greet(inputs);

@@ -247,6 +247,10 @@ fn verdict(verdict: &Verdict) -> v1::Verdict {
             wire.set_conflict(conflict(*kind));
             wire.hash = maybe_hash_bytes(*hash);
         }
+        Verdict::Resolved(position) => {
+            wire.set_kind(v1::verdict::Kind::Resolved);
+            wire.position = position.0;
+        }
     }
     wire
 }
@@ -261,6 +265,8 @@ fn verdict_back(verdict: &v1::Verdict) -> Result<Verdict, WireError> {
             ObjectId::ROOT => Err(WireError::Wrong { field: "verdict.object", reason: "the root" }),
             object => Ok(Verdict::Unified(object)),
         },
+        Kind::Resolved if verdict.position == 0 => Err(WireError::Missing("verdict.position")),
+        Kind::Resolved => Ok(Verdict::Resolved(Position(verdict.position))),
         Kind::Conflict => Ok(Verdict::Conflict(
             conflict_back(verdict.conflict)?,
             maybe_hash("verdict.hash", &verdict.hash)?,

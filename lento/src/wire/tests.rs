@@ -125,6 +125,7 @@ fn records() -> Vec<LogRecord> {
         Verdict::Conflict(ConflictKind::RenameCycle, None),
         Verdict::Conflict(ConflictKind::UpdateRemove, None),
         Verdict::Conflict(ConflictKind::Orphan, None),
+        Verdict::Resolved(Position(7)),
     ];
     let whats =
         operations().into_iter().map(LogWhat::Operation).chain(verdicts.into_iter().map(LogWhat::Verdict));

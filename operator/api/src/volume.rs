@@ -45,6 +45,13 @@ pub struct VolumeSpec {
     /// What happens to two updates that exclude each other. Whatever is chosen, the losing content is kept for a time.
     #[serde(default)]
     pub conflicts: Conflicts,
+    /// How long the server keeps what lost where `conflicts` has decided (`ServerWins`, `ClientWins`). What waits for a person is
+    /// kept until it is resolved.
+    #[serde(default)]
+    pub conflict_retention: ConflictRetention,
+    /// What the server does when one node is about to remove a large part of the tree.
+    #[serde(default)]
+    pub mass_removal: MassRemoval,
     /// When the server acknowledges, gives verdicts and forwards.
     #[serde(default)]
     pub durability: Durability,
@@ -168,15 +175,56 @@ pub enum Writes {
 /// What happens to two updates that exclude each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Conflicts {
-    /// The server's state stays in the tree, the other is kept whole as a Conflict.
+    /// The server's state stays in the tree; the other waits, whole, for a person.
     #[default]
     KeepBoth,
-    /// The server's state stays; the other is kept for a retention time.
+    /// The server's state stays; the other is kept for a while (`conflictRetention`).
     ServerWins,
-    /// The later one replaces the server's state, which is kept for a retention time.
+    /// The later one goes over the server's file, whose content is kept for a while. Where there is nothing to go over (the
+    /// directory or the file is gone), the other waits for a person, as with `KeepBoth`.
     ClientWins,
-    /// The object is held as it is until somebody resolves it.
+    /// As `KeepBoth`, and until somebody resolves it no other node's update changes or removes the file.
     Manual,
+}
+
+/// How long what lost is kept where a policy has decided.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConflictRetention {
+    /// Days in which the server's agent runs. Absent: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36_500))]
+    pub days: Option<u32>,
+    /// Bytes on the server's disk; beyond that the oldest go first. Absent: 1 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+}
+
+/// When one node's removals wait for a person.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MassRemoval {
+    /// What becomes of them.
+    #[serde(default)]
+    pub action: MassAction,
+    /// Largest part of the tree that one node may remove at a time, in percent. Absent: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub percent: Option<u8>,
+    /// Fewer files and directories than this are never held. Absent: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub minimum: Option<u64>,
+}
+
+/// What becomes of a removal of a large part of the tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum MassAction {
+    /// The server does not do it until somebody approves it (`intermezzo hold`).
+    #[default]
+    Hold,
+    /// It is done like any other.
+    Allow,
 }
 
 /// When the server acknowledges an update.

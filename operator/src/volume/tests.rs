@@ -170,9 +170,6 @@ fn what_agents_cannot_do_yet_is_said_at_once_with_its_field() {
     for (field, more) in [
         ("spec.replication.mode", json!({"replication": {"mode": "OnDemand"}})),
         ("spec.writes", json!({"writes": "Permits"})),
-        ("spec.conflicts", json!({"conflicts": "ServerWins"})),
-        ("spec.conflicts", json!({"conflicts": "ClientWins"})),
-        ("spec.conflicts", json!({"conflicts": "Manual"})),
         ("spec.durability", json!({"durability": "Applied"})),
     ] {
         let mut spec = json!({"server": {"nodeName": "a"}});

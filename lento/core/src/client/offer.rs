@@ -295,6 +295,20 @@ impl Client {
         self.keep_tail(ctx, position, &refused, origin)
     }
 
+    /// The conflict about a content of ours, with its verdict at this position, is resolved: nobody needs it again.
+    pub(super) fn forget_refused(
+        ctx: &mut Context<'_>,
+        position: Position,
+        origin: OpId,
+    ) -> Result<(), StoreError> {
+        let key = table::number_key(position.0);
+        let row: Option<Operation> = table::get(ctx.store, Table::Tail, &key)?;
+        match row {
+            Some(op) if op.id == origin && was_refused(&op) => ctx.store.delete(Table::Tail, &key),
+            _ => Ok(()),
+        }
+    }
+
     /// Every Replicator has the log up to here on its disk. Some more is kept, because disks are not all that is lost.
     pub(super) fn trim_tail(&mut self, ctx: &mut Context<'_>, stable: Position) -> Result<(), StoreError> {
         let upto = stable.0.min(ctx.meta.position.0.saturating_sub(self.tail));

@@ -31,6 +31,7 @@ use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
+use crate::types::Replaced;
 use crate::types::Verdict;
 
 impl Client {
@@ -42,6 +43,11 @@ impl Client {
     ) -> Result<(), StoreError> {
         for record in records {
             if record.position <= ctx.meta.position {
+                continue;
+            }
+            if let LogWhat::Verdict(Verdict::Resolved(at)) = record.what {
+                ctx.meta.position = record.position;
+                Client::forget_refused(ctx, at, record.origin)?;
                 continue;
             }
             let own = self.own_row(ctx, &record)?;
@@ -90,8 +96,10 @@ impl Client {
                     let hash = left_by(&op);
                     Cml::recognise(ctx.store, recno, &mut row, &op)?;
                     let here = row.op.object;
+                    // The server may have taken a file made here for one that it had, with another content.
+                    let made = matches!(row.op.kind, OpKind::Create { .. });
                     self.settle(ctx, recno, row, hash)?;
-                    if matches!(op.kind, OpKind::Create { .. }) && here != op.object {
+                    if made && here != op.object {
                         self.unify(ctx, here, op.object)?;
                     }
                 }
@@ -103,6 +111,7 @@ impl Client {
                     fill_content(&mut row.op, content);
                 }
                 let mut op = row.op.clone();
+                over_what_stood_there(&View::new(ctx.store, Which::Base), &mut op)?;
                 if matches!(op.kind, OpKind::Create { .. })
                     && View::new(ctx.store, Which::Base).object(op.object)?.is_some()
                 {
@@ -127,7 +136,7 @@ impl Client {
                 self.settle(ctx, recno, row, hash)?;
             }
             // Somebody else's, or a position without effect.
-            (LogWhat::Verdict(_), None) => {}
+            (LogWhat::Verdict(_), None) | (LogWhat::Verdict(Verdict::Resolved(_)), Some(_)) => {}
         }
         Ok(())
     }
@@ -237,6 +246,25 @@ impl Client {
         self.work.dir_made(target);
         self.look_at(ctx, touched)
     }
+}
+
+/// A rename of this node's went over what stood there by then, which need not be what was here.
+fn over_what_stood_there(base: &View<'_>, op: &mut Operation) -> Result<(), StoreError> {
+    let object = op.object;
+    let OpKind::Rename { to, to_name, replaced, exchange: false, .. } = &mut op.kind else { return Ok(()) };
+    let there = base.entry(*to, to_name)?.filter(|there| *there != object);
+    if there == replaced.map(|replaced| replaced.object) {
+        return Ok(());
+    }
+    *replaced = match there {
+        Some(object) => {
+            let row = base.object(object)?.filter(|row| row.attributes.is_file());
+            let before = row.and_then(|row| row.content).map(|content| content.hash);
+            Some(Replaced { object, last: base.names(object)?.len() <= 1, before })
+        }
+        None => None,
+    };
+    Ok(())
 }
 
 /// Whether both are one record of this node, read in two incarnations: the times it left on its directories are as good

@@ -2,14 +2,19 @@
 
 use super::LogRow;
 use super::Server;
+use super::conflicts::Standing;
+use super::conflicts::State;
+use super::judging::in_the_way;
 use super::session::judged;
 use super::verdict_code;
 use super::verdicts;
 use crate::cml::Slot;
+use crate::cml::content_of;
 use crate::context::Context;
 use crate::facet;
 use crate::io::Event;
 use crate::io::Output;
+use crate::io::Policy;
 use crate::judge::alias;
 use crate::local;
 use crate::record::KmlOrigin;
@@ -67,6 +72,9 @@ impl Server {
         self.torn_after(ctx, record, absorbed.operation.as_ref())?;
         let origin = match record.origin {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),
+            KmlOrigin::Replay { record: id, verdict: verdict_code::RESOLVED, .. } => {
+                return self.struck(ctx, record, id);
+            }
             KmlOrigin::Replay { record: id, object, hash, verdict } => {
                 let object = as_read(ctx, record, object)?;
                 judged::note(ctx.store, id)?;
@@ -86,7 +94,10 @@ impl Server {
                 }
                 let op = verdicts::take(ctx.store, id)?;
                 self.count_verdict(verdict);
-                if verdict != 0 {
+                if let Some(kind) = verdict_code::winner(verdict) {
+                    self.unify_winner(ctx, id, kind, object, op.as_ref())?;
+                    self.has_won(ctx, record, (id, kind), op.as_ref())?;
+                } else if verdict != 0 {
                     return self.verdict_given(ctx, record, id, object, hash, verdict, op);
                 }
                 id
@@ -105,6 +116,7 @@ impl Server {
             ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto: record.recno });
         }
         let Some(op) = absorbed.operation else { return Ok(()) };
+        self.gone.note(&op);
         let slot = absorbed.unread.map(|unread| Slot {
             file: unread.file,
             version: unread.version,
@@ -131,8 +143,8 @@ impl Server {
 
     fn count_verdict(&mut self, code: u8) {
         match code {
-            0 => self.judged.accepted += 1,
             verdict_code::UNIFIED => self.judged.unified += 1,
+            _ if code == 0 || verdict_code::winner(code).is_some() => self.judged.accepted += 1,
             _ => self.judged.conflicts += 1,
         }
     }
@@ -186,9 +198,10 @@ impl Server {
         if let Some(op) = &mut op {
             alias::map(ctx.store, &self.aliases, op)?;
         }
-        let path = op.as_ref().map(|op| super::path_of(ctx.store, op)).transpose()?.unwrap_or_default();
+        let path = op.as_ref().map(|op| self.conflict_path(ctx.store, op)).transpose()?.unwrap_or_default();
+        let standing = self.standing_of(ctx, op.as_ref(), kind)?;
         let row = ConflictRow { record: id, kind, op, path, time: record.time, hash };
-        self.conflict(ctx, record.recno, row)?;
+        self.conflict(ctx, record.recno, row, standing)?;
         self.log(ctx, position, id, LogWhat::Verdict(Verdict::Conflict(kind, hash)), None)
     }
 
@@ -210,6 +223,7 @@ impl Server {
             ctx,
             record.recno,
             ConflictRow { record: id, kind, op: None, path, time: record.time, hash: None },
+            Standing::default(),
         )
     }
 
@@ -218,10 +232,50 @@ impl Server {
         ctx: &mut Context<'_>,
         recno: Recno,
         row: ConflictRow,
+        standing: Standing,
     ) -> Result<(), StoreError> {
         let ConflictRow { record, kind, path, .. } = &row;
         ctx.out.push(Output::Event(Event::Conflict { record: *record, kind: *kind, path: path.clone() }));
-        self.conflicts.add(ctx.store, recno, &row)
+        let standing = Standing { since: self.conflict_clock(ctx), ..standing };
+        self.conflicts.add(ctx.store, recno, &row, standing)
+    }
+
+    /// Who decides about a refused record.
+    fn standing_of(
+        &self,
+        ctx: &Context<'_>,
+        op: Option<&Operation>,
+        kind: ConflictKind,
+    ) -> Result<Standing, StoreError> {
+        let in_the_way = match op {
+            Some(op) => in_the_way(&View::new(ctx.store, Which::Local), op, kind)?,
+            None => None,
+        };
+        let state = match (self.conflicts.options.policy, in_the_way) {
+            (Policy::ServerWins, _) => State::Decided,
+            (Policy::Manual, Some(object)) => State::Held(object),
+            // What there is nothing to win over waits for a person.
+            (Policy::KeepBoth | Policy::ClientWins | Policy::Manual, _) => State::Open,
+        };
+        let size = op.and_then(content_of).map_or(0, |content| content.size);
+        Ok(Standing { state, size, ..Standing::default() })
+    }
+
+    /// A file that a client made is the one that stood there.
+    fn unify_winner(
+        &mut self,
+        ctx: &mut Context<'_>,
+        id: OpId,
+        kind: ConflictKind,
+        object: ObjectId,
+        op: Option<&Operation>,
+    ) -> Result<(), StoreError> {
+        if kind != ConflictKind::NameName {
+            return Ok(());
+        }
+        let mine = op.map_or(ObjectId(id.0), |op| op.object);
+        self.aliases.remove(&mine);
+        alias::put(ctx.store, mine, object)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::InFlight;
 use super::Keeping;
 use super::Server;
+use super::conflicts;
 use super::offers::Offer;
 use super::restoring::Restore;
 use super::session::Session;
@@ -61,6 +62,7 @@ impl Server {
         }
         self.restore_torn(ctx)?;
         self.retell(ctx)?;
+        self.plan_resolutions();
         let held =
             |session: &Session| session.refused.as_ref().is_some_and(|refused| refused.until > ctx.now);
         let free = self.sessions.iter().filter(|(_, session)| !held(session));
@@ -137,17 +139,34 @@ impl Server {
             // Somebody writes to it on and on, and what is there cannot be kept: it stays, and the other is kept.
             decision = Decision::Refuse(kind);
         }
+        if decision == Decision::Accept
+            && !offers
+            && let Some(kind) = self.conflicts.holds(&op)
+        {
+            decision = Decision::Refuse(kind);
+        }
+        let mut won = 0;
+        if let Decision::Refuse(kind) = decision
+            && !(offers || kept || torn.is_some() || self.written.contains(&id))
+        {
+            let Some(win) = self.win(ctx, node, &sent, &mut op, kind)? else { return Ok(Step::Held) };
+            (decision, won) = win;
+        }
         match decision {
             Decision::Accept => {
                 let Some(content) = self.content_for(ctx, node, &op) else { return Ok(Step::Held) };
+                if won != 0 {
+                    verdicts::plan(ctx.store, &sent)?;
+                }
                 let item = self.item(ctx, &op, content)?;
-                self.plan(ctx, &op, item)?;
+                self.plan(ctx, &op, ReplayItem { verdict: won, ..item })?;
             }
             Decision::Unify(target) => {
                 if let Some(content) = content_of(&op) {
                     // It goes with the verdict.
                     self.staged.of(id, &content.hash);
                 }
+                let view = View::planned(ctx.store, &self.replaying.overlay);
                 let is_there = view.object(target)?.is_some();
                 verdicts::plan(ctx.store, &sent)?;
                 let mut item = noop(&op, target, verdict_code::UNIFIED);
@@ -168,6 +187,10 @@ impl Server {
                 if content_of(&op).is_some_and(|content| content.size > 0) && !kept {
                     return self.keep(ctx, node, &op);
                 }
+                let view = View::planned(ctx.store, &self.replaying.overlay);
+                if let Some(object) = in_the_way(&view, &op, kind)? {
+                    self.conflicts.hold_soon(object);
+                }
                 verdicts::plan(ctx.store, &sent)?;
                 self.replaying.push(noop(&op, op.object, verdict_code::of(kind)));
             }
@@ -175,11 +198,15 @@ impl Server {
         let Some(session) = self.sessions.get_mut(node) else { return Ok(Step::Held) };
         session.take();
         session.kept = None;
+        let gave_way = session.gave_way.take().is_some();
         if offers {
             session.offer.judged(&op, decision);
         }
         self.written.remove(&id);
         let generation = session.generation;
+        if gave_way && won == 0 {
+            self.gave_no_way(ctx, id, !matches!(decision, Decision::Refuse(_)))?;
+        }
         self.flying.insert(id);
         self.in_flight.push_back(InFlight { node: node.clone(), generation, op: sent });
         Ok(Step::Taken)
@@ -507,6 +534,26 @@ fn name_what_it_found(
         *before = there.hash;
     }
     Ok(())
+}
+
+/// What stands here in the way of a refused record.
+pub(super) fn in_the_way(
+    view: &View<'_>,
+    op: &Operation,
+    kind: ConflictKind,
+) -> Result<Option<ObjectId>, StoreError> {
+    let there = match (&op.kind, kind) {
+        (_, ConflictKind::NameName | ConflictKind::TargetTaken) => match conflicts::place(op) {
+            Some((dir, name)) => view.entry(dir, name)?,
+            None => None,
+        },
+        (_, ConflictKind::StoreStore | ConflictKind::RemoveUpdate) => Some(op.object),
+        _ => None,
+    };
+    match there {
+        Some(object) => Ok(view.object(object)?.map(|_| object)),
+        None => Ok(None),
+    }
 }
 
 fn noop(op: &Operation, object: ObjectId, verdict: u8) -> ReplayItem {

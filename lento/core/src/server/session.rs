@@ -46,6 +46,8 @@ pub struct Session {
     pub(super) keeping: Option<crate::types::Ticket>,
     /// It is kept.
     pub(super) kept: Option<OpId>,
+    /// What its first record takes away is kept: that record, and what it is.
+    pub(super) gave_way: Option<(OpId, crate::types::Hash)>,
     /// Positions up to here were sent.
     pub(super) sent: Position,
     /// Position it followed the log from when it was welcomed.
@@ -267,7 +269,7 @@ impl Server {
                 session.inbox.clear();
                 (session.weight, session.submitted, session.refused) = (0, Recno(0), None);
                 // What comes again may come with another content.
-                (session.keeping, session.kept) = (None, None);
+                (session.keeping, session.kept, session.gave_way) = (None, None, None);
                 self.written.retain(|id| id.0.replica != hello.replica);
                 // Nor does what is under way come back: what the welcome says is final.
                 let flights = self.in_flight.iter_mut().filter(|flight| flight.node == *node);

@@ -11,6 +11,7 @@ use super::Server;
 use super::backfetch::Backfetching;
 use super::backfetch::Found;
 use super::backfetch::Sought;
+use super::conflicts::Standing;
 use super::restoring::Restore;
 use crate::cml::Slot;
 use crate::context::Context;
@@ -486,7 +487,8 @@ impl Server {
         if torn.listed {
             self.conflicts.change(ctx.store, recno, &conflict)?;
         } else {
-            self.conflict(ctx, recno, conflict)?;
+            let standing = Standing { size: left.size, ..Standing::default() };
+            self.conflict(ctx, recno, conflict, standing)?;
             torn.listed = true;
             self.torn.rows.insert(object, torn);
             table::put(ctx.store, Table::Torn, &table::object_key(object), &torn)?;

@@ -9,6 +9,7 @@ use crate::scrub::ScrubStatus;
 use crate::server::ConflictRow;
 use crate::server::Judged;
 use crate::server::ReplicatorRow;
+use crate::server::Standing;
 use crate::server::resync;
 use crate::store::Store;
 use crate::store::Table;
@@ -58,8 +59,14 @@ pub struct Status {
     pub connected: bool,
     /// Server: its Replicators.
     pub replicators: Vec<ReplicatorStatus>,
-    /// Server: conflicts kept.
+    /// Server: conflicts that wait for a person; what belongs together is one.
     pub conflicts: u64,
+    /// Server: the same, of those that the volume's policy has decided; what lost is kept for a while.
+    pub conflicts_decided: u64,
+    /// Server: bytes that are kept of those that wait, and of those that are decided.
+    pub conflict_bytes: (u64, u64),
+    /// Server: what was kept for long enough and has gone, since the volume was opened.
+    pub conflicts_dropped: u64,
     /// Server: position of the newest of them.
     pub newest_conflict: Position,
     /// Server: verdicts given since the volume was opened.
@@ -157,6 +164,14 @@ impl Volume {
         Ok(list)
     }
 
+    /// Who decides about each conflict, and what is kept of it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn standing(store: &dyn Store, position: Position) -> Result<Standing, Fault> {
+        Ok(Standing::get(store, Recno(position.0))?)
+    }
+
     /// Whether a conflict is listed at this position.
     ///
     /// # Errors
@@ -210,7 +225,7 @@ impl Volume {
         match &self.part {
             Part::Server(server) => {
                 let mut replicators = Vec::new();
-                let sums = server.sums();
+                let (sums, tally) = (server.sums(), server.conflicts());
                 for node in server.replist() {
                     let row = ReplicatorRow::get(store, node)?;
                     let session = server.session(node);
@@ -231,7 +246,10 @@ impl Volume {
                     position: server.position(),
                     applied: Position(self.meta.last_read().0),
                     replicators,
-                    conflicts: server.conflicts(),
+                    conflicts: tally.open,
+                    conflicts_decided: tally.decided,
+                    conflict_bytes: (tally.open_bytes, tally.decided_bytes),
+                    conflicts_dropped: server.conflicts_dropped(),
                     newest_conflict: server.newest_conflict(),
                     judged: server.judged(),
                     waiting: server.waiting(store)?,

@@ -7,6 +7,7 @@ use super::disk::STAGING;
 use super::memory::Memory;
 use super::timing::Timing;
 use lento_core::Volume;
+use lento_core::io::ConflictOptions;
 use lento_core::io::FetchResult;
 use lento_core::io::Input;
 use lento_core::io::KeepContent;
@@ -18,6 +19,7 @@ use lento_core::message::Message;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
 use lento_core::types::INLINE_MAX;
+use lento_core::types::OpId;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
 use lento_core::volume::Config;
@@ -38,6 +40,8 @@ pub struct Node {
     /// The first part of its sync is done.
     pub(super) half_synced: bool,
     pub kept: BTreeSet<Hash>,
+    /// The same by the record that it is kept of.
+    kept_of: BTreeMap<OpId, BTreeSet<Hash>>,
     pub(super) lives: u64,
     pub faults: Vec<String>,
     /// Time inside the core.
@@ -85,12 +89,16 @@ pub struct World {
     pub trees_sent: u64,
     /// What the server keeps of its log.
     pub log_limit: LogLimit,
+    /// What becomes of updates that exclude each other.
+    pub conflicts: ConflictOptions,
     /// A power cut tears files that were being written.
     pub tears: bool,
     /// A power cut may leave the tree ahead of the log.
     pub skews: bool,
     /// What it left of those of which somebody else had the good content, and that.
     pub torn: BTreeMap<Hash, Hash>,
+    /// Conflicts that went although no person resolved them.
+    pub dropped: u64,
     /// Torn files that the server had back.
     pub restored: u64,
     /// What becomes of messages on their way; `None`: the receiver hangs up.
@@ -124,6 +132,7 @@ impl World {
                 told: Recno(0),
                 half_synced: false,
                 kept: BTreeSet::new(),
+                kept_of: BTreeMap::new(),
                 lives: 0,
                 wiped: 0,
                 faults: vec![],
@@ -147,10 +156,12 @@ impl World {
             backup: None,
             trees_sent: 0,
             log_limit: LogLimit::default(),
+            conflicts: ConflictOptions::default(),
             tears: false,
             skews: false,
             torn: BTreeMap::new(),
             restored: 0,
+            dropped: 0,
             mangle: None,
             timing: None,
         };
@@ -208,6 +219,7 @@ impl World {
         if index == SERVER {
             self.give(index, Input::Replist(replist));
             self.give(index, Input::LogLimit(self.log_limit));
+            self.give(index, Input::Conflicts(self.conflicts));
         }
     }
 
@@ -391,7 +403,7 @@ impl World {
                     .collect();
                 self.give(index, Input::Fetched { ticket, results });
             }
-            Output::Keep { ticket, content, .. } => {
+            Output::Keep { ticket, content, record } => {
                 let node = &mut self.nodes[index];
                 let bytes = match content {
                     KeepContent::Inline(bytes) => Some(bytes),
@@ -401,6 +413,7 @@ impl World {
                 let result = match bytes {
                     Some(bytes) => {
                         node.kept.insert(Hash::of(&bytes));
+                        node.kept_of.entry(record).or_default().insert(Hash::of(&bytes));
                         Ok(())
                     }
                     None => Err("no such file".to_owned()),
@@ -430,10 +443,22 @@ impl World {
                     self.nodes[index].disk.stage.remove(&name);
                 }
             }
-            Output::Truncate(_) | Output::Forget(_) => {}
+            Output::Forget(record) => self.forget(index, record),
+            Output::Truncate(_) => {}
             Output::Event(event) => self.told(index, event),
         }
         true
+    }
+
+    /// What was kept of this record goes, and whoever said so knows it.
+    fn forget(&mut self, index: usize, record: OpId) {
+        let node = &mut self.nodes[index];
+        for hash in node.kept_of.remove(&record).unwrap_or_default() {
+            if !node.kept_of.values().any(|kept| kept.contains(&hash)) {
+                node.kept.remove(&hash);
+                self.superseded.insert(hash);
+            }
+        }
     }
 
     fn read_content(&mut self, index: usize, ticket: Ticket, file: FileId, stage: bool) {

@@ -2,7 +2,7 @@
 
 use super::Manifests;
 use super::error::{Problem, Problems};
-use crate::volume::{Conflicts, Durability, Writes};
+use crate::volume::{Durability, Writes};
 use crate::{DeletionPolicy, Mode, Replicator, ReplicatorSpec, Volume, VolumeSpec};
 
 const LATER: &str = "not supported yet";
@@ -68,7 +68,6 @@ pub fn unsupported_in_volume(volume: &Volume) -> Vec<(&'static str, String)> {
     };
     unless(spec.replication.mode == Mode::Full, "spec.replication.mode", "OnDemand");
     unless(spec.writes == Writes::Optimistic, "spec.writes", "Permits");
-    unless(spec.conflicts == Conflicts::KeepBoth, "spec.conflicts", "any policy but KeepBoth");
     unless(spec.durability == Durability::Synced, "spec.durability", "Applied");
     refused
 }
@@ -92,7 +91,6 @@ pub fn unsupported_in_replicator(replicator: &Replicator) -> Vec<(&'static str, 
 pub fn as_supported_volume(spec: &mut VolumeSpec) {
     spec.replication.mode = Mode::default();
     spec.writes = Writes::default();
-    spec.conflicts = Conflicts::default();
     spec.durability = Durability::default();
 }
 
