@@ -62,13 +62,19 @@ pub(crate) enum Conflicts {
     #[command(after_help = "Example:\n  kubectl intermezzo conflicts list shared")]
     List(ListArgs),
     /// Show one conflict, or with --content what was kept of it
-    #[command(after_help = "Example:\n  kubectl intermezzo conflicts show shared 1234 --content > kept.txt\n\nIt asks the agent of the volume's server, by `kubectl exec`.")]
+    #[command(
+        after_help = "Example:\n  kubectl intermezzo conflicts show shared 1234 --content > kept.txt\n\nIt asks the agent of the volume's server, by `kubectl exec`."
+    )]
     Show(ShowArgs),
     /// Show what differs between what is in the tree and what was kept, as diff -u does
-    #[command(after_help = "Example:\n  kubectl intermezzo conflicts diff shared 1234\n\nIt asks the agent of the volume's server, by `kubectl exec`.")]
+    #[command(
+        after_help = "Example:\n  kubectl intermezzo conflicts diff shared 1234\n\nIt asks the agent of the volume's server, by `kubectl exec`."
+    )]
     Diff(OneArgs),
     /// Resolve a conflict: what is in the tree stays, and it is struck off the list
-    #[command(after_help = "Examples:\n  kubectl intermezzo conflicts resolve shared 1234 --take theirs\n  kubectl intermezzo conflicts show shared 1234 --content | kubectl exec -i my-pod -- tee /data/notes.txt &&\n    kubectl intermezzo conflicts resolve shared 1234 --take drop\n\nIt tells the agent of the volume's server, by `kubectl exec`. Agents write nothing into volumes: where what was kept is to\nbe in the tree, write it there from a pod that has the volume, as in the second example.")]
+    #[command(
+        after_help = "Examples:\n  kubectl intermezzo conflicts resolve shared 1234 --take theirs\n  kubectl intermezzo conflicts show shared 1234 --content | kubectl exec -i my-pod -- tee /data/notes.txt &&\n    kubectl intermezzo conflicts resolve shared 1234 --take drop\n\nIt tells the agent of the volume's server, by `kubectl exec`. Agents write nothing into volumes: where what was kept is to\nbe in the tree, write it there from a pod that has the volume, as in the second example."
+    )]
     Resolve(ResolveArgs),
 }
 

@@ -126,7 +126,8 @@ impl Cluster {
             .fields(&format!("spec.nodeName={node}"))
             .limit(PAGE);
         let pods = self.ask("list pods in all namespaces", api.list(&params)).await?;
-        let running = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+        let running =
+            |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
         let pod = pods.items.into_iter().find(running);
         let named = pod.and_then(|pod| pod.metadata.namespace.zip(pod.metadata.name));
         named.ok_or_else(|| ClusterError::NotFound(format!("no agent runs on node {node}")))

@@ -74,7 +74,10 @@ fn again(root: &OwnedFd, mountpoint: &Path, path: &Path, part: &ConflictRecord) 
         // The newest content of a file that another part made.
         "close" => write(above, name, shown, part),
         other => {
-            say(format_args!("{}: {other} is not done again; do it by hand where it matters", shown.display()));
+            say(format_args!(
+                "{}: {other} is not done again; do it by hand where it matters",
+                shown.display()
+            ));
             Ok(())
         }
     }

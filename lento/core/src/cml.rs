@@ -408,6 +408,20 @@ impl Cml {
         Ok(())
     }
 
+    /// What presto keeps of one object is another's from now on: the two are one.
+    pub fn rename_limbo(store: &mut dyn Store, from: ObjectId, to: ObjectId) -> Result<(), StoreError> {
+        let mut rows = Vec::new();
+        table::each_with_prefix(store, Table::Limbo, &table::object_key(from), |key, value| {
+            rows.push((key.to_vec(), table::decode::<FileId>(Table::Limbo, value)?));
+            Ok(())
+        })?;
+        for (key, file) in rows {
+            store.delete(Table::Limbo, &key)?;
+            Cml::note_limbo(store, file, to)?;
+        }
+        Ok(())
+    }
+
     /// The lower files that presto keeps for us.
     pub fn limbo(store: &dyn Store) -> Result<Vec<FileId>, StoreError> {
         let mut files = Vec::new();

@@ -236,6 +236,8 @@ impl Client {
                 Cml::write(ctx.store, recno, &Row { op, ..row })?;
             }
         }
+        Cml::rename_limbo(ctx.store, object, target)?;
+        self.cml.release_limbo(ctx.store, target, ctx.meta.last_read(), ctx.out)?;
         let base = Tree::new(ctx.store, Which::Base);
         for (name, _) in base.view().children(target, usize::MAX)? {
             touched.insert(Facet::Entry(target, name));

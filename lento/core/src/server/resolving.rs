@@ -163,7 +163,11 @@ impl Server {
         self.resolving.flying.remove(&id);
         let position = Position(record.recno.0);
         let path = self.path_of_conflict(ctx, id)?;
-        let Some((recno, records)) = self.conflicts.strike(ctx.store, id)? else { return Ok(()) };
+        let Some((recno, records)) = self.conflicts.strike(ctx.store, id)? else {
+            // It goes on as another one by now.
+            self.resolving.queue.retain(|_, (record, _)| *record != id);
+            return Ok(());
+        };
         if let Some((_, why)) = self.resolving.queue.remove(&recno)
             && why != Why::Person
         {
