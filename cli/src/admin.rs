@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use intermezzo_proto::v1::admin_client::AdminClient;
 use intermezzo_proto::v1::{
-    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, ResolveRequest, ScrubRequest, StatusReply,
-    StatusRequest, WaitProgress, WaitRequest,
+    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, JudgeRequest, ResolveRequest, ScrubRequest,
+    StatusReply, StatusRequest, WaitProgress, WaitRequest,
 };
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -140,6 +140,15 @@ impl Admin {
         self.answers(reply)
     }
 
+    /// Decides about removals that the server holds.
+    ///
+    /// # Errors
+    /// The agent does not answer, is no server of the volume, or holds none of that node.
+    pub async fn judge(&mut self, request: JudgeRequest) -> Result<(), AdminError> {
+        let reply = tokio::time::timeout(ANSWER, self.client.judge(request)).await;
+        reply.map_err(|_| self.silent())?.map(drop).map_err(|status| self.refused(status))
+    }
+
     /// Strikes a conflict off.
     ///
     /// # Errors
@@ -230,6 +239,14 @@ pub fn status(socket: &Path) -> Result<StatusReply, AdminError> {
 /// It does not answer, or not to the end.
 pub fn conflicts(socket: &Path, volume: &str) -> Result<Vec<ConflictRecord>, AdminError> {
     block_on(async { Admin::connect(socket).await?.conflicts(volume).await?.collect().await })
+}
+
+/// Decides about removals that the server at this socket holds.
+///
+/// # Errors
+/// The agent does not answer, is no server of the volume, or holds none of that node.
+pub fn judge(socket: &Path, request: JudgeRequest) -> Result<(), AdminError> {
+    block_on(async { Admin::connect(socket).await?.judge(request).await })
 }
 
 /// Strikes a conflict off that the server at this socket keeps.

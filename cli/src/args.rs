@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Updates that lost against another and are kept
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// Removals of a large part of a volume's tree by one node, which wait until somebody approves or refuses them
+    #[command(subcommand)]
+    Hold(Hold),
     /// Look through the plain files under a volume for changes that were made behind presto's back
     #[command(
         after_help = "Examples:\n  intermezzo scrub --dir /tmp/fleet --volume demo\n  intermezzo scrub --volume team/home --take\n\nExit code 3: something was found and not taken."
@@ -248,6 +251,27 @@ pub(crate) enum Conflicts {
         after_help = "Examples:\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take theirs\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take both --name notes-of-anna.txt\n  sudo intermezzo conflicts resolve 1234 --volume team/home --take mine\n\nWhat is written is an update of the server like any other, and goes to all nodes; that the conflict is resolved is told\nto all as well. The content that was kept is removed then. A conflict with parts (a tree made in a directory that was\nremoved) is resolved as a whole: `mine` makes the directory again, `both` under another name."
     )]
     Resolve(ResolveArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Hold {
+    /// List what waits: which node, how much of the tree, and some of the paths
+    #[command(after_help = "Example:\n  intermezzo hold list --dir /tmp/fleet --volume demo")]
+    List(VolumeArgs),
+    /// Let a node's removals be done, everywhere (root, on the volume's server)
+    #[command(after_help = "Example:\n  sudo intermezzo hold approve node2 --volume team/home")]
+    Approve(HoldArgs),
+    /// Refuse a node's removals: it gets back what it has removed (root, on the volume's server)
+    #[command(after_help = "Example:\n  sudo intermezzo hold refuse node2 --volume team/home")]
+    Refuse(HoldArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HoldArgs {
+    /// The node that removed it, as `hold list` prints it
+    pub node: String,
+    #[command(flatten)]
+    pub of: VolumeArgs,
 }
 
 /// Which version of a conflict stays.

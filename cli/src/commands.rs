@@ -6,6 +6,7 @@ mod completions;
 mod conflicts;
 mod dev;
 mod diff;
+mod hold;
 mod kml;
 mod parts;
 mod pki;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Kml(kml) => kml::run(kml),
         Command::Cml(cml) => cml::run(&cml),
         Command::Conflicts(conflicts) => conflicts::run(&conflicts),
+        Command::Hold(hold) => hold::run(&hold),
         Command::Pki(pki) => pki::run(pki),
         Command::Scrub(args) => scrub::run(&args),
         Command::Completions { shell } => completions::run(shell),

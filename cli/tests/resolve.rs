@@ -48,10 +48,7 @@ fn world(role: &str) -> World {
         part(51, 0, 0o100_640, "/gone/deep/a", Some("51")),
         part(52, 51, 0o040_700, "/gone/deep/sub", None),
         part(53, 51, 0o100_644, "/gone/deep/sub/b", None),
-        ConflictRecord {
-            operation: "close".into(),
-            ..part(54, 51, 0, "/gone/deep/sub/b", Some("53"))
-        },
+        ConflictRecord { operation: "close".into(), ..part(54, 51, 0, "/gone/deep/sub/b", Some("53")) },
         ConflictRecord { target: "b".into(), ..part(55, 51, 0o120_777, "/gone/deep/sub/link", None) },
     ];
     let mut conflicts = vec![
@@ -149,14 +146,17 @@ fn what_gave_way_to_an_update_is_put_back_or_dropped() {
 
 #[test]
 fn a_tree_made_in_a_removed_directory_is_made_again_as_a_whole() {
-    for (words, dir) in [(&["--take", "mine"][..], "gone/deep"), (&["--take", "both", "--name", "back"], "gone/back")] {
+    for (words, dir) in
+        [(&["--take", "mine"][..], "gone/deep"), (&["--take", "both", "--name", "back"], "gone/back")]
+    {
         let world = world("Server");
         let run = world.resolve("51", words);
         assert_eq!(run.code, 0, "{}", run.err);
         let read = |name: &str| world.read(&format!("{dir}/{name}"));
         assert_eq!((read("a").as_str(), read("sub/b").as_str()), ("of a", "of b"));
         assert_eq!(fs::read_link(world.path(&format!("{dir}/sub/link"))).unwrap(), PathBuf::from("b"));
-        let mode = |name: &str| fs::metadata(world.path(&format!("{dir}/{name}"))).unwrap().permissions().mode();
+        let mode =
+            |name: &str| fs::metadata(world.path(&format!("{dir}/{name}"))).unwrap().permissions().mode();
         assert_eq!((mode("a") & 0o777, mode("sub") & 0o777), (0o640, 0o700));
         assert_eq!(world.resolved(), [51]);
     }
@@ -210,6 +210,6 @@ fn what_cannot_be_done_resolves_nothing() {
     assert_eq!(on_server.read("taken"), "somebody's");
     let on_client = world("Client");
     let run = on_client.resolve("41", &["--take", "theirs"]);
-    assert!(run.err.contains("are resolved on its server, node a"), "{}", run.err);
+    assert!(run.err.contains("is for the server of volume default/demo, node a"), "{}", run.err);
     assert!(on_server.resolved().is_empty() && on_client.resolved().is_empty());
 }

@@ -12,6 +12,7 @@ use intermezzo_channel::v1::packet::Body;
 use intermezzo_proto::v1;
 use intermezzo_proto::v1::admin_server::Admin;
 use intermezzo_proto::v1::admin_server::AdminServer;
+use lento_core::io::Judgement;
 use lento_core::scrub::Found;
 use lento_core::types::Position;
 use lento_core::types::Recno;
@@ -183,6 +184,41 @@ impl Admin for AdminService {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(Response::new(v1::ResolveReply {}))
+    }
+
+    async fn judge(&self, request: Request<v1::JudgeRequest>) -> Result<Response<v1::JudgeReply>, Status> {
+        let request = request.into_inner();
+        let volume = self.find(&request.volume)?;
+        let judgement = match request.judgement() {
+            v1::judge_request::Judgement::Approve => Judgement::Approved,
+            v1::judge_request::Judgement::Refuse => Judgement::Refused,
+            v1::judge_request::Judgement::Unspecified => {
+                return Err(Status::invalid_argument("neither approved nor refused"));
+            }
+        };
+        let report = volume.report().await;
+        if !report.serving {
+            return Err(Status::failed_precondition(format!(
+                "removals of volume {} are held by its server, node {}",
+                volume.name, report.server
+            )));
+        }
+        let is_held = |report: &Report| report.status.held.iter().any(|(node, _)| *node == request.node);
+        if !is_held(&report) {
+            return Err(Status::not_found(format!(
+                "no removals of node {} are held on volume {}",
+                request.node, volume.name
+            )));
+        }
+        volume.send(Mail::Judged(request.node.clone(), judgement)).await;
+        let deadline = tokio::time::Instant::now() + RESOLVED;
+        while is_held(&volume.report().await) {
+            if tokio::time::Instant::now() > deadline {
+                return Err(Status::unavailable(format!("volume {} is busy or stopped", volume.name)));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Response::new(v1::JudgeReply {}))
     }
 
     async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
@@ -366,6 +402,7 @@ pub(crate) fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::
         conflicts_decided: status.conflicts_decided,
         conflict_bytes: status.conflict_bytes.0,
         conflict_decided_bytes: status.conflict_bytes.1,
+        held: status.held.into_iter().map(held_removal).collect(),
         mountpoint: report.mountpoint,
         cache: report.cache,
         kml_first: kml.0,
@@ -376,6 +413,11 @@ pub(crate) fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::
         pending_seconds: clock::seconds_since(status.pending_since, now),
         reached: String::new(),
     }
+}
+
+fn held_removal((node, held): (String, lento_core::Held)) -> v1::HeldRemoval {
+    let lento_core::Held { removals, objects, paths, .. } = held;
+    v1::HeldRemoval { node, removals, objects, paths }
 }
 
 fn replicator_status(replicator: ReplicatorStatus, now: Time) -> v1::ReplicatorStatus {

@@ -5,11 +5,13 @@ use intermezzo_api::Replicator;
 use intermezzo_api::Volume;
 use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
-use intermezzo_api::volume::LimitsSpec;
 use intermezzo_api::volume::Conflicts;
+use intermezzo_api::volume::LimitsSpec;
+use intermezzo_api::volume::MassAction;
 use intermezzo_api::volume::Source;
 use intermezzo_api::volume::WhenFull;
 use lento_core::io::ConflictOptions;
+use lento_core::io::MassOptions;
 use lento_core::io::NodeName;
 use lento_core::io::Policy;
 use std::collections::BTreeMap;
@@ -35,6 +37,8 @@ pub struct DesiredVolume {
     pub when_full: WhenFull,
     /// What becomes of updates that exclude each other.
     pub conflicts: ConflictOptions,
+    /// When a person is asked before one node's removals are done.
+    pub mass: MassOptions,
     /// A directory of the server's node that is the volume's tree.
     pub source: Option<String>,
     /// Names that stay on this node.
@@ -75,6 +79,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             access,
             log_max_bytes: volume.spec.log.max_bytes,
             conflicts: conflict_options(volume),
+            mass: mass_options(volume),
             when_full: volume.spec.log.when_full,
             source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
             exclude: volume.spec.exclude.clone(),
@@ -98,5 +103,16 @@ fn conflict_options(volume: &Volume) -> ConflictOptions {
             .days
             .map_or(ConflictOptions::KEEP_FOR, |days| u64::from(days).saturating_mul(24 * 3600 * 1000)),
         keep_bytes: retention.max_bytes.unwrap_or(ConflictOptions::KEEP_BYTES),
+    }
+}
+
+fn mass_options(volume: &Volume) -> MassOptions {
+    let mass = &volume.spec.mass_removal;
+    MassOptions {
+        percent: match mass.action {
+            MassAction::Hold => Some(mass.percent.unwrap_or(MassOptions::PERCENT)),
+            MassAction::Allow => None,
+        },
+        minimum: mass.minimum.unwrap_or(MassOptions::MINIMUM),
     }
 }

@@ -5,6 +5,7 @@ use crate::link::Link;
 use crate::meters::Meters;
 use crate::store::VolumeStore;
 use lento_core::io::Input;
+use lento_core::io::Judgement;
 use lento_core::io::NodeName;
 use lento_core::message::Message;
 use lento_core::types::FileId;
@@ -50,6 +51,8 @@ pub enum Mail {
     },
     /// A person has resolved the conflict at this position.
     Resolved(Position),
+    /// A person has decided about what this node is about to remove.
+    Judged(NodeName, Judgement),
     /// The desired state has changed.
     Desired(crate::desired::DesiredVolume),
     /// Where is this lower file safe, of which that is the newest record?

@@ -263,6 +263,11 @@ impl VolumeTask {
                     inputs.push(Input::Resolved(position));
                 }
             }
+            Mail::Judged(node, judgement) => {
+                if self.life.is_some() {
+                    inputs.push(Input::Judged(node, judgement));
+                }
+            }
             Mail::Desired(desired) => self.desired_changed(desired, inputs),
             Mail::Safety(file, newest, reply) => {
                 if let Some(Ok(safety)) = self.life.as_ref().map(|life| life.safety(file, newest)) {
@@ -341,7 +346,8 @@ impl VolumeTask {
         let options_changed = limits_changed
             || (desired.access, desired.limits) != (self.desired.access, self.desired.limits)
             || desired.exclude != self.desired.exclude;
-        let conflicts_changed = desired.conflicts != self.desired.conflicts;
+        let conflicts_changed =
+            (desired.conflicts, desired.mass) != (self.desired.conflicts, self.desired.mass);
         self.desired = desired;
         self.admit();
         if self.desired.is_server(&self.around.node) {
@@ -356,6 +362,7 @@ impl VolumeTask {
             }
             if self.life.is_some() && conflicts_changed {
                 inputs.push(Input::Conflicts(self.desired.conflicts));
+                inputs.push(Input::MassRemoval(self.desired.mass));
             }
         } else if self.is_paused() && !was_paused {
             info!(target: "volume", volume = &*self.handle.name, "paused: this node's updates wait in its journal");

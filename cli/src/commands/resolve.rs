@@ -72,10 +72,14 @@ pub(super) fn found_on_server(agents: &AgentArgs, volume: &str, position: u64) -
     let at = listed.iter().position(|conflict| conflict.position == position);
     let at = at.with_context(|| format!("volume {volume} has no conflict at position {position}"))?;
     let conflict = listed.swap_remove(at);
-    let mut parts: Vec<ConflictRecord> =
-        listed.into_iter().filter(|part| part.group == position).collect();
+    let mut parts: Vec<ConflictRecord> = listed.into_iter().filter(|part| part.group == position).collect();
     parts.sort_by_key(|part| part.position);
     Ok(Found { socket, mountpoint, cache, conflict, parts })
+}
+
+/// The agent among these that is the volume's server.
+pub(super) fn server_of(agents: &AgentArgs, volume: &str) -> Result<PathBuf> {
+    Ok(server(agents, &volume_id(volume)?)?.0)
 }
 
 /// The agent among these that is the volume's server, where the volume is mounted there, and where it lies.
@@ -91,7 +95,7 @@ fn server(agents: &AgentArgs, volume: &str) -> Result<(PathBuf, PathBuf, PathBuf
         }
     }
     match servers.pop() {
-        Some(server) => bail!("conflicts of volume {volume} are resolved on its server, node {server}"),
+        Some(server) => bail!("this is for the server of volume {volume}, node {server}: run it there"),
         None => bail!("volume {volume} is not on this node"),
     }
 }

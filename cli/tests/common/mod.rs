@@ -24,6 +24,8 @@ pub struct Script {
     pub cml: Vec<CmlRecord>,
     pub conflicts: Vec<ConflictRecord>,
     pub scrub: Vec<ScrubProgress>,
+    /// What it was told about removals that it holds.
+    pub judged: Arc<Mutex<Vec<String>>>,
     /// Conflicts that it was told are resolved.
     pub resolved: Arc<Mutex<Vec<u64>>>,
 }
@@ -70,6 +72,13 @@ impl Admin for Script {
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveReply>, Status> {
         self.resolved.lock().await.push(request.into_inner().position);
         Ok(Response::new(ResolveReply {}))
+    }
+
+    async fn judge(&self, request: Request<JudgeRequest>) -> Result<Response<JudgeReply>, Status> {
+        let request = request.into_inner();
+        let text = format!("{} {} {:?}", request.volume, request.node, request.judgement());
+        self.judged.lock().await.push(text);
+        Ok(Response::new(JudgeReply {}))
     }
 
     async fn scrub(&self, request: Request<ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {

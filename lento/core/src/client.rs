@@ -75,6 +75,8 @@ pub struct Client {
     frozen: bool,
     /// A content is pending under a number that has its verdict.
     tell_again: bool,
+    /// When the server was last told how many removals there are.
+    ahead_told: Option<Millis>,
     /// Newest record when presto came up.
     journal_end: Option<Recno>,
     /// The same until presto was told what to keep in limbo.
@@ -139,6 +141,7 @@ impl Client {
             greeting,
             frozen: true,
             tell_again: false,
+            ahead_told: None,
             journal_end: None,
             limbo_end: None,
             offering: None,
@@ -324,6 +327,7 @@ impl Client {
             | Message::Ack(_)
             | Message::SnapshotStored(_)
             | Message::Backfetched { .. }
+            | Message::Ahead { .. }
             | Message::Barrier { .. } => {
                 ctx.out.push(Output::Hangup(node.clone(), "a client's message from the server".into()));
                 Ok(())

@@ -5,11 +5,14 @@
 
 mod conflicts;
 mod event;
+mod mass;
 mod scrub;
 
 pub use conflicts::ConflictOptions;
 pub use conflicts::Policy;
 pub use event::Event;
+pub use mass::Judgement;
+pub use mass::MassOptions;
 
 pub use scrub::Listed;
 pub use scrub::Listing;
@@ -104,6 +107,10 @@ pub enum Input {
     },
     /// Server: a person has resolved the conflict at this position.
     Resolved(Position),
+    /// Server: when a person is asked before one node's removals are done.
+    MassRemoval(MassOptions),
+    /// Server: a person has decided about what this node is about to remove.
+    Judged(NodeName, Judgement),
     /// Server: what becomes of updates that exclude each other.
     Conflicts(ConflictOptions),
     /// Server: the nodes of the replication list, this one not among them.

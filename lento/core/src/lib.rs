@@ -28,6 +28,7 @@ pub mod volume;
 
 pub use ledger::Behind;
 pub use server::ConflictRow;
+pub use server::Held;
 pub use server::Judged;
 pub use server::Kept;
 pub use server::Standing;

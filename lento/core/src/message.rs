@@ -27,6 +27,13 @@ pub enum Message {
         /// Offered up to here.
         upto: Position,
     },
+    /// Client: what it has not sent yet.
+    Ahead {
+        /// Removals among its records without a verdict.
+        removals: u64,
+        /// The newest of its records.
+        upto: Recno,
+    },
     /// Client: how far it is.
     Ack(Ack),
     /// Client: the objects of the snapshot up to this one are in its store.

@@ -11,6 +11,7 @@ mod gone;
 mod judging;
 mod offers;
 mod orphans;
+mod removals;
 mod resolving;
 mod restoring;
 mod retelling;
@@ -80,6 +81,8 @@ pub use conflicts::Standing;
 pub use conflicts::State;
 pub use conflicts::Tally;
 use gone::Gone;
+pub use removals::Held;
+use removals::Removals;
 use resolving::Resolving;
 pub use session::ReplicatorRow;
 
@@ -136,6 +139,8 @@ pub struct Server {
     dropped: u64,
     /// Where removed objects were.
     gone: Gone,
+    /// What one node is about to remove.
+    removals: Removals,
     judged: Judged,
     /// What clients have of a log that this server has lost.
     offers: Offers,
@@ -259,6 +264,7 @@ impl Server {
             Ok(())
         })?;
         server.conflicts = Conflicts::load(store)?;
+        server.removals = Removals::load(store)?;
         server.orphans = Orphans::load(store)?;
         server.torn = TornFiles::load(store)?;
         Ok(server)
@@ -292,6 +298,9 @@ impl Server {
         times.extend(self.replaying.wake().map(|at| (at, "replay again")));
         times.extend(self.offers.wake().map(|at| (at, "no longer wait for who may have what is lost here")));
         times.extend(self.retelling.wake().map(|at| (at, "tell anew what was read")));
+        times.extend(
+            self.removals.wake().map(|at| (at, "see whether a node has removed all that it wants to")),
+        );
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
         times.extend(self.conflicts_wake().map(|at| (at, "let go what is kept of decided conflicts")));
         times.extend(self.torn.wake().map(|at| (at, "look again for the content of a torn file")));
@@ -515,6 +524,7 @@ impl Server {
         if self.orphans.len() > 0 {
             list.push(format!("{} files that writers left are being kept", self.orphans.len()));
         }
+        self.removals_waiting(&mut list);
         self.torn_waiting(store, &mut list)?;
         for (node, session) in &self.sessions {
             if session.state == SessionState::Offering {
@@ -558,6 +568,11 @@ impl Server {
     /// Conflicts kept.
     pub fn conflicts(&self) -> Tally {
         self.conflicts.tally()
+    }
+
+    /// Removals that wait for a person.
+    pub fn held(&self) -> impl Iterator<Item = (&NodeName, &Held)> {
+        self.removals.held()
     }
 
     /// Conflicts that were dropped because they had been kept for long enough, since the volume was opened.

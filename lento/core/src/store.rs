@@ -49,11 +49,13 @@ pub enum Table {
     Torn = 19,
     /// Server: who decides about each conflict and what is kept of it, by position.
     Standing = 20,
+    /// Server: removals that wait for a person, by node.
+    Held = 21,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 21] = [
+    pub const ALL: [Table; 22] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -75,6 +77,7 @@ impl Table {
         Table::Tail,
         Table::Torn,
         Table::Standing,
+        Table::Held,
     ];
 }
 

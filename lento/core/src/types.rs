@@ -433,6 +433,8 @@ pub enum ConflictKind {
     UpdateRemove,
     /// Content left by a writer whose file had been replaced under it.
     Orphan,
+    /// A removal that a person has refused, since it was one of very many.
+    MassRemoval,
 }
 
 /// One position of the server's log, as it is forwarded.

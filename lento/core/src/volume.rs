@@ -452,6 +452,8 @@ fn feed_server(
         Input::Staged { node, hash, size, name } => server.staged(node, hash, size, name),
         Input::Resolved(position) => server.resolved(ctx, position)?,
         Input::Conflicts(options) => server.set_conflict_options(options),
+        Input::MassRemoval(options) => server.set_mass_options(ctx, options)?,
+        Input::Judged(node, judgement) => server.judged_removals(ctx, &node, judgement)?,
         Input::Replist(nodes) => server.set_replist(ctx, nodes)?,
         Input::LogLimit(limit) => server.set_log_limit(ctx, limit)?,
         Input::Barrier { id, upto, all } => server.barrier(id, upto, all),
@@ -473,6 +475,8 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         | Input::Staged { .. }
         | Input::Resolved(_)
         | Input::Conflicts(_)
+        | Input::MassRemoval(_)
+        | Input::Judged(..)
         | Input::Replist(_)
         | Input::LogLimit(_) => {}
         Input::Synced { ticket, recno } => client.synced(ctx, ticket, recno.is_some()),

@@ -143,6 +143,8 @@ fn message(dice: &mut Dice) -> Message {
             applied: Position(number(dice)),
             durable: Position(number(dice)),
         }),
+        // Rubbish.
+        5 if dice.roll(2) == 0 => Message::Ahead { removals: number(dice), upto: Recno(number(dice)) },
         5 => Message::Barrier { id: number(dice), after: Recno(number(dice)) },
         6 => Message::Welcome(Welcome {
             greeting: dice.roll(3),

@@ -362,3 +362,30 @@ fn a_resolution_survives_a_power_cut_and_a_client_does_not_bring_the_loser_back(
     everywhere(&world, "f", Some("f of the server"));
     assert!(listed(&world).iter().all(|(_, row, _)| row.record != struck), "{:?}", listed(&world));
 }
+
+#[test]
+fn where_clients_win_nothing_goes_over_another_name_of_itself() {
+    let mut world = with(Policy::ClientWins, 2);
+    store(&mut world, CLIENT, "f", "old");
+    settle(&mut world);
+    apart(&mut world, |world| link(world, SERVER, "f", "e"), |world| rename(world, CLIENT, "f", "e"));
+    everywhere(&world, "e", Some("old"));
+}
+
+#[test]
+fn where_clients_win_two_things_that_a_client_has_made_stay_two() {
+    let mut world = with(Policy::ClientWins, 2);
+    store(&mut world, CLIENT, "tmp", "made first");
+    settle(&mut world);
+    apart(
+        &mut world,
+        |world| link(world, SERVER, "tmp", "a"),
+        |world| {
+            store(world, CLIENT, "a", "made then");
+            rename(world, CLIENT, "tmp", "a");
+        },
+    );
+    everywhere(&world, "a", Some("made first"));
+    everywhere(&world, "tmp", Some("made first"));
+    assert!(is_kept(&world, "made then"));
+}

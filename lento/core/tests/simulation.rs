@@ -10,6 +10,7 @@ use lento_core::Volume;
 use lento_core::io::ConflictOptions;
 use lento_core::io::Input;
 use lento_core::io::LogLimit;
+use lento_core::io::MassOptions;
 use lento_core::io::Policy;
 use lento_core::types::mode;
 use sim::disk::ROOT;
@@ -40,6 +41,8 @@ struct Mix {
     policy: Option<Policy>,
     /// How long what a policy has decided is kept.
     keep_for: u64,
+    /// A person is asked before one node removes so much; `None`: never.
+    mass: Option<u8>,
     /// People resolve conflicts.
     resolves: bool,
     /// Of so many things that happen 84 are users' or troubles, others are the machines' own steps.
@@ -62,6 +65,7 @@ const CALM: Mix = Mix {
     log: u64::MAX,
     policy: Some(Policy::KeepBoth),
     keep_for: ConflictOptions::KEEP_FOR,
+    mass: None,
     resolves: false,
     things: 200,
     pace: 3,
@@ -95,6 +99,7 @@ fn any(seed: u64) -> Mix {
         ][dice.roll(5) as usize],
         keep_for: [50, 1000, ConflictOptions::KEEP_FOR][dice.roll(3) as usize],
         resolves: dice.roll(2) == 0,
+        mass: [None, None, Some(1), Some(30)][dice.roll(4) as usize],
     }
 }
 
@@ -233,6 +238,17 @@ fn write_a_little(world: &mut World, index: usize) {
     }
 }
 
+/// Somebody removes whatever is there.
+fn remove_much(world: &mut World, index: usize) {
+    world.note(format!("t{} n{index} removes much", world.now));
+    for (dir, name, file) in world.files(index).into_iter().rev() {
+        let hash = world.nodes[index].disk.hash(file);
+        if world.dice.roll(5) > 0 && world.nodes[index].disk.user_remove(dir, &name).is_ok() {
+            world.superseded.insert(hash);
+        }
+    }
+}
+
 /// A person strikes a conflict off, whichever.
 fn resolve(world: &mut World) {
     let rows = Volume::conflicts(&world.nodes[0].store, 50).unwrap();
@@ -251,8 +267,16 @@ fn change_policy(world: &mut World) {
     world.give(0, Input::Conflicts(world.conflicts));
 }
 
-/// How many torn files the server had back in the end.
-fn run(seed: u64, mix: Mix) -> Result<u64, String> {
+/// What a history was a test of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Torn files that the server had back in the end.
+    restored: u64,
+    /// Times that a person was asked about removals.
+    asked: u64,
+}
+
+fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
     let mut world = World::with_tail(seed, mix.clients, mix.tail);
     world.tears = mix.tears;
     world.skews = mix.power;
@@ -265,6 +289,8 @@ fn run(seed: u64, mix: Mix) -> Result<u64, String> {
     world.conflicts.policy = mix.policy.unwrap_or_default();
     world.conflicts.keep_for = mix.keep_for;
     world.give(0, Input::Conflicts(world.conflicts));
+    world.mass = MassOptions { percent: mix.mass, minimum: 2 };
+    world.give(0, Input::MassRemoval(world.mass));
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(mix.things) {
@@ -282,6 +308,8 @@ fn run(seed: u64, mix: Mix) -> Result<u64, String> {
             }
             87 | 88 if mix.resolves => resolve(&mut world),
             89 if mix.policy.is_none() => change_policy(&mut world),
+            90..=92 if mix.mass.is_some() => drop(world.answer()),
+            93 | 94 if mix.mass.is_some() && index > 0 => remove_much(&mut world, index),
             79..=82 if mix.clocks => world.set_clock(index),
             72..=75 if mix.backups && index == 0 => world.back_up(),
             76..=78 if mix.backups && index == 0 => world.restore(),
@@ -325,7 +353,7 @@ fn run(seed: u64, mix: Mix) -> Result<u64, String> {
         }
         return Err(format!("seed {seed}: rested {rested}: {}", result.err().unwrap_or_default()));
     }
-    Ok(world.restored)
+    Ok(Seen { restored: world.restored, asked: world.asked })
 }
 
 fn runs(default: u64) -> std::ops::Range<u64> {
@@ -336,20 +364,25 @@ fn runs(default: u64) -> std::ops::Range<u64> {
     from..from + std::env::var("SIM_RUNS").ok().and_then(|s| s.parse().ok()).unwrap_or(default)
 }
 
-fn many(mix: Mix, default: u64) -> u64 {
+/// Too few histories to say what they have in common.
+fn few() -> bool {
+    std::env::var_os("SIM_SEED").is_some() || std::env::var_os("SIM_RUNS").is_some()
+}
+
+fn many(mix: Mix, default: u64) -> Seen {
     each(|_| mix, default)
 }
 
-fn each(mix: impl Fn(u64) -> Mix, default: u64) -> u64 {
+fn each(mix: impl Fn(u64) -> Mix, default: u64) -> Seen {
     let mut bad = Vec::new();
-    let mut restored = 0;
+    let mut all = Seen::default();
     let range = runs(default);
     let total = range.clone().count();
     for seed in range {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, mix(seed))))
             .unwrap_or_else(|_| Err(format!("seed {seed}: panic")));
         match outcome {
-            Ok(files) => restored += files,
+            Ok(seen) => (all.restored, all.asked) = (all.restored + seen.restored, all.asked + seen.asked),
             Err(why) => bad.push(why),
         }
     }
@@ -357,7 +390,7 @@ fn each(mix: impl Fn(u64) -> Mix, default: u64) -> u64 {
         println!("{why}");
     }
     assert!(bad.is_empty(), "{} of {total} seeds went wrong", bad.len());
-    restored
+    all
 }
 
 #[test]
@@ -405,9 +438,8 @@ fn three_nodes_with_power_cuts_of_all_that_tear_files() {
         tears: true,
         ..CALM
     };
-    let restored = many(mix, 1500);
-    let few = std::env::var_os("SIM_SEED").is_some() || std::env::var_os("SIM_RUNS").is_some();
-    assert!(few || restored > 100, "only {restored} torn files were restored: what is this a test of?");
+    let restored = many(mix, 1500).restored;
+    assert!(few() || restored > 100, "only {restored} torn files were restored: what is this a test of?");
 }
 
 #[test]
@@ -452,6 +484,15 @@ fn three_nodes_whose_owner_wants_conflicts_decided() {
         Mix { policy, keep_for, power, server_power: power, backups: seed % 5 == 0, ..mix }
     };
     each(mix, 1000);
+}
+
+#[test]
+fn three_nodes_of_which_one_removes_much_at_a_time() {
+    let mix = Mix { clients: 2, steps: 250, cuts: true, kills: true, mass: Some(20), ..CALM };
+    let power = |seed| seed % 2 == 0;
+    let mix = |seed| Mix { power: power(seed), server_power: power(seed), backups: seed % 5 == 0, ..mix };
+    let asked = each(mix, 1000).asked;
+    assert!(few() || asked > 200, "a person was asked {asked} times only: what is this a test of?");
 }
 
 #[test]

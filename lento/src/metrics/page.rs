@@ -213,6 +213,11 @@ impl Page {
             of_status(volumes, server, |status| status.conflicts),
         );
         self.gauge(
+            "volume_held_removals",
+            "Files and directories that nodes are about to remove and that wait for a person",
+            of_status(volumes, server, |status| status.held.iter().map(|(_, held)| held.removals).sum()),
+        );
+        self.gauge(
             "volume_conflicts_decided",
             "Conflicts that the volume's policy has decided, of which what lost is still kept",
             of_status(volumes, server, |status| status.conflicts_decided),

@@ -42,6 +42,7 @@ fn definition(table: Table) -> Definition {
         Table::Tail => "tail",
         Table::Torn => "torn",
         Table::Standing => "standing",
+        Table::Held => "held",
     })
 }
 

@@ -279,6 +279,13 @@ fn tell(volume: &str, event: Event) {
         Event::Conflict { record, kind, path } => {
             warn!(target: "volume", volume, %record, ?kind, path, "a conflict was kept");
         }
+        Event::RemovalsHeld { node, removals, objects, path } => {
+            warn!(target: "volume", volume, node, removals, objects, path,
+                "a node is about to remove a large part of the tree: nothing of it is done until somebody approves or refuses it (intermezzo hold)");
+        }
+        Event::RemovalsJudged { node, removals, objects, judgement } => {
+            info!(target: "volume", volume, node, removals, objects, ?judgement, "the removal of a large part of the tree is decided");
+        }
         Event::ConflictDropped { record, path, is_old } => {
             let why = if is_old {
                 "it has been kept for as long as the volume wants"

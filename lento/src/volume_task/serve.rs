@@ -195,6 +195,7 @@ impl VolumeTask {
             inputs.push(self.replication_list());
             inputs.push(self.log_limit());
             inputs.push(Input::Conflicts(self.desired.conflicts));
+            inputs.push(Input::MassRemoval(self.desired.mass));
             inputs.extend(self.links.keys().cloned().map(Input::Connected));
         } else {
             self.greet(inputs);

@@ -135,6 +135,9 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
             let object = Some(tag(object.0));
             vec![Client::Backfetched(v1::Backfetched { object, holds: Some(holds_word(holds)) })]
         }
+        Message::Ahead { removals, upto } => {
+            vec![Client::Ahead(v1::Ahead { removals: *removals, upto: upto.0 })]
+        }
         Message::Barrier { id, after } => {
             vec![Client::Barrier(v1::Barrier { id: *id, after: after.0 })]
         }
@@ -196,6 +199,7 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
             object: object_id("backfetched.object", told.object)?,
             holds: holds_back(need("backfetched.holds", told.holds)?)?,
         },
+        Client::Ahead(ahead) => Message::Ahead { removals: ahead.removals, upto: Recno(ahead.upto) },
         Client::Barrier(barrier) => Message::Barrier { id: barrier.id, after: Recno(barrier.after) },
         Client::Goodbye(_) => return Ok(None),
     }))

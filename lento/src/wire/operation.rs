@@ -285,6 +285,7 @@ fn conflict(kind: ConflictKind) -> v1::ConflictKind {
         ConflictKind::RenameCycle => v1::ConflictKind::RenameCycle,
         ConflictKind::UpdateRemove => v1::ConflictKind::UpdateRemove,
         ConflictKind::Orphan => v1::ConflictKind::Orphan,
+        ConflictKind::MassRemoval => v1::ConflictKind::MassRemoval,
     }
 }
 
@@ -301,5 +302,6 @@ fn conflict_back(kind: i32) -> Result<ConflictKind, WireError> {
         v1::ConflictKind::RenameCycle => ConflictKind::RenameCycle,
         v1::ConflictKind::UpdateRemove => ConflictKind::UpdateRemove,
         v1::ConflictKind::Orphan => ConflictKind::Orphan,
+        v1::ConflictKind::MassRemoval => ConflictKind::MassRemoval,
     })
 }

@@ -126,6 +126,7 @@ fn records() -> Vec<LogRecord> {
         Verdict::Conflict(ConflictKind::UpdateRemove, None),
         Verdict::Conflict(ConflictKind::Orphan, None),
         Verdict::Resolved(Position(7)),
+        Verdict::Conflict(ConflictKind::MassRemoval, None),
     ];
     let whats =
         operations().into_iter().map(LogWhat::Operation).chain(verdicts.into_iter().map(LogWhat::Verdict));
@@ -228,6 +229,7 @@ fn what_a_client_says_comes_back() {
         Message::Ack(Ack { position: Position(3), applied: Position(2), durable: Position(1) }),
         Message::SnapshotStored(object(5)),
         Message::Barrier { id: 4, after: Recno(0) },
+        Message::Ahead { removals: 70, upto: Recno(99) },
     ];
     for message in messages {
         assert_eq!(through_client(&message), std::slice::from_ref(&message));

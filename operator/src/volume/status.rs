@@ -159,6 +159,14 @@ fn degraded(
         if !said.fault.is_empty() {
             worse.push(Problem { reason: "Fault", message: said.fault.clone() });
         }
+        for held in &said.held {
+            let message = format!(
+                "node {} is about to remove {} of {} files and directories: approve or refuse it on the server \
+                 (`kubectl exec` into its agent: `intermezzo hold`)",
+                held.node, held.removals, held.objects
+            );
+            worse.push(Problem { reason: "RemovalsHeld", message });
+        }
         if said.conflicts > 0 {
             let message =
                 format!("{} conflicts are kept; `kubectl get conflicts` lists them", said.conflicts);

@@ -110,7 +110,8 @@ fn show(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
     edit(fleet, a, b, &items, step)?;
     two_names(fleet, a, b, step)?;
     excluded(fleet, a, b, step)?;
-    both_sides(fleet, a, b, &items, step)
+    both_sides(fleet, a, b, &items, step)?;
+    mass_removal(fleet, a, b, step)
 }
 
 /// The other direction: an edit on b is seen on a.
@@ -324,4 +325,43 @@ fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], st
         begin.elapsed(),
     );
     Ok(())
+}
+
+/// Somebody removes everything on b: nothing of it happens on a, and refused, b has it back.
+fn mass_removal(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
+    let cut = &fleet.fleet;
+    let begin = Instant::now();
+    let ask = |words: &[&str]| -> Result<String> {
+        let mut command = Command::new(binary("intermezzo")?);
+        command.arg("hold").args(words).args(["--volume", &cut.config.volume, "--dir"]).arg(&cut.layout.dir);
+        output(&mut command, PATIENCE)
+    };
+    let node = cut.node("b")?;
+    cut.set_paused(node, true)?;
+    let mut removed = 0;
+    for entry in fs::read_dir(b)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            #[allow(clippy::disallowed_methods, reason = "what this demo copied")]
+            fs::remove_dir_all(entry.path())?;
+            removed += 1;
+        }
+    }
+    cut.set_paused(node, false)?;
+    let held = loop {
+        let held = ask(&["list"])?;
+        if held.contains("REMOVES") {
+            break held;
+        }
+        ensure!(begin.elapsed() < PATIENCE, "nobody is asked about the removal of everything");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let left = fs::read_dir(a)?.count();
+    ensure!(left >= removed, "only {left} of {removed} directories are left on a");
+    ask(&["refuse", "b"])?;
+    cut.wait(node, Scope::Everywhere, PATIENCE)?;
+    let what = held.lines().nth(1).unwrap_or_default().split_whitespace().take(3).collect::<Vec<_>>();
+    let what = format!("{} (node, removes, of) was held and refused: b has everything back", what.join(" "));
+    step("removal", what, begin.elapsed());
+    equal_again(fleet, a, b, step)
 }

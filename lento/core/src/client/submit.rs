@@ -12,6 +12,7 @@ use crate::message::Message;
 use crate::store::StoreError;
 use crate::tree::View;
 use crate::tree::Which;
+use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Recno;
 use crate::types::Ticket;
@@ -31,6 +32,10 @@ const WINDOW_BYTES: u64 = 32 << 20;
 const RECORDS: usize = 256;
 /// Inline bytes in one message.
 const BYTES: usize = 1 << 20;
+/// Fewer removals than this are not worth a word.
+const MANY: u64 = 64;
+/// How often they are told while there are more than may be sent, in milliseconds.
+const TELL: u64 = 5_000;
 /// Wait before an unstable file is read again, in milliseconds.
 const UNSTABLE: u64 = 100;
 
@@ -49,6 +54,7 @@ impl Client {
             }
             self.cml.thaw(received, Cml::sealed(ctx.store)?);
             self.tell_again = false;
+            self.tell_removals(ctx)?;
         }
         if std::mem::take(&mut self.tell_again) {
             self.greet_as_new(ctx);
@@ -66,6 +72,9 @@ impl Client {
             if Cml::first(ctx.store)?.is_some_and(|first| sent.0.saturating_sub(first.0) >= WINDOW)
                 || self.cml.under_way() >= WINDOW_BYTES
             {
+                if self.ahead_told.is_none_or(|at| ctx.now.0.saturating_sub(at.0) >= TELL) {
+                    self.tell_removals(ctx)?;
+                }
                 return Ok(());
             }
             self.read_ahead(ctx, sent)?;
@@ -75,6 +84,20 @@ impl Client {
             }
             ctx.out.push(Output::Send(self.server.clone(), Message::Submit(batch)));
         }
+    }
+
+    /// The server asks a person before it removes very much: more than it can see of this log.
+    fn tell_removals(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        self.ahead_told = Some(ctx.now);
+        let (mut removals, mut at) = (0, Recno(0));
+        while let Some((recno, row)) = Cml::next(ctx.store, at)? {
+            removals += u64::from(matches!(row.op.kind, OpKind::Remove { .. }));
+            at = recno;
+        }
+        if removals >= MANY {
+            ctx.out.push(Output::Send(self.server.clone(), Message::Ahead { removals, upto: at }));
+        }
+        Ok(())
     }
 
     /// Begins to read the contents that come next, each once.

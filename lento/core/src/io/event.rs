@@ -1,5 +1,6 @@
 //! What a volume tells people.
 
+use super::Judgement;
 use super::NodeName;
 use crate::types::FileId;
 use crate::types::Hash;
@@ -18,6 +19,28 @@ pub enum Event {
         kind: crate::types::ConflictKind,
         /// Path, as far as known.
         path: String,
+    },
+    /// Server: a node is about to remove so much of the tree that a person has to say whether that is meant.
+    RemovalsHeld {
+        /// The node.
+        node: NodeName,
+        /// Files and directories that it removes.
+        removals: u64,
+        /// Of so many.
+        objects: u64,
+        /// One of them.
+        path: String,
+    },
+    /// Server: a person has said it.
+    RemovalsJudged {
+        /// The node.
+        node: NodeName,
+        /// Files and directories that it removes.
+        removals: u64,
+        /// Of so many.
+        objects: u64,
+        /// What.
+        judgement: Judgement,
     },
     /// Server: what a policy had decided is kept no longer.
     ConflictDropped {

@@ -194,6 +194,10 @@ impl Server {
             self.aliases.remove(&mine);
             return self.log(ctx, position, id, LogWhat::Verdict(Verdict::Unified(object)), None);
         };
+        if kind == ConflictKind::MassRemoval {
+            // Nothing is lost, and a person knows.
+            return self.log(ctx, position, id, LogWhat::Verdict(Verdict::Conflict(kind, None)), None);
+        }
         let mut op = op;
         if let Some(op) = &mut op {
             alias::map(ctx.store, &self.aliases, op)?;

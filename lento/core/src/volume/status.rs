@@ -7,6 +7,7 @@ use crate::io::NodeName;
 use crate::ledger::Behind;
 use crate::scrub::ScrubStatus;
 use crate::server::ConflictRow;
+use crate::server::Held;
 use crate::server::Judged;
 use crate::server::ReplicatorRow;
 use crate::server::Standing;
@@ -61,6 +62,8 @@ pub struct Status {
     pub replicators: Vec<ReplicatorStatus>,
     /// Server: conflicts that wait for a person; what belongs together is one.
     pub conflicts: u64,
+    /// Server: removals that wait for a person, by node.
+    pub held: Vec<(NodeName, Held)>,
     /// Server: the same, of those that the volume's policy has decided; what lost is kept for a while.
     pub conflicts_decided: u64,
     /// Server: bytes that are kept of those that wait, and of those that are decided.
@@ -247,6 +250,7 @@ impl Volume {
                     applied: Position(self.meta.last_read().0),
                     replicators,
                     conflicts: tally.open,
+                    held: server.held().map(|(node, held)| (node.clone(), held.clone())).collect(),
                     conflicts_decided: tally.decided,
                     conflict_bytes: (tally.open_bytes, tally.decided_bytes),
                     conflicts_dropped: server.conflicts_dropped(),

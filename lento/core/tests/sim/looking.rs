@@ -41,6 +41,7 @@ impl World {
         match event {
             Event::Restored { .. } => self.restored += 1,
             Event::ConflictDropped { .. } => self.dropped += 1,
+            Event::RemovalsHeld { .. } => self.asked += 1,
             // Right, if nobody has what it was.
             Event::TornTaken { left: Some(left), .. } => {
                 if self.torn.get(&left).is_some_and(|good| !self.has_a_copy(index, *good)) {

@@ -2,6 +2,8 @@
 
 use super::world::SERVER;
 use super::world::World;
+use lento_core::io::Input;
+use lento_core::io::Judgement;
 use lento_core::types::FileId;
 
 impl World {
@@ -40,6 +42,20 @@ impl World {
         }
     }
 
+    /// A person answers what is asked about removals; whether anything was.
+    pub fn answer(&mut self) -> bool {
+        let node = &self.nodes[SERVER];
+        let Some(status) = node.volume.as_ref().and_then(|volume| volume.status(&node.store).ok()) else {
+            return false;
+        };
+        for (name, held) in &status.held {
+            let judgement = if self.dice.roll(2) == 0 { Judgement::Approved } else { Judgement::Refused };
+            self.note(format!("{judgement:?}: {name} {held:?}"));
+            self.give(SERVER, Input::Judged(name.clone(), judgement));
+        }
+        !status.held.is_empty()
+    }
+
     /// Everything heals and comes to rest; `false` if it does not within a generous bound.
     pub fn settle(&mut self) -> bool {
         for client in 1..self.nodes.len() {
@@ -67,6 +83,9 @@ impl World {
                     busy |= self.deliver(SERVER, index);
                 }
                 self.timeout(index);
+            }
+            if !busy && quiet > 100 {
+                busy |= self.answer();
             }
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet > 200 {

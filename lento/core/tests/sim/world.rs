@@ -12,6 +12,7 @@ use lento_core::io::FetchResult;
 use lento_core::io::Input;
 use lento_core::io::KeepContent;
 use lento_core::io::LogLimit;
+use lento_core::io::MassOptions;
 use lento_core::io::Output;
 use lento_core::io::ReadResult;
 use lento_core::io::ReplayItem;
@@ -91,6 +92,10 @@ pub struct World {
     pub log_limit: LogLimit,
     /// What becomes of updates that exclude each other.
     pub conflicts: ConflictOptions,
+    /// When a person is asked before one node's removals are done.
+    pub mass: MassOptions,
+    /// What was asked.
+    pub asked: u64,
     /// A power cut tears files that were being written.
     pub tears: bool,
     /// A power cut may leave the tree ahead of the log.
@@ -157,6 +162,8 @@ impl World {
             trees_sent: 0,
             log_limit: LogLimit::default(),
             conflicts: ConflictOptions::default(),
+            mass: MassOptions::default(),
+            asked: 0,
             tears: false,
             skews: false,
             torn: BTreeMap::new(),
@@ -220,6 +227,7 @@ impl World {
             self.give(index, Input::Replist(replist));
             self.give(index, Input::LogLimit(self.log_limit));
             self.give(index, Input::Conflicts(self.conflicts));
+            self.give(index, Input::MassRemoval(self.mass));
         }
     }
 
