@@ -269,7 +269,8 @@ pub(crate) enum Hold {
 #[derive(Debug, Args)]
 pub(crate) struct HoldArgs {
     /// The node that removed it, as `hold list` prints it
-    pub node: String,
+    #[arg(value_name = "NODE")]
+    pub whose: String,
     #[command(flatten)]
     pub of: VolumeArgs,
 }

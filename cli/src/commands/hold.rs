@@ -66,12 +66,12 @@ fn judge(args: &HoldArgs, judgement: Judgement) -> Result<Exit> {
     let volume = volume_id(&args.of.volume)?;
     let socket = server_of(&args.of.agents, &args.of.volume)?;
     let request =
-        JudgeRequest { volume: volume.clone(), node: args.node.clone(), judgement: judgement.into() };
+        JudgeRequest { volume: volume.clone(), node: args.whose.clone(), judgement: judgement.into() };
     admin::judge(&socket, request)?;
     let what = match judgement {
         Judgement::Approve => "are approved: they are done on every node",
         _ => "are refused: it gets back what it has removed",
     };
-    say(format_args!("the removals of node {} on volume {volume} {what}", args.node));
+    say(format_args!("the removals of node {} on volume {volume} {what}", args.whose));
     Ok(Exit::Done)
 }

@@ -560,26 +560,6 @@ impl Server {
         self.ledger.sums(self.durable)
     }
 
-    /// What becomes of updates that exclude each other from now on.
-    pub fn set_conflict_options(&mut self, options: crate::io::ConflictOptions) {
-        self.conflicts.options = options;
-    }
-
-    /// Conflicts kept.
-    pub fn conflicts(&self) -> Tally {
-        self.conflicts.tally()
-    }
-
-    /// Removals that wait for a person.
-    pub fn held(&self) -> impl Iterator<Item = (&NodeName, &Held)> {
-        self.removals.held()
-    }
-
-    /// Conflicts that were dropped because they had been kept for long enough, since the volume was opened.
-    pub fn conflicts_dropped(&self) -> u64 {
-        self.dropped
-    }
-
     /// Position of the newest conflict.
     pub fn newest_conflict(&self) -> Position {
         Position(self.conflicts.newest().0)

@@ -450,7 +450,7 @@ fn feed_server(
         Input::Disconnected(node) => server.disconnected(ctx.now, &node),
         Input::Message(node, message) => server.message(ctx, &node, message)?,
         Input::Staged { node, hash, size, name } => server.staged(node, hash, size, name),
-        Input::Resolved(position) => server.resolved(ctx, position)?,
+        Input::Resolved(position) => server.resolved(position),
         Input::Conflicts(options) => server.set_conflict_options(options),
         Input::MassRemoval(options) => server.set_mass_options(ctx, options)?,
         Input::Judged(node, judgement) => server.judged_removals(ctx, &node, judgement)?,

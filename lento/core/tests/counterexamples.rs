@@ -536,6 +536,7 @@ fn a_resolved_conflict_is_listed_no_more_and_what_is_left_later_is_another() {
     let (position, _) = listed(&world).pop().unwrap();
     for _ in 0..2 {
         world.give(SERVER, Input::Resolved(position));
+        world.rest();
         assert!(listed(&world).is_empty());
     }
     clash(&mut world, "second");

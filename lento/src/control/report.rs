@@ -115,7 +115,9 @@ impl Reporter {
                 None => {
                     let Some(volume) = self.volumes.get(&status.name) else { continue };
                     let Ok(records) = listing::conflicts(&volume) else { continue };
-                    let newest: Vec<_> = records.into_iter().rev().take(CONFLICTS).collect();
+                    // Objects are for what waits for a person; parts of another one are told with that.
+                    let waits = |record: &v1::ConflictRecord| record.group == 0 && record.state != "Decided";
+                    let newest: Vec<_> = records.into_iter().rev().filter(waits).take(CONFLICTS).collect();
                     self.conflicts.insert(status.name.clone(), (now, newest.clone()));
                     newest
                 }

@@ -86,7 +86,11 @@ pub(crate) fn report(report: &v1::Report) -> Result<(), Status> {
             // A path may be as long as the kernel allows, and shown bytes are longer than the bytes.
             limit("report.conflicts.path", record.path.len(), 4 * TEXT_MAX)?;
             limit("report.conflicts.content", record.content.len(), 4 * TEXT_MAX)?;
-            texts("report.conflicts", [&record.kind, &record.node])?;
+            limit("report.conflicts.target", record.target.len(), 4 * TEXT_MAX)?;
+            texts(
+                "report.conflicts",
+                [&record.kind, &record.node, &record.state, &record.kept, &record.operation],
+            )?;
         }
     }
     limit("report.volumes", report.volumes.len(), VOLUMES_MAX)?;
@@ -94,6 +98,12 @@ pub(crate) fn report(report: &v1::Report) -> Result<(), Status> {
 }
 
 fn volume(status: &v1::VolumeStatus) -> Result<(), Status> {
+    limit("report.volumes.held", status.held.len(), VOLUMES_MAX)?;
+    for held in &status.held {
+        texts("report.volumes.held", [&held.node])?;
+        limit("report.volumes.held.paths", held.paths.len(), LINES_MAX)?;
+        held.paths.iter().try_for_each(|path| limit("report.volumes.held.path", path.len(), 4 * TEXT_MAX))?;
+    }
     let fields = [
         &status.name,
         &status.role,

@@ -6,10 +6,14 @@
 //! is durable is the content removed.
 
 use super::ConflictRow;
+use super::Held;
 use super::Server;
+use super::Tally;
 use super::verdict_code;
 use crate::context::Context;
+use crate::io::ConflictOptions;
 use crate::io::Event;
+use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::ReplayItem;
 use crate::io::ReplayOp;
@@ -79,12 +83,10 @@ impl Resolving {
 
 impl Server {
     /// A person has resolved a conflict: all that belongs to it goes.
-    pub fn resolved(&mut self, ctx: &mut Context<'_>, position: Position) -> Result<(), StoreError> {
-        let _ = ctx;
+    pub fn resolved(&mut self, position: Position) {
         for (recno, record) in self.conflicts.with_members(Recno(position.0)) {
             self.resolving.queue.insert(recno, (record, Why::Person));
         }
-        Ok(())
     }
 
     /// Writes down how long this server has run, and lets go what has been kept for long enough.
@@ -184,6 +186,26 @@ impl Server {
         let Some(recno) = self.conflicts.position_of(id) else { return Ok(String::new()) };
         let row: Option<ConflictRow> = table::get(ctx.store, Table::Conflict, &table::number_key(recno.0))?;
         Ok(row.map(|row| row.path).unwrap_or_default())
+    }
+
+    /// What becomes of updates that exclude each other from now on.
+    pub fn set_conflict_options(&mut self, options: ConflictOptions) {
+        self.conflicts.options = options;
+    }
+
+    /// Conflicts kept.
+    pub fn conflicts(&self) -> Tally {
+        self.conflicts.tally()
+    }
+
+    /// Removals that wait for a person.
+    pub fn held(&self) -> impl Iterator<Item = (&NodeName, &Held)> {
+        self.removals.held()
+    }
+
+    /// Conflicts that were dropped because they had been kept for long enough, since the volume was opened.
+    pub fn conflicts_dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Contents of those whose records are durable go.
