@@ -9,6 +9,7 @@ pub mod holding;
 pub mod lower;
 pub mod recovery;
 pub mod replay;
+pub mod root;
 pub mod scrub;
 pub mod session;
 pub mod volumes;

@@ -1,19 +1,22 @@
 //! presto: serves the volumes of one node.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
+use parking_lot::Mutex;
 use presto::channel::{Link, Server, Service};
 use presto::check;
 use presto::filter::Fault;
+use presto::fuse::MountOptions;
 use presto::holding::Holding;
 use presto::lower::{SIGTERM, Termination};
-use presto::volumes::{Fuse, Volumes};
+use presto::root::{Control, Root};
+use presto::volumes::{self, Fuse, Volumes};
 use rustix::process::{Resource, Rlimit};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -56,6 +59,19 @@ struct Arguments {
     /// tests.
     #[arg(long, value_name = "OPERATION@POINT", hide = true)]
     fail_at: Option<Fault>,
+    /// Serve one volume of the mount table as this machine's root file system, mounted here for reading until it is remounted.
+    /// For an initramfs; `intermezzo initramfs` makes one.
+    #[arg(long, value_name = "DIR", requires_all = ["root_disk", "root_socket"], help_heading = "Root file system")]
+    root: Option<PathBuf>,
+    /// Where the disk is mounted that holds its cache, as cache/NAMESPACE/NAME.
+    #[arg(long, value_name = "DIR", requires = "root", help_heading = "Root file system")]
+    root_disk: Option<PathBuf>,
+    /// Which volume, where the mount table has several.
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "root", help_heading = "Root file system")]
+    root_volume: Option<String>,
+    /// Socket at which mount helpers tell of remounts.
+    #[arg(long, value_name = "PATH", requires = "root", help_heading = "Root file system")]
+    root_socket: Option<PathBuf>,
     /// Say whether this machine and the volumes of the mount table can be served, and end: status 0 if all of it can. Changes
     /// nothing, and may be asked while presto serves.
     #[arg(long)]
@@ -108,6 +124,13 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     if holding.is_none() {
         tracing::info!(target: "main", "no holder: mounts do not outlive presto (--holder)");
     }
+    if let Some((disk, at)) = arguments.root_disk.zip(arguments.root.as_ref()) {
+        let which = volumes::Root { disk, at: at.clone(), volume: arguments.root_volume };
+        let (socket, own) = (arguments.socket, arguments.root_socket);
+        let sockets =
+            socket.as_deref().zip(own.as_deref()).context("--socket and --root-socket are needed")?;
+        return serve_root(&arguments.state, &which, sockets, link, holding, &termination);
+    }
     let fuse = Arc::new(Fuse { holding: holding.clone(), ..Fuse::default() });
     let volumes = Volumes::open(&arguments.state, Arc::clone(&link), fuse, arguments.allow_source)?;
     let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
@@ -128,6 +151,36 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     volumes.close(deadline);
     Ok(())
+}
+
+/// Serves the root file system until the machine goes: whatever asks this process to end, everything runs from it.
+fn serve_root(
+    state: &Path,
+    which: &volumes::Root,
+    (socket, own): (&Path, &Path),
+    link: Arc<Link>,
+    holding: Option<Arc<Holding>>,
+    termination: &Termination,
+) -> anyhow::Result<()> {
+    let fuse = Arc::new(Fuse { options: MountOptions::root(), holding, ..Fuse::default() });
+    let volumes = Volumes::open_root(state, Arc::clone(&link), fuse, which)?;
+    let (volume, place) =
+        volumes.root().zip(volumes.root_place()).context("the root file system is not served")?;
+    let name = volume.name.clone();
+    let root = Root::start(volume, &place, own.parent().unwrap_or(own)).context("no root file system")?;
+    let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
+    let server = Mutex::new(Server::start(socket, link, service)?);
+    let rest = move || {
+        // Nobody applies others' updates from now on.
+        server.lock().stop();
+        volumes.rest()
+    };
+    let _control = Control::start(own, root, Box::new(rest))?;
+    tracing::info!(target: "main", volume = name, "presto serves the root file system");
+    loop {
+        let signal = termination.wait().context("cannot wait for signals")?;
+        tracing::info!(target: "main", signal, "presto stays: it serves the root file system");
+    }
 }
 
 /// Whether the holder stays. Where all of InterMezzo is being taken away, it goes at the same time, and mounts must not be left

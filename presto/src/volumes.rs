@@ -7,6 +7,7 @@ mod calls;
 mod discard;
 mod fuse;
 mod mount;
+mod root;
 mod served;
 mod source;
 mod spec;
@@ -25,6 +26,7 @@ use rustix::io::Errno;
 
 pub use fuse::Fuse;
 pub use mount::{Mounted, Mounter, NoMount};
+pub use root::{Root, RootError};
 pub use spec::{Access, Spec, WhenFull};
 pub use table::{Table, TableError};
 
@@ -39,6 +41,8 @@ pub struct Volumes {
     mounter: Arc<dyn Mounter>,
     sources: Vec<PathBuf>,
     served: RwLock<BTreeMap<String, Arc<Served>>>,
+    /// Name of the volume that is the root file system.
+    root: Option<String>,
 }
 
 impl Volumes {
@@ -58,7 +62,8 @@ impl Volumes {
             let _ = mounter.holds(&volume);
         }
         let (table, specs) = Table::open(state, &|volume| mounter.holds(volume))?;
-        let volumes = Arc::new(Volumes { table, link, mounter, sources, served: RwLock::default() });
+        let volumes =
+            Arc::new(Volumes { table, link, mounter, sources, served: RwLock::default(), root: None });
         std::thread::scope(|scope| {
             for spec in specs {
                 // One slow disk does not keep the others waiting.
@@ -101,7 +106,7 @@ impl Volumes {
     fn begin(&self, spec: Spec) -> Arc<Served> {
         let name = spec.name.clone();
         let surroundings = Surroundings { allowed: self.sources.clone(), others: self.table.others(&name) };
-        let served = Served::start(spec, &self.link, self.mounter.as_ref(), &surroundings);
+        let served = Served::start(spec, &self.link, self.mounter.as_ref(), &surroundings, None);
         self.served.write().insert(name, Arc::clone(&served));
         served
     }
@@ -123,6 +128,12 @@ impl Volumes {
 
     fn set(&self, spec: &Spec) -> Reply {
         let name = spec.name.clone();
+        if let Some(root) = self.root.as_ref().filter(|root| **root != name) {
+            let message = format!(
+                "volume {name}: this node's root file system is volume {root}, and it serves no other one"
+            );
+            return Reply::failure(Errno::OPNOTSUPP, message);
+        }
         let before = self.table.get(&name).filter(|before| before.same_place(spec));
         let spec = &Spec { adopted: before.is_some_and(|before| before.adopted), ..spec.clone() };
         let served = match self.get(&name) {
@@ -130,9 +141,15 @@ impl Volumes {
             Some(served) => match served.change(spec) {
                 Ok(true) => served,
                 // It is stuck: another try.
-                Ok(false) => {
+                Ok(false) if served.root().is_none() => {
                     served.close(Duration::from_secs(1));
                     self.begin(spec.clone())
+                }
+                Ok(false) => {
+                    return Reply::failure(
+                        Errno::IO,
+                        format!("volume {name}: the root file system is stuck"),
+                    );
                 }
                 Err(message) => return Reply::failure(Errno::BUSY, message),
             },
@@ -149,6 +166,12 @@ impl Volumes {
     }
 
     fn clear(&self, name: &str, uid: u64) -> Reply {
+        if self.root.as_deref() == Some(name) {
+            let message = format!(
+                "volume {name}: it is this node's root file system and stays until the node boots from another one"
+            );
+            return Reply::failure(Errno::BUSY, message);
+        }
         let meant = |served: &Arc<Served>| uid == 0 || served.uid() == uid;
         if !self.get(name).as_ref().is_some_and(meant) {
             return Reply::done();

@@ -28,6 +28,8 @@ pub enum Note {
     DropStage(Vec<String>),
     /// Everything in an adopted tree is known.
     Adopted,
+    /// From now on presto asks here before it uses what needs asking (a root file system is served without, until then).
+    Filter,
 }
 
 pub(super) async fn run(shared: Shared, mut queue: mpsc::UnboundedReceiver<Note>) {
@@ -74,6 +76,7 @@ fn bodies(note: Note) -> Vec<(&'static str, Body)> {
             calls.push(v1::ReleaseLimbo { upto: upto.0, all_but: true, after, ..Default::default() });
             calls.into_iter().map(release).collect()
         }
+        Note::Filter => vec![("Mark", Body::Mark(v1::Mark { no_filter: Some(false), ..Default::default() }))],
         Note::Adopted => vec![("Mark", Body::Mark(v1::Mark { adopted: true, ..Default::default() }))],
         Note::DropStage(names) => names
             .chunks(BATCH)

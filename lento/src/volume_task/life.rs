@@ -127,6 +127,7 @@ impl Life {
         self.connection = connection;
         self.journal = Some(journal);
         self.fresh = true;
+        self.jobs.note(Note::Filter);
     }
 
     /// Presto went away: what it was asked has failed, then that it is gone.

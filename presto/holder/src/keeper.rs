@@ -177,5 +177,7 @@ impl Drop for Keeper {
 
 /// One line to standard error. Whether somebody reads it does not matter.
 pub(crate) fn say(what: &str) {
-    let _ = writeln!(std::io::stderr(), "holder: {what}");
+    let line = format!("holder: {what}\n");
+    // At once: in the kernel's log each write is a line.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -165,6 +165,9 @@ impl Shared {
                 self.link.answered(generation, id, body)
             }
             Body::Interrupt(_) => {}
+            Body::Remount(_) | Body::Rest(_) => {
+                refuse(Errno::OPNOTSUPP, "only the socket of the root file system takes that".to_owned())
+            }
             Body::Journal(_)
             | Body::GetData(_)
             | Body::GetPermit(_)

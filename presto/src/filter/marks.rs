@@ -8,6 +8,8 @@ use std::sync::atomic::Ordering;
 pub struct Marks {
     /// Users' updates are refused with EROFS.
     pub read_only: Switch,
+    /// It is the root file system, and nobody has said yet that it is this volume that shall be written: EROFS.
+    pub unnamed: Switch,
     /// Serve without asking Lento for anything (root file system before Lento runs). Journaling goes on.
     pub no_filter: Switch,
     /// This replica is known to be equal to the server's.
@@ -26,6 +28,7 @@ impl Default for Marks {
     fn default() -> Marks {
         Marks {
             read_only: Switch::new(false),
+            unnamed: Switch::new(false),
             no_filter: Switch::new(false),
             in_sync: Switch::new(false),
             permit: Switch::new(true),

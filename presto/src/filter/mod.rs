@@ -199,7 +199,12 @@ pub struct Volume {
     left_open: Mutex<Vec<Interrupted>>,
     /// Where it is noted what must outlive presto, if it is.
     session: OnceLock<Arc<Memory>>,
+    /// Finds out, at an update while it is `unnamed`, whether somebody has named it since.
+    naming: OnceLock<Naming>,
 }
+
+/// Says whether the root file system may be written.
+pub type Naming = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl std::fmt::Debug for Volume {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -253,6 +258,7 @@ impl Volume {
             gate: RwLock::new(()),
             when_full: RwLock::new(options.when_full),
             untold: AtomicU64::new(0),
+            naming: OnceLock::new(),
         };
         Ok((opened, unresolved))
     }
@@ -260,6 +266,19 @@ impl Volume {
     /// Where it is noted what must outlive presto, if it is.
     pub(crate) fn session(&self) -> Option<&Arc<Memory>> {
         self.session.get()
+    }
+
+    /// Makes it the root file system: served without Lento, and for reading only, until `naming` says otherwise. Once.
+    pub fn is_root(&self, naming: Naming) {
+        self.marks.unnamed.set(true);
+        self.marks.no_filter.set(true);
+        let _ = self.naming.set(naming);
+    }
+
+    /// Whether users may write, as far as marks tell.
+    pub(crate) fn is_writable(&self) -> bool {
+        let named = || self.naming.get().is_some_and(|naming| naming());
+        !self.marks.read_only.is_on() && (!self.marks.unnamed.is_on() || named())
     }
 
     /// Changes what happens when the journal is full.

@@ -65,7 +65,7 @@ impl Volume {
         &self,
         mut attempt: impl FnMut(&mut Told) -> Result<T, Stop>,
     ) -> Result<T, Errno> {
-        if self.marks.read_only.is_on() {
+        if !self.is_writable() {
             return Err(Errno::ROFS);
         }
         let mut stolen = false;

@@ -15,6 +15,7 @@ use fuser::*;
 use intermezzo_kml::record::FileId;
 use rustix::fs::XattrFlags;
 
+use super::MountOptions;
 use super::backing::Way;
 use super::convert::attr;
 use super::convert::caller;
@@ -42,6 +43,7 @@ pub(crate) struct Adapter {
     device: Arc<OwnedFd>,
     privileges: OnceLock<Device>,
     passthrough: bool,
+    believed: Duration,
     ttl: Duration,
 }
 
@@ -51,7 +53,7 @@ impl Adapter {
         nodes: Arc<Nodes>,
         kernel: Arc<Kernel>,
         device: Arc<OwnedFd>,
-        passthrough: bool,
+        options: &MountOptions,
     ) -> Adapter {
         Adapter {
             volume,
@@ -59,7 +61,8 @@ impl Adapter {
             kernel,
             device,
             privileges: OnceLock::new(),
-            passthrough,
+            passthrough: options.passthrough,
+            believed: options.believed,
             ttl: Duration::ZERO,
         }
     }
@@ -134,7 +137,7 @@ fn open_flags(access: Access) -> FopenFlags {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.ttl = self.kernel.agree(config, self.passthrough)?;
+        self.ttl = self.kernel.agree(config, self.passthrough, self.believed)?;
         Ok(())
     }
 

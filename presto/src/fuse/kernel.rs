@@ -8,8 +8,6 @@ use fuser::{InitFlags, KernelConfig};
 use super::backing::Backings;
 use crate::session::Agreed;
 
-/// How long the kernel may believe what it was told: every change goes through it or is notified.
-const LONG: Duration = Duration::from_secs(86_400);
 /// The same where the kernel cannot be told gently about names.
 const SHORT: Duration = Duration::from_secs(1);
 /// Wanted, each where the kernel has it.
@@ -58,7 +56,12 @@ impl Kernel {
     }
 
     /// Answers a mount's INIT. Gives how long the kernel may believe what it is told.
-    pub(super) fn agree(&self, config: &mut KernelConfig, passthrough: bool) -> std::io::Result<Duration> {
+    pub(super) fn agree(
+        &self,
+        config: &mut KernelConfig,
+        passthrough: bool,
+        long: Duration,
+    ) -> std::io::Result<Duration> {
         let refused = |missing: InitFlags| {
             std::io::Error::other(format!(
                 "this kernel's FUSE lacks {missing:?}; Linux 5.10 or newer is needed"
@@ -81,6 +84,6 @@ impl Kernel {
         }
         let _ = config.set_max_background(128);
         let _ = self.agreed.set((agreed, config.kernel_abi().1));
-        Ok(if self.expires() { LONG } else { SHORT })
+        Ok(if self.expires() { long } else { SHORT })
     }
 }

@@ -104,11 +104,30 @@ pub struct MountOptions {
     pub passthrough: bool,
     /// Threads that serve requests.
     pub threads: usize,
+    /// How long the kernel may believe what it was told, where it can be told of every change.
+    pub believed: Duration,
+}
+
+impl MountOptions {
+    /// Of a root file system. When a machine goes down, its first process stops all others for a moment and looks at the root
+    /// meanwhile: what it knows already must never have to be asked again.
+    #[must_use]
+    pub fn root() -> MountOptions {
+        let believed = Duration::from_secs(10 * 365 * 86_400);
+        MountOptions { suid: true, dev: true, read_only: true, believed, ..MountOptions::default() }
+    }
 }
 
 impl Default for MountOptions {
     fn default() -> MountOptions {
-        MountOptions { suid: false, dev: false, read_only: false, passthrough: true, threads: 8 }
+        MountOptions {
+            suid: false,
+            dev: false,
+            read_only: false,
+            passthrough: true,
+            threads: 8,
+            believed: Duration::from_secs(86_400),
+        }
     }
 }
 
@@ -275,7 +294,7 @@ impl Parts {
             Arc::clone(&self.nodes),
             Arc::clone(&self.kernel),
             Arc::clone(&self.device),
-            options.passthrough,
+            options,
         )
     }
 

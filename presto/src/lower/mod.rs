@@ -5,6 +5,7 @@
 
 mod born;
 mod creds;
+mod freeze;
 mod handle;
 mod layout;
 mod mountinfo;
@@ -42,10 +43,13 @@ pub use creds::dropping_privileges;
 pub use creds::is_capable;
 pub use creds::serve;
 pub use creds::with_fsetid;
+pub use freeze::freeze;
+pub use freeze::thaw;
 pub use handle::Shape;
 pub use layout::ADOPTED;
 pub use layout::Source;
 pub use mountinfo::Top;
+pub use mountinfo::is_writable;
 pub use mountinfo::top;
 pub use shared::Shared;
 pub use shared::close_backing;

@@ -104,7 +104,7 @@ pub(super) fn clear(at: &Path) -> Result<(), String> {
 }
 
 /// Whether what is mounted there last, on top of anything else, is a presto's.
-fn is_ours(at: &Path) -> bool {
+pub(super) fn is_ours(at: &Path) -> bool {
     crate::lower::top(at).is_some_and(|top| top.kind == b"fuse.intermezzo")
 }
 

@@ -1,5 +1,6 @@
 //! One volume from opening to closing: cache, journal, recovery, mount, and the fault where one of them fails.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) struct Served {
     spec: RwLock<Spec>,
     link: Arc<Link>,
     state: RwLock<State>,
+    /// It is the root file system, and here it is mounted, whatever the table says.
+    root: Option<PathBuf>,
 }
 
 enum State {
@@ -61,16 +64,22 @@ impl Served {
         link: &Arc<Link>,
         mounter: &dyn Mounter,
         surroundings: &Surroundings,
+        root: Option<&Path>,
     ) -> Arc<Served> {
         link.set_policy(&spec.name, spec.no_lento);
-        let state = match open(&spec, link, mounter, surroundings) {
+        let state = match open(&spec, link, mounter, surroundings, root) {
             Ok(running) => State::Up(running),
             Err((fault, blame)) => {
                 tracing::error!(target: "volumes", volume = spec.name, fault, "volume is not served");
                 State::Stuck(fault, blame)
             }
         };
-        Arc::new(Served { spec: RwLock::new(spec), link: Arc::clone(link), state: RwLock::new(state) })
+        Arc::new(Served {
+            spec: RwLock::new(spec),
+            link: Arc::clone(link),
+            state: RwLock::new(state),
+            root: root.map(Path::to_owned),
+        })
     }
 
     pub fn name(&self) -> String {
@@ -102,7 +111,9 @@ impl Served {
     pub fn change(&self, spec: &Spec) -> Result<bool, String> {
         let mut present = self.spec.write();
         let Ok(running) = self.running() else { return Ok(false) };
-        if !present.same_place(spec) {
+        // Where else Lento would mount it does not matter to the root file system.
+        let elsewhere = Spec { mountpoint: present.mountpoint.clone(), ..spec.clone() };
+        if !present.same_place(if self.root.is_some() { &elsewhere } else { spec }) {
             return Err(format!(
                 "volume {}: it is served from cache {}{} (uid {:#x}) at {}; clear it first",
                 present.name,
@@ -163,6 +174,9 @@ impl Served {
             source: spec.source.as_ref().map(|source| source.display().to_string()).unwrap_or_default(),
             ..VolumeInfo::default()
         };
+        if self.root.is_some() {
+            info.mountpoint = "/".to_owned();
+        }
         match self.running() {
             Ok(running) => {
                 let volume = &running.volume;
@@ -178,12 +192,20 @@ impl Served {
         info
     }
 
+    /// Where it is mounted, as this presto sees it, if it is the root file system.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
     pub fn log_max_bytes(&self) -> u64 {
         self.spec.read().journal().max_bytes
     }
 
     /// Users no longer find it, and who is still in it changes nothing any more; reads, and writes to what is open, go on.
     pub fn unmount(&self) {
+        if self.root.is_some() {
+            return; // Everything runs from it.
+        }
         if let Ok(running) = self.running() {
             running.volume.marks.ended.set(true);
             running.volume.notifier.attach(false);
@@ -264,6 +286,7 @@ fn open(
     link: &Arc<Link>,
     mounter: &dyn Mounter,
     surroundings: &Surroundings,
+    root: Option<&Path>,
 ) -> Result<Arc<Running>, (String, Blame)> {
     let node = |text: String| (text, Blame::Node);
     let covered = spec.source.as_ref().and_then(|_| mounter.covered(&spec.name));
@@ -290,15 +313,15 @@ fn open(
     volume.marks.read_only.set(spec.is_read_only());
     volume.set_limits(spec.limits());
     // A volume that cannot be shown is still replicated: Lento can read and replay.
-    let shown = match mounter.adopt(&volume, &spec.mountpoint) {
+    let at = root.unwrap_or(&spec.mountpoint);
+    let ready = || if root.is_some() { super::root::is_free(at) } else { prepare(at) };
+    let shown = match mounter.adopt(&volume, at) {
         Some(mount) => Ok(mount),
         None => {
             // The cover of a mount that was to go on and does not.
             let uncovered =
                 spec.source.as_ref().filter(|_| is_covered).map_or(Ok(()), |source| uncover(source));
-            uncovered
-                .and_then(|()| prepare(&spec.mountpoint))
-                .and_then(|()| mounter.mount(Arc::clone(&volume), &spec.mountpoint))
+            uncovered.and_then(|()| ready()).and_then(|()| mounter.mount(Arc::clone(&volume), at))
         }
     };
     let (mount, fault) = match shown {

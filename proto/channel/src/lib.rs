@@ -16,3 +16,9 @@ pub const MAX_PACKET: usize = 4 << 20;
 
 /// Most descriptors beside one packet (the kernel allows 253).
 pub const MAX_FDS: usize = 64;
+
+/// Where presto of a node whose root file system is a volume is told of remounts and of the end.
+pub const ROOT_SOCKET: &str = "/run/intermezzo/root.sock";
+
+/// Where the disk with the caches is mounted on such a node.
+pub const ROOT_DISK: &str = "/run/intermezzo/disk";
