@@ -58,6 +58,11 @@ pub(crate) enum Command {
     /// Make a CA and node certificates
     #[command(subcommand)]
     Pki(Pki),
+    /// Make an initramfs that boots a machine from a Volume as its root file system
+    #[command(
+        after_help = "Examples:\n  intermezzo initramfs --kernel-modules /lib/modules/$(uname -r) --out initramfs.img\n  intermezzo initramfs --kernel-modules /lib/modules/6.12.1 --module xfs --shell /bin/busybox --compress --out initramfs.img\n\nKernel command line: rootfstype=intermezzo root=UUID=... (docs/root-filesystem.md)"
+    )]
+    Initramfs(InitramfsArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  intermezzo completions bash > /etc/bash_completion.d/intermezzo")]
     Completions {
@@ -319,6 +324,31 @@ pub(crate) struct ConflictArgs {
     pub content: bool,
     #[command(flatten)]
     pub of: VolumeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitramfsArgs {
+    /// Modules of the kernel that will boot, like /lib/modules/6.12.1
+    #[arg(long, value_name = "DIR")]
+    pub kernel_modules: PathBuf,
+    /// Another module that the machine needs before its disk can be read; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub module: Vec<String>,
+    /// Where the programs intermezzo-boot, presto and presto-holder are, best static ones [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    pub programs: Option<PathBuf>,
+    /// A shell for emergencies (`intermezzo.shell` on the kernel's command line), for example a static busybox
+    #[arg(long, value_name = "PATH")]
+    pub shell: Option<PathBuf>,
+    /// Another file; may be given several times
+    #[arg(long, value_name = "FROM[:TO]")]
+    pub file: Vec<String>,
+    /// Compress it (zstd; the kernel needs CONFIG_RD_ZSTD, as distributions have it)
+    #[arg(long)]
+    pub compress: bool,
+    /// Where to write it
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@ mod conflicts;
 mod dev;
 mod diff;
 mod hold;
+mod initramfs;
 mod kml;
 mod parts;
 mod pki;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Cml(cml) => cml::run(&cml),
         Command::Conflicts(conflicts) => conflicts::run(&conflicts),
         Command::Hold(hold) => hold::run(&hold),
+        Command::Initramfs(args) => initramfs::run(&args),
         Command::Pki(pki) => pki::run(pki),
         Command::Scrub(args) => scrub::run(&args),
         Command::Completions { shell } => completions::run(shell),

@@ -7,6 +7,7 @@ pub mod admin;
 mod args;
 mod commands;
 pub mod fleet;
+pub mod initramfs;
 pub mod output;
 pub mod pki;
 pub mod progress;

@@ -6,5 +6,4 @@
 pub mod disk;
 pub mod initramfs;
 pub mod kernel;
-mod modules;
 pub mod qemu;

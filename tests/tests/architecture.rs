@@ -55,6 +55,7 @@ fn no_room_links_what_it_must_not() {
         ),
         ("intermezzo-kml", &["tokio", "prost", "tonic", "redb", "fuser"]),
         ("presto-holder", &["tokio", "prost", "tonic", "fuser", "presto", "serde", "clap"]),
+        ("intermezzo-boot", &["tokio", "tonic", "fuser", "presto", "serde", "clap", "tracing"]),
         (
             "lento-core",
             &[
@@ -105,6 +106,7 @@ fn arrows_between_rooms_are_these_and_no_others() {
         ("intermezzo-identity", &[]),
         ("intermezzo-api", &[]),
         ("intermezzo-control", &["intermezzo-api", "intermezzo-identity", "intermezzo-proto"]),
+        ("intermezzo-boot", &["intermezzo-channel"]),
         ("lento-core", &[]),
         ("presto", &["intermezzo-kml", "intermezzo-channel", "presto-holder"]),
         ("presto-holder", &[]),
@@ -122,7 +124,7 @@ fn arrows_between_rooms_are_these_and_no_others() {
         ("intermezzo", &["intermezzo-kml", "intermezzo-proto", "intermezzo-api"]),
         ("agent", &["intermezzo", "lento"]),
         ("kubectl-intermezzo", &["intermezzo", "intermezzo-api"]),
-        ("intermezzo-tests", &["intermezzo", "intermezzo-kml", "presto-holder"]),
+        ("intermezzo-tests", &["intermezzo", "intermezzo-channel", "intermezzo-kml", "presto-holder"]),
         ("intermezzo-operator", &["intermezzo-api", "intermezzo-control", "intermezzo-proto"]),
     ]);
     for package in metadata.workspace_packages() {
@@ -156,8 +158,10 @@ fn one_crypto_provider_only() {
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     let mut found = Vec::new();
-    let mut waiting: Vec<PathBuf> =
-        ["cli", "lento", "operator", "presto", "proto", "tests"].iter().map(|dir| root.join(dir)).collect();
+    let mut waiting: Vec<PathBuf> = ["boot", "cli", "lento", "operator", "presto", "proto", "tests"]
+        .iter()
+        .map(|dir| root.join(dir))
+        .collect();
     while let Some(dir) = waiting.pop() {
         for entry in std::fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();

@@ -76,6 +76,8 @@ fn run(args: &Args) -> Result<()> {
         kernel: &kernel,
         initramfs: &initramfs,
         disks: &[socket],
+        append: "",
+        cpus: 2,
         memory: MEMORY,
         ports: &[],
     };

@@ -78,7 +78,11 @@ fn only(dir: &Path, prefix: &str) -> Result<PathBuf> {
     Ok(found.path())
 }
 
-fn cache() -> Result<PathBuf> {
+/// Where they are kept.
+///
+/// # Errors
+/// Nobody is at home.
+pub fn cache() -> Result<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let cache = cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?;
@@ -125,7 +129,10 @@ fn apt(program: &str, state: &Path) -> Command {
 }
 
 /// Where this system gets its packages from.
-fn archive() -> Result<String> {
+///
+/// # Errors
+/// It is no Debian, or has no source.
+pub fn archive() -> Result<String> {
     let format = ["indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"];
     let targets = output(Command::new("apt-get").args(format), PATIENCE)?;
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();

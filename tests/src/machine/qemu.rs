@@ -38,6 +38,11 @@ pub struct Spec<'a> {
     pub initramfs: &'a Path,
     /// Sockets of its disks, /dev/vda first.
     pub disks: &'a [PathBuf],
+    /// What else is on the kernel's command line.
+    pub append: &'a str,
+    /// Number of processors. With more than one, the emulator now and then runs code that the kernel has just changed, and the
+    /// kernel stops with "Oops: int3".
+    pub cpus: u32,
     /// Memory in MiB.
     pub memory: u32,
     /// Ports of this computer's 127.0.0.1 that lead to the same port inside.
@@ -91,13 +96,14 @@ impl Machine {
             "-M",
             "q35",
             "-smp",
-            "2",
+            &spec.cpus.to_string(),
             "-m",
             &spec.memory.to_string(),
         ]);
         command.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"]);
         command.arg("-kernel").arg(&spec.kernel.image).arg("-initrd").arg(spec.initramfs);
-        command.args(["-append", "console=ttyS0 panic=-1 loglevel=5 quiet"]);
+        let append = format!("console=ttyS0 panic=-1 loglevel=5 quiet {}", spec.append);
+        command.args(["-append", append.trim_end()]);
         command.args(["-serial", &format!("file:{}", console.display())]);
         command.args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=talk"]);
         command.args(["-chardev", &format!("socket,id=talk,path={}", socket.display())]);
@@ -160,6 +166,19 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(self.lines.iter().collect())
+    }
+
+    /// Waits until it has switched itself off, or has stopped with a panic.
+    ///
+    /// # Errors
+    /// It runs on.
+    pub fn ended(&mut self, deadline: Duration) -> Result<()> {
+        let begin = Instant::now();
+        while self.qemu.try_wait()?.is_none() {
+            ensure!(begin.elapsed() < deadline, "the machine runs on after {} s", deadline.as_secs());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// All that the console showed.

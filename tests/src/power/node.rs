@@ -140,6 +140,8 @@ impl Pair {
             kernel: &self.kernel,
             initramfs: &self.initramfs,
             disks: &[socket],
+            append: "",
+            cpus: 2,
             memory: MEMORY,
             ports: &self.ports,
         })?;
