@@ -12,6 +12,8 @@ NODES   ?= 2
 KILLS   ?= 1000
 # Of `make test-power`.
 CUTS    ?= 20
+# Of `make test-boot`: clean ends of a machine.
+BOOTS   ?= 3
 export ROUNDS KEEP NODES KILLS CUTS
 
 NEXTEST_VERSION := 0.9.143
@@ -20,10 +22,10 @@ DENY_VERSION    := 0.20.2
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Of the whole workspace, and not of packages: with other features the dependencies would be built once more.
-PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive power kernel walk bench
+PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive power kernel walk bench boot intermezzo-boot
 CLUSTER    := cluster cluster-check cluster-test images kubectl-intermezzo
 
-.PHONY: help demo test test-fast test-kill test-survive test-power test-kernel test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test test-fast test-kill test-survive test-power test-kernel test-boot boot test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -33,6 +35,8 @@ help:
 	@echo "make test-survive    kill -9 of presto under programs that may notice nothing (root; KILLS=1000 SEED=n)"
 	@echo "make test-power      power cuts of a virtual machine that is a node (root, QEMU; CUTS=20 SEED=n)"
 	@echo "make test-kernel     presto's tests on Linux 6.1, without FUSE passthrough (root, QEMU)"
+	@echo "make test-boot       machines whose root file system is a volume, busybox and systemd (root, QEMU; BOOTS=3, ONLY=names)"
+	@echo "make boot            one such boot, as it looks on the console (root, QEMU)"
 	@echo "make stuck           one node's lento stands still (SIGSTOP) while the others write (root)"
 	@echo "make test-cluster    InterMezzo on a real Kubernetes of three nodes, end to end (root; ONLY=names of scenarios)"
 	@echo "make bench           figures beside the targets (root; release build)"
@@ -73,6 +77,13 @@ test-power: bins
 # Presto on a kernel without passthrough and RESEND, in a virtual machine.
 test-kernel: bins
 	CARGO="$(CARGO)" $(BIN_DIR)/kernel
+
+# Virtual machines that boot from a volume.
+test-boot: bins
+	ROUNDS=$(BOOTS) $(BIN_DIR)/boot $(if $(ONLY),--only $(ONLY))
+
+boot: bins
+	$(BIN_DIR)/boot --show
 
 # A directory adopted through kills, changes behind presto's back, a wiped node.
 adopt: bins

@@ -207,7 +207,10 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are_and_lead_to_what_to_do() 
         let runbook = text(rule, "/annotations/runbook_url");
         let heading = runbook.strip_prefix("docs/operating.md#").unwrap();
         assert!(headings.contains(heading), "{runbook}");
-        assert!(rule["labels"]["severity"].is_string() && rule["annotations"]["summary"].is_string(), "{rule}");
+        assert!(
+            rule["labels"]["severity"].is_string() && rule["annotations"]["summary"].is_string(),
+            "{rule}"
+        );
     }
 }
 

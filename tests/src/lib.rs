@@ -3,6 +3,7 @@
 //! Nothing here knows how replication works: equality is judged from outside, through the mounts.
 
 pub mod bench;
+pub mod boot;
 pub mod cluster;
 pub mod fleet;
 pub mod history;

@@ -1,0 +1,45 @@
+//! A Debian with systemd from the volume: the remount by its own unit, our units, and ends that leave the disk in order.
+
+use anyhow::{Context, Result, ensure};
+use rand::rngs::StdRng;
+
+use super::{ARRIVES, LENTO, NAMES, arrives, equally, rounds};
+use crate::boot::world::World;
+
+/// Boots, works and ends, several times: something new arrives on both sides each time.
+pub(super) fn systemd(world: &World, _: &mut StdRng) -> Result<String> {
+    let rounds = rounds();
+    let mut told = String::new();
+    for round in 0..rounds {
+        let mut machine = world.boot()?;
+        machine.until("systemctl is-system-running | grep -E 'running|degraded'", ARRIVES)?;
+        let state = machine.order("systemctl is-system-running; systemctl --failed --no-legend --plain")?.1;
+        ensure!(state.trim() == "running", "round {round}: {state}");
+        machine.must("systemctl is-active systemd-remount-fs.service")?;
+        let mounted = machine.must("grep ' / ' /proc/mounts")?;
+        ensure!(mounted.contains(" / fuse.intermezzo rw,"), "{mounted}");
+        machine.must(&format!("echo {round} >/before-lento"))?;
+        machine.must(LENTO)?;
+        arrives(world, "before-lento", &format!("{round}\n"))?;
+        std::fs::write(world.mount().join("from-the-server"), format!("{round}\n"))?;
+        machine.until(&format!("grep -qx {round} /from-the-server"), ARRIVES)?;
+        // What runs since the initramfs is no second time there, and lento is a service like any other.
+        let units =
+            machine.must("systemctl show -p ActiveState,ConditionResult presto.service lento.service")?;
+        ensure!(
+            units.matches("ActiveState=active").count() == 1 && units.contains("ConditionResult=no"),
+            "{units}"
+        );
+        if round == 0 {
+            let up = machine.must("systemd-analyze time | head -n 1")?;
+            let memory = machine.must("grep MemAvailable /proc/meminfo")?;
+            told = format!("{}; {}", up.trim(), memory.trim());
+            // An emulated machine takes minutes for the contents.
+            equally(world, &mut machine, NAMES)?;
+        }
+        let console = machine.power_off()?;
+        ensure!(console.contains("everything is on disk"), "round {round}: {console}");
+        world.is_clean().with_context(|| format!("round {round}"))?;
+    }
+    Ok(format!("{rounds} times up and down ({told})"))
+}
