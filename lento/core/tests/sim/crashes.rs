@@ -65,8 +65,10 @@ impl World {
         let node = &mut self.nodes[index];
         node.volume = None;
         node.store.crash();
+        let synced = node.disk.durable_contents();
         let torn = self.tears.then_some(&mut self.dice);
         let became = node.disk.power_cut(keeps, torn);
+        self.forget_copies_that_were_not_synced(index, &synced);
         for (good, torn) in became {
             if good != Hash::empty() && self.has_a_copy(index, good) {
                 self.torn.insert(torn, good);
@@ -74,6 +76,21 @@ impl World {
         }
         self.forget_what_is_on_no_disk(index);
         self.start(index, true);
+    }
+
+    /// Who had the good content of a torn file, had not synced it and has lost its power as well, has it no longer: what is in
+    /// its tree by chance is in no journal, and nobody knows what it is.
+    fn forget_copies_that_were_not_synced(&mut self, index: usize, synced: &BTreeSet<Hash>) {
+        let others = |good: Hash| {
+            let mut others = self.nodes.iter().enumerate().filter(|(other, _)| *other != index);
+            others.any(|(_, node)| node.disk.shows(good))
+        };
+        let gone = |good: &Hash| !synced.contains(good) && !others(*good);
+        let gone: Vec<Hash> =
+            self.torn.iter().filter(|(_, good)| gone(good)).map(|(torn, _)| *torn).collect();
+        for torn in gone {
+            self.torn.remove(&torn);
+        }
     }
 
     /// Another node's tree has this content: the server's, or, for the server's own, any client's.
