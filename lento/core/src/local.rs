@@ -361,6 +361,11 @@ impl<'a> Reading<'a> {
         let Some(row) = self.view().object(object)? else { return Ok(None) };
         apply::bury(&mut self.tree(), object)?;
         let gone = self.view().object(object)?.is_none();
+        if !gone {
+            // That moved its ctime, and the record does not say to what: it is not known any more.
+            let version = Version { ctime: Time::default(), ..row.version };
+            self.tree().set_object(object, Some(&Object { version, ..row.clone() }))?;
+        }
         // A writer may hold what a replay removed; its record then comes by that identity, as an orphan.
         if gone && (self.is_user() || !row.attributes.is_file()) {
             handle::delete(self.store, row.file)?;

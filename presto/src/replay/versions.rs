@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use intermezzo_kml::record::{FileId, Recno, Version};
+use intermezzo_kml::record::{FileId, Recno, Time, Version};
 
 /// Earlier versions remembered per file.
 const EARLIER: usize = 16;
@@ -47,10 +47,12 @@ impl Versions {
         known.recno = recno;
     }
 
-    /// Whether `expected` and `present` stand for the same content.
+    /// Whether `expected` and `present` stand for the same content. Lento does not know the ctime of a file that has lost
+    /// a name, since no record tells it.
     #[must_use]
     pub fn same(&self, file: FileId, expected: Version, present: Version) -> bool {
-        expected == present
+        let is_known = expected.ctime != Time::default();
+        expected == (if is_known { present } else { Version { ctime: expected.ctime, ..present } })
             || self
                 .files
                 .get(&file)
@@ -88,6 +90,11 @@ mod tests {
         assert!(!versions.same(file, version(1), version(10)), "changed in between");
         versions.content(file, version(11), Recno(4));
         assert!(!versions.same(file, version(10), version(11)));
+        let known = Time { sec: 7, nsec: 0 };
+        let present = Version { ctime: known, ..version(20) };
+        assert!(versions.same(file, version(20), present), "no record tells the ctime");
+        assert!(!versions.same(file, version(21), present));
+        assert!(!versions.same(file, Version { ctime: Time { sec: 8, nsec: 0 }, ..present }, present));
         versions.forget_upto(Recno(4));
         assert_eq!(versions.recorded(file, version(11)), None);
     }

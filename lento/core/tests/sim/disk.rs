@@ -345,6 +345,10 @@ impl Disk {
 
     pub(super) fn lose(&mut self, file: FileId) -> (bool, bool) {
         let last = self.links(file) == 0;
+        if !last {
+            let now = self.clock;
+            self.inodes.get_mut(&file).unwrap().ctime = now;
+        }
         let limbo = last && self.last_close.get(&file).is_some_and(|recno| recno.0 > self.settled);
         if limbo {
             self.limbo.insert(file, (self.last().0 + 1, 0));

@@ -14,6 +14,7 @@ use lento_core::record::Update;
 use lento_core::types::FileId;
 use lento_core::types::Mask;
 use lento_core::types::Recno;
+use lento_core::types::Time;
 use lento_core::types::Version;
 use std::collections::BTreeMap;
 
@@ -66,8 +67,12 @@ impl Disk {
             self.orphans.insert(file);
             return Ok(());
         }
+        // Lento does not know the ctime of a file that has lost a name.
+        let is_known = expect.is_some_and(|expect| expect.ctime != Time::default());
+        let present = self.version(file);
+        let present = if is_known { present } else { Version { ctime: Time::default(), ..present } };
         if let Some(expect) = expect
-            && self.version(file) != expect
+            && present != expect
         {
             let after = self.after(file);
             let recno = self
