@@ -31,6 +31,8 @@ use crate::replaying::BatchEnd;
 use crate::replaying::Replaying;
 use crate::store::Store;
 use crate::store::StoreError;
+use crate::store::Table;
+use crate::table;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Hash;
@@ -43,6 +45,8 @@ use asking::AskAgain;
 use backfetch::Backfetches;
 use materialise::Work;
 use offer::Offering;
+use serde::Deserialize;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// State of the client role; what must survive is in the store.
@@ -79,6 +83,8 @@ pub struct Client {
     ahead_told: Option<Millis>,
     /// Newest record when presto came up.
     journal_end: Option<Recno>,
+    /// A power cut may have taken what came behind this record, which is not read yet.
+    fallback: Option<Fallback>,
     /// The same until presto was told what to keep in limbo.
     limbo_end: Option<Recno>,
     offering: Option<Offering>,
@@ -110,6 +116,13 @@ struct Barrier {
     all: bool,
     asked: bool,
 }
+
+/// The end of the journal that a power cut has left; not known before presto is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Fallback(Option<Recno>);
+
+/// Where it is noted.
+const FALLBACK: &[u8] = b"fallback";
 
 /// Pause between two syncs, in milliseconds: bounds how much of the disk's time acknowledgements may take.
 const SYNC_PAUSE: u64 = 30;
@@ -143,6 +156,7 @@ impl Client {
             tell_again: false,
             ahead_told: None,
             journal_end: None,
+            fallback: table::get(store, Table::Meta, FALLBACK)?,
             limbo_end: None,
             offering: None,
             backfetches: Backfetches::default(),
@@ -150,8 +164,27 @@ impl Client {
         })
     }
 
+    /// This life follows a power cut or a restored backup.
+    pub fn may_have_lost(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
+        self.fallback = Some(Fallback(None));
+        table::put(store, Table::Meta, FALLBACK, &Fallback(None))
+    }
+
+    /// Looks at what is pending when the journal that a power cut has left is read, and before what users do after it.
+    fn look_after_fallback(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        match self.fallback {
+            Some(Fallback(Some(end))) if ctx.meta.last_read() >= end => {
+                self.fallback = None;
+                ctx.store.delete(Table::Meta, FALLBACK)?;
+                self.cml.fall_back(ctx.store)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Everything that may go on, goes on. Called after each input.
     pub fn pump(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        self.look_after_fallback(ctx)?;
         self.retain_limbo(ctx)?;
         self.offer(ctx)?;
         self.greet(ctx)?;
@@ -176,7 +209,11 @@ impl Client {
     }
 
     /// Presto serves the volume; what it journaled before may have been sent by an earlier life of this node.
-    pub fn presto_up(&mut self, last: Recno) {
+    pub fn presto_up(&mut self, ctx: &mut Context<'_>, last: Recno) -> Result<(), StoreError> {
+        if self.fallback == Some(Fallback(None)) {
+            self.fallback = Some(Fallback(Some(last)));
+            table::put(ctx.store, Table::Meta, FALLBACK, &Fallback(Some(last)))?;
+        }
         if !matches!(self.stream, Stream::Up(_)) {
             self.cml.freeze(last);
         }
@@ -185,6 +222,7 @@ impl Client {
         self.replaying.presto_up(last);
         self.work.requeue_all();
         self.syncing.forget();
+        Ok(())
     }
 
     /// The stream is up.

@@ -187,7 +187,11 @@ impl Volume {
                 Part::Server(Box::new(server))
             }
             Role::Client { server } => {
-                Part::Client(Box::new(Client::open(server.clone(), store, config.tail, config.entropy)?))
+                let mut client = Client::open(server.clone(), store, config.tail, config.entropy)?;
+                if config.unclean {
+                    client.may_have_lost(store)?;
+                }
+                Part::Client(Box::new(client))
             }
         };
         let scrub = Scrub::new(config.adopts);
@@ -464,7 +468,7 @@ fn feed_server(
 /// One input for a client's side.
 fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Result<(), Fault> {
     match input {
-        Input::PrestoUp { last, .. } => client.presto_up(last),
+        Input::PrestoUp { last, .. } => client.presto_up(ctx, last)?,
         Input::Timeout | Input::Scrub(_) | Input::Listed { .. } | Input::Scrubbed { .. } => {}
         Input::PrestoDown => client.presto_down(),
         Input::Journal(records) => in_order(ctx, &records, |ctx, record| client.absorb(ctx, record))?,

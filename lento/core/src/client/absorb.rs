@@ -24,6 +24,7 @@ use std::collections::BTreeSet;
 impl Client {
     /// Reads one record of this node's KML.
     pub fn absorb(&mut self, ctx: &mut Context<'_>, record: &KmlRecord) -> Result<(), StoreError> {
+        self.look_after_fallback(ctx)?;
         let me = (ctx.meta.replica, ctx.meta.incarnation);
         let mut absorbed = local::absorb(ctx.store, me, record)?;
         ctx.unknown(record, absorbed.unknown);

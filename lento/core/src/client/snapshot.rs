@@ -115,7 +115,7 @@ impl Client {
         for (recno, row) in
             Cml::rows(ctx.store, Recno(0), usize::MAX)?.iter().take_while(|(recno, _)| *recno <= received)
         {
-            self.cml.settle(ctx.store, *recno, None, ctx.meta.incarnation)?;
+            self.cml.settle(ctx.store, *recno, None)?;
             self.cml.release_limbo(ctx.store, row.op.object, ctx.meta.last_read(), ctx.out)?;
         }
         for table in [Table::BaseEntry, Table::LocalEntry] {

@@ -5,6 +5,7 @@
 
 use super::Cml;
 use super::Row;
+use super::Slot;
 use super::before_of;
 use super::content_of;
 use super::fill_content;
@@ -22,6 +23,7 @@ use crate::types::OpKind;
 use crate::types::Operation;
 use crate::types::Recno;
 use crate::types::Time;
+use crate::types::Version;
 
 /// What became of a record with a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,28 +42,45 @@ impl Row {
 }
 
 impl Row {
-    /// Whether the content that was sent is not the one that the newest close on record left. The close that left it is about
-    /// to come, or a power cut has taken both back.
-    fn fell_back(&self, store: &dyn Store) -> Result<bool, StoreError> {
-        let Some(slot) = self.slot else { return Ok(false) };
+    /// The version that the newest close on record left, where another one was sent: the close that left that one is
+    /// about to come, or a power cut has taken both back.
+    fn fell_back_to(&self, store: &dyn Store) -> Result<Option<(Slot, Version)>, StoreError> {
+        let Some(slot) = self.slot.filter(|_| self.sent_with().is_some()) else { return Ok(None) };
         let left = slot.left(store, self.op.object)?;
-        Ok(left.is_some_and(|left| (left.mtime, left.size) != (slot.version.mtime, slot.version.size)))
+        let differs = |left: &Version| (left.mtime, left.size) != (slot.version.mtime, slot.version.size);
+        Ok(left.filter(differs).map(|left| (slot, left)))
     }
 }
 
 impl Cml {
+    /// A power cut has taken the end of the journal, and all that is left of it is read: what was sent of a content that
+    /// is gone says nothing of what is there. What is pending may be in limbo by a removal that no record tells any more.
+    pub fn fall_back(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
+        let mut next = Recno(0);
+        while let Some((recno, mut row)) = Cml::next(store, next)? {
+            next = recno;
+            if let Some(slot) = row.slot {
+                Cml::note_limbo(store, slot.file, row.op.object)?;
+            }
+            let Some((slot, left)) = row.fell_back_to(store)? else { continue };
+            self.count_bytes(slot.version.size, left.size);
+            row.slot = Some(Slot { version: left, ..slot });
+            row.forget_content();
+            leave_at(&mut row.op, left.mtime);
+            Cml::write(store, recno, &row)?;
+        }
+        Ok(())
+    }
+
     /// Takes a record out because it has its verdict. `hash`: the content that the server knows it by, if it says.
-    /// `incarnation`: of this life.
     pub fn settle(
         &mut self,
         store: &mut dyn Store,
         recno: Recno,
         hash: Option<Hash>,
-        incarnation: u32,
     ) -> Result<Settled, StoreError> {
         let Some(row) = Cml::row(store, recno)? else { return Ok(Settled::Whole) };
-        let is_earlier = row.op.id.0.incarnation < incarnation;
-        let is_safe = row.is_safe(hash) && !(is_earlier && row.fell_back(store)?);
+        let is_safe = row.is_safe(hash);
         // What was synced here is at least as good as what the server has got of it, which may be older.
         let is_promised = !is_safe && Cml::is_promised(store, row.op.object, recno)?;
         if !is_safe && !Cml::is_overwritten(store, row.op.object, recno)? {
@@ -101,7 +120,7 @@ impl Cml {
     }
 
     /// A record that came back whole after a power cut, and whose content has been written over since: that it is the
-    /// same content, its time and size say, as they do for Presto's recovery.
+    /// same content, its time and size say, as they do for Presto's recovery. It may have travelled with a later one.
     pub fn recognise(
         store: &mut dyn Store,
         recno: Recno,
@@ -109,8 +128,10 @@ impl Cml {
         told: &Operation,
     ) -> Result<(), StoreError> {
         let Some(slot) = row.slot.filter(|_| row.sent_with().is_none()) else { return Ok(()) };
-        let same =
-            |content: &&Content| content.size == slot.version.size && left_at(told) == left_at(&row.op);
+        let same = |content: &&Content| {
+            let at = left_at(told);
+            content.size == slot.version.size && (at == left_at(&row.op) || at == Some(slot.version.mtime))
+        };
         let Some(content) = content_of(told).filter(same) else { return Ok(()) };
         if !Cml::is_overwritten(store, row.op.object, recno)? {
             return Ok(());
@@ -160,6 +181,15 @@ fn left_at(op: &Operation) -> Option<Time> {
         OpKind::Create { attributes, .. } => Some(attributes.mtime),
         OpKind::Close { mtime, .. } => Some(*mtime),
         _ => None,
+    }
+}
+
+/// The content that it carries was left at this time.
+pub(super) fn leave_at(op: &mut Operation, time: Time) {
+    match &mut op.kind {
+        OpKind::Create { attributes, .. } => attributes.mtime = time,
+        OpKind::Close { mtime, .. } => *mtime = time,
+        _ => {}
     }
 }
 
