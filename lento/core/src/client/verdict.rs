@@ -230,6 +230,10 @@ impl Client {
             let Some(row) = Cml::row(ctx.store, recno)? else { continue };
             let mut op = row.op.clone();
             alias::substitute(&mut op, object, target)?;
+            if matches!(op.kind, OpKind::Create { .. }) {
+                // Its verdict is lost, and nobody makes another one's object.
+                op.object = row.op.object;
+            }
             if op != row.op {
                 pending::remove(ctx.store, recno, &row.op)?;
                 pending::insert(ctx.store, recno, &op)?;

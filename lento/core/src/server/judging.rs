@@ -131,7 +131,10 @@ impl Server {
         if !is_overdue && (is_unsafe || waits_for_content(&view, &op)?) {
             return Ok(Step::Held);
         }
-        let mut decision = judge(ctx.store, &self.aliases, &view, &op)?;
+        let mut decision = match unified_and_gone(&view, &sent, &op)?.filter(|_| !offers) {
+            Some(decision) => decision,
+            None => judge(ctx.store, &self.aliases, &view, &op)?,
+        };
         if matches!(decision, Decision::Refuse(_))
             && let Some(seen) = self.over_what_was_left(ctx, &view, &op)?
         {
@@ -525,6 +528,22 @@ fn over_nothing(view: &View<'_>, op: &Operation) -> Result<Option<Operation>, St
     };
     let is_same = there.content.is_some_and(|there| there.hash == content.hash);
     Ok(if content.size == 0 || is_same { None } else { content_part(op, Hash::empty()) })
+}
+
+/// A creation whose object was unified with one that has been removed since: its maker has lost the verdict, and what was
+/// removed does not come back. What he has filled it with meanwhile is kept.
+fn unified_and_gone(
+    view: &View<'_>,
+    sent: &Operation,
+    mapped: &Operation,
+) -> Result<Option<Decision>, StoreError> {
+    let is_creation = matches!(sent.kind, OpKind::Create { .. });
+    if !is_creation || sent.object == mapped.object || view.object(mapped.object)?.is_some() {
+        return Ok(None);
+    }
+    let is_filled = content_of(sent).is_some_and(|content| content.size > 0);
+    let refused = Decision::Refuse(ConflictKind::StoreRemove);
+    Ok(Some(if is_filled { refused } else { Decision::Unify(mapped.object) }))
 }
 
 /// A record that is brought back may have found a content that nobody had read: no hash says so. Where that content stands
