@@ -17,6 +17,7 @@ use crate::io::Output;
 use crate::local::TORN;
 use crate::local::UNKNOWN;
 use crate::local::Unread;
+use crate::promise;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
@@ -339,31 +340,19 @@ impl Cml {
         Ok(())
     }
 
-    /// What this record left was durable for a program by then.
-    pub fn note_promise(store: &mut dyn Store, object: ObjectId, recno: Recno) -> Result<(), StoreError> {
-        table::put(store, Table::Meta, &promise_key(object), &recno)
-    }
-
     /// Whether a program was told that what this record left is durable, or something later. The server has that from nobody
     /// else, so what is in the file is the best there is of it, torn or not.
     fn is_promised(store: &dyn Store, object: ObjectId, recno: Recno) -> Result<bool, StoreError> {
-        Ok(Cml::promise(store, object)?.is_some_and(|promise| recno <= promise))
+        Ok(promise::of(store, object)?.is_some_and(|promise| recno <= promise))
     }
 
     /// The server has what this record stands for.
     fn end_promise(store: &mut dyn Store, recno: Recno, row: &Row) -> Result<(), StoreError> {
         let Some(slot) = row.slot else { return Ok(()) };
-        match Cml::promise(store, row.op.object)? {
-            Some(promise) if recno <= promise && promise <= slot.latest => {
-                store.delete(Table::Meta, &promise_key(row.op.object))
-            }
+        match promise::of(store, row.op.object)? {
+            Some(promise) if recno <= promise && promise <= slot.latest => promise::end(store, row.op.object),
             _ => Ok(()),
         }
-    }
-
-    /// The newest such record about the object whose content the server has not taken yet.
-    fn promise(store: &dyn Store, object: ObjectId) -> Result<Option<Recno>, StoreError> {
-        table::get(store, Table::Meta, &promise_key(object))
     }
 
     /// The pending record whose content this one found on disk. What that content is, is known when it is sent: until
@@ -481,8 +470,4 @@ pub fn content_of(op: &Operation) -> Option<&Content> {
         OpKind::Close { content, .. } => Some(content),
         _ => None,
     }
-}
-
-fn promise_key(object: ObjectId) -> Vec<u8> {
-    [b"promise".as_slice(), &table::object_key(object)].concat()
 }

@@ -16,6 +16,7 @@ mod ledger;
 pub mod lineage;
 mod local;
 pub mod message;
+mod promise;
 pub mod record;
 mod replaying;
 pub mod scrub;

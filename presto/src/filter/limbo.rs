@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
@@ -32,6 +33,10 @@ struct State {
     last_close: BTreeMap<FileId, Recno>,
     /// Those of them that say that they were synced.
     synced: BTreeSet<FileId>,
+    /// Files whose last close does not say so, the newest ones, also where limbo is never needed.
+    unsynced: BTreeMap<FileId, Recno>,
+    /// These in their order, with some that are no longer among them.
+    order: VecDeque<(FileId, Recno)>,
     kept: BTreeMap<FileId, Kept>,
 }
 
@@ -45,6 +50,22 @@ struct Kept {
     dealt_with: Recno,
     /// An orphan whose writer has left nothing so far: no record will ever make Lento ask for its release.
     silent: bool,
+}
+
+/// Closes remembered for a later fsync: Lento knows by then what older ones left.
+const UNSYNCED: usize = 65_536;
+
+impl State {
+    fn note_unsynced(&mut self, id: FileId, recno: Recno) {
+        self.unsynced.insert(id, recno);
+        self.order.push_back((id, recno));
+        while self.order.len() > UNSYNCED {
+            let Some((oldest, recno)) = self.order.pop_front() else { return };
+            if self.unsynced.get(&oldest) == Some(&recno) {
+                self.unsynced.remove(&oldest);
+            }
+        }
+    }
 }
 
 /// End of an orphan's name.
@@ -115,27 +136,33 @@ impl Limbo {
 
     /// A user's close of this file was journaled.
     pub fn note_close(&self, id: FileId, recno: Recno) {
-        if recno > self.settled() {
-            let mut state = self.state.lock();
+        let settled = self.settled();
+        let mut state = self.state.lock();
+        if recno > settled {
             state.last_close.insert(id, recno);
             state.synced.remove(&id);
         }
+        state.note_unsynced(id, recno);
     }
 
     /// The same of a close that says that its content was made durable.
     pub fn note_synced(&self, id: FileId, recno: Recno) {
         self.note_close(id, recno);
         let mut state = self.state.lock();
+        state.unsynced.remove(&id);
         if state.last_close.contains_key(&id) {
             state.synced.insert(id);
         }
     }
 
-    /// Whether the server may lack this file's content, and no record says yet that it was synced.
+    /// Whether others may lack this file's content, and no record says yet that it was synced. A server does not know what
+    /// others have.
     #[must_use]
     pub fn lacks_synced(&self, id: FileId) -> bool {
         let state = self.state.lock();
-        state.last_close.contains_key(&id) && !state.synced.contains(&id)
+        let is_server = self.settled() == Recno(u64::MAX);
+        let lacks = state.last_close.contains_key(&id) && !state.synced.contains(&id);
+        lacks || is_server && state.unsynced.contains_key(&id)
     }
 
     /// Whether this file's content must be kept when its last name goes.

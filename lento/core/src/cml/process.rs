@@ -11,6 +11,7 @@ use crate::io::Output;
 use crate::local::Absorbed;
 use crate::local::TORN;
 use crate::local::Unread;
+use crate::promise;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::types::Attributes;
@@ -47,7 +48,7 @@ impl Cml {
             }
             OpKind::Close { .. } => {
                 if absorbed.promised {
-                    Cml::note_promise(store, op.object, recno)?;
+                    promise::note(store, op.object, recno)?;
                 }
                 self.process_close(store, recno, op, absorbed.unread)?;
             }

@@ -17,6 +17,7 @@ use crate::io::Output;
 use crate::io::Policy;
 use crate::judge::alias;
 use crate::local;
+use crate::promise;
 use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
 use crate::record::Update;
@@ -122,6 +123,9 @@ impl Server {
             version: unread.version,
             latest: record.recno,
         });
+        if absorbed.promised && slot.is_some() {
+            promise::note(ctx.store, op.object, record.recno)?;
+        }
         match slot {
             Some(slot) => self.log_unread(ctx, position, op, slot),
             None => self.log(ctx, position, origin, LogWhat::Operation(op), None),

@@ -24,6 +24,7 @@ use crate::io::ReadResult;
 use crate::local::TORN;
 use crate::local::UNKNOWN;
 use crate::message::Stored;
+use crate::promise;
 use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
 use crate::record::Left;
@@ -291,6 +292,9 @@ impl Server {
             let is_new = content == Stored::empty() && Position(row.written.0) > by_earlier_lives;
             return Ok(Some(Told::ByRow).filter(|_| !is_new));
         }
+        if promise::of(ctx.store, object)?.is_some_and(|promise| Position(promise.0) > by_earlier_lives) {
+            return Ok(None);
+        }
         // A hash that went with the power was told, if at all, at the places that wait for it again.
         let waiting = self.unread.of(object);
         if let Some(at) = waiting.iter().rfind(|at| **at <= by_earlier_lives) {
@@ -299,9 +303,12 @@ impl Server {
         self.told_before(ctx, object)
     }
 
-    /// What the first place that waits found.
+    /// What the first place that waits found, unless a program was promised something since then.
     fn told_before(&self, ctx: &Context<'_>, object: ObjectId) -> Result<Option<Told>, StoreError> {
         let Some(first) = self.unread.of(object).first().copied() else { return Ok(None) };
+        if promise::of(ctx.store, object)?.is_some_and(|promise| Position(promise.0) >= first) {
+            return Ok(None);
+        }
         Ok(match LogRow::get(ctx.store, first)?.map(|row| row.record.what) {
             Some(LogWhat::Operation(Operation { kind: OpKind::Close { before, .. }, .. }))
                 if ![UNKNOWN, TORN].contains(&before) =>
@@ -312,7 +319,8 @@ impl Server {
         })
     }
 
-    /// Nobody has come as far as this place: what was told at the one before it, or before all of them.
+    /// Nobody has come as far as this place: what was told at the one before it, or before all of them. What a program was
+    /// promised since then is better, whatever is left of it.
     fn told_earlier(
         &self,
         ctx: &Context<'_>,
@@ -320,7 +328,9 @@ impl Server {
         sought: Sought,
     ) -> Result<Option<Told>, StoreError> {
         let Sought::Unknown(position) = sought else { return Ok(None) };
+        let promise = promise::of(ctx.store, object)?.map(|promise| Position(promise.0));
         match self.unread.of(object).into_iter().rfind(|at| *at < position) {
+            Some(at) if promise.is_some_and(|promise| promise > at) => Ok(None),
             Some(at) => Ok(Some(Told::At(at))),
             None => self.told_before(ctx, object),
         }

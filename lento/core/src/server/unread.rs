@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::ReadResult;
+use crate::promise;
 use crate::store::StoreError;
 use crate::tree::Stored;
 use crate::tree::Tree;
@@ -317,6 +318,7 @@ impl Server {
         }
         self.unread.remove(&object);
         self.read_again.remove(&object);
+        promise::end(ctx.store, object)?;
         Ok(slot)
     }
 }
