@@ -4,6 +4,7 @@ use crate::io::Event;
 use crate::io::Output;
 use crate::io::Ref;
 use crate::lineage::Lineage;
+use crate::local::Absorbed;
 use crate::record::KmlRecord;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -13,6 +14,7 @@ use crate::types::FileId;
 use crate::types::Hash;
 use crate::types::ObjectId;
 use crate::types::OpId;
+use crate::types::OpKind;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Tag;
@@ -104,16 +106,31 @@ pub struct Context<'a> {
     pub doubtful: &'a mut Vec<(ObjectId, Vec<Ref>)>,
     /// Objects that go by the server's name now, which a scrub may have noted by their old ones.
     pub renamed: &'a mut Vec<(ObjectId, ObjectId)>,
+    /// Objects that have got another name, where a scrub may have been already.
+    pub moved: &'a mut Vec<ObjectId>,
     /// A record names what no record made: the whole tree has to be looked through.
     pub look_through: &'a mut bool,
 }
 
 impl Context<'_> {
     /// A user's record may name a file that no record made.
-    pub fn unknown(&mut self, record: &KmlRecord, file: Option<FileId>) {
-        if let Some(file) = file {
-            self.out.push(Output::Event(Event::Unknown { recno: record.recno, file }));
-            *self.look_through = true;
+    pub fn unknown(&mut self, record: &KmlRecord, file: Option<FileId>) -> Result<(), StoreError> {
+        let Some(file) = file else { return Ok(()) };
+        self.out.push(Output::Event(Event::Unknown { recno: record.recno, file }));
+        *self.look_through = true;
+        crate::scrub::note_unknown(self.store)
+    }
+
+    /// A record, a user's or a replay's, may have moved something past a scrub.
+    pub fn note_moved(&mut self, absorbed: &Absorbed) {
+        let Some(op) = absorbed.operation.as_ref().or(absorbed.aside.as_ref()) else { return };
+        match &op.kind {
+            OpKind::Link { .. } => self.moved.push(op.object),
+            OpKind::Rename { replaced, exchange, .. } => {
+                self.moved.push(op.object);
+                self.moved.extend(replaced.filter(|_| *exchange).map(|replaced| replaced.object));
+            }
+            _ => {}
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod acl;
 mod apply;
+mod aside;
 mod client;
 mod cml;
 mod context;

@@ -5,6 +5,7 @@
 
 use crate::acl;
 use crate::apply;
+use crate::aside;
 use crate::record::After;
 use crate::record::KmlOrigin;
 use crate::record::KmlRecord;
@@ -45,6 +46,8 @@ pub struct Absorbed {
     pub promised: bool,
     /// A lower file that waits in limbo, with its object.
     pub limbo: Option<(FileId, ObjectId)>,
+    /// What no user did: a power cut took the record of a replay that put something aside, or took it from there.
+    pub aside: Option<Operation>,
     /// A writer left this lower file, which no longer has a name.
     pub orphan: Option<(FileId, ObjectId)>,
     /// A user's record names this lower file, which no record made: it came to be behind Presto's back.
@@ -69,7 +72,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             if reading.is_user() && reading.view().entry(dir, name)?.is_some() {
                 return reading.unknown(*file);
             }
-            let object = reading.new_object();
+            let object = reading.made(dir, name)?;
             reading.adopt(*file, object)?;
             let content = reading.content_of(after);
             let row = Object {
@@ -89,7 +92,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             tree.set_object(object, Some(&row))?;
             tree.set_entry(dir, name, Some(object))?;
             set_mtime(&mut tree, dir, *dir_mtime)?;
-            reading.says(
+            let made = reading.says(
                 object,
                 OpKind::Create {
                     dir,
@@ -101,7 +104,8 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                     dir_mtime: *dir_mtime,
                     seen: Position(0),
                 },
-            )
+            )?;
+            Ok(reading.unless_aside(made, &[dir]))
         }
         Update::Link { dir, name, file, after, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
@@ -115,7 +119,9 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             tree.set_entry(dir, name, Some(object))?;
             set_mtime(&mut tree, dir, *dir_mtime)?;
             set_version(&mut tree, object, after)?;
-            reading.says(object, OpKind::Link { dir, name: name.clone(), dir_mtime: *dir_mtime })
+            let linked =
+                reading.says(object, OpKind::Link { dir, name: name.clone(), dir_mtime: *dir_mtime })?;
+            Ok(reading.unless_aside(linked, &[dir]))
         }
         Update::Remove { dir, name, file, last, limbo, dir_mtime } => {
             let Some(dir) = reading.object(*dir)? else { return reading.unknown(*dir) };
@@ -129,7 +135,11 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             };
             // A directory goes when it is empty.
             let holds = !reading.view().children(object, 1)?.is_empty();
-            if reading.is_user() && (holds || !reading.is_known_as(object, *file)?) {
+            if reading.is_user()
+                && (holds
+                    || !reading.is_known_as(object, *file)?
+                    || reading.has_unknown_names(object, *last)?)
+            {
                 return reading.unknown(*file);
             }
             let before = reading.known_hash(object)?;
@@ -137,13 +147,10 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             tree.set_entry(dir, name, None)?;
             set_mtime(&mut tree, dir, *dir_mtime)?;
             let unknown = reading.lost_name(object, *last)?;
-            if dir == ObjectId::STAGING && reading.is_user() {
-                // A scrub has not found it where it had been put aside: nobody else has it there.
-                return Ok(Absorbed::default());
-            }
             let limbo = limbo.then_some((*file, object));
             let op = OpKind::Remove { dir, name: name.clone(), last: *last, before, dir_mtime: *dir_mtime };
-            Ok(Absorbed { limbo, unknown, ..reading.says(object, op)? })
+            let removed = Absorbed { limbo, unknown, ..reading.says(object, op)? };
+            Ok(reading.unless_aside(removed, &[dir]))
         }
         Update::Rename {
             from,
@@ -173,8 +180,13 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
             };
             let target = reading.view().entry(to, to_name)?.filter(|target| *target != object);
             let replaces = replaced.map(|replaced| reading.object(replaced)).transpose()?.flatten();
+            let survives = match target.filter(|_| !*exchange) {
+                Some(target) => reading.has_unknown_names(target, *replaced_last)?,
+                None => false,
+            };
             if reading.is_user()
                 && (replaces != target
+                    || survives
                     || !reading.is_known_as(object, *file)?
                     || !reading.may_move((from, object), (to, target), *exchange)?)
             {
@@ -207,7 +219,8 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 from_mtime: *from_mtime,
                 to_mtime: *to_mtime,
             };
-            Ok(Absorbed { limbo, unknown, ..reading.says(object, op)? })
+            let moved = Absorbed { limbo, unknown, ..reading.says(object, op)? };
+            Ok(reading.unless_aside(moved, &[from, to]))
         }
         // From here on: a file that has lost its last name is nobody's but the descriptors' that still hold it.
         Update::SetAttr { file, mask, truncated, after } => {
@@ -293,6 +306,12 @@ impl<'a> Reading<'a> {
         Ok(is_now || self.object(file)? == Some(object))
     }
 
+    /// An object loses the only name that is known, and it is not its last one: no record has told of the other, and it
+    /// would come back under that as somebody else, with whatever is in its file.
+    fn has_unknown_names(&self, object: ObjectId, last: bool) -> Result<bool, StoreError> {
+        Ok(!last && self.view().names(object)?.len() <= 1)
+    }
+
     /// A directory that is replaced is empty, and none goes into itself: else what stands between has moved unseen.
     fn may_move(
         &self,
@@ -324,6 +343,21 @@ impl<'a> Reading<'a> {
     /// Something made by a user is named by its record; something replayed, by the replay.
     fn new_object(&self) -> ObjectId {
         self.replay.map_or(ObjectId(self.id.0), |(object, _)| object)
+    }
+
+    /// The same for what is made in this directory under this name. A scrub finds what a replay made aside.
+    fn made(&self, dir: ObjectId, name: &Name) -> Result<ObjectId, StoreError> {
+        let aside = aside::object_of(name).filter(|_| dir == ObjectId::STAGING && self.is_user());
+        let Some(object) = aside else { return Ok(self.new_object()) };
+        Ok(if self.view().object(object)?.is_none() { object } else { self.new_object() })
+    }
+
+    /// What a scrub finds put aside, or missing there, was moved by a replay: nobody else has it there, and it is no update.
+    fn unless_aside(&self, absorbed: Absorbed, dirs: &[ObjectId]) -> Absorbed {
+        if !self.is_user() || !dirs.contains(&ObjectId::STAGING) {
+            return absorbed;
+        }
+        Absorbed { aside: absorbed.operation, operation: None, limbo: None, ..absorbed }
     }
 
     fn says(&self, object: ObjectId, kind: OpKind) -> Result<Absorbed, StoreError> {

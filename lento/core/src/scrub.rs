@@ -44,12 +44,22 @@ const PAUSE: u64 = 500;
 /// The whole walk. Each directory has a share of it and gives equal parts to itself and its subdirectories.
 const WHOLE: u64 = 1 << 48;
 
-/// A row of the store: since a power cut the tree has not been looked through.
+/// A row of the store: the tree has to be looked through, and has not been yet.
 const DOUBT: &[u8] = b"doubt";
+/// What it says where a record names what no record made. Since a power cut it says nothing, which is more.
+const UNKNOWN: &[u8] = b"unknown";
 
 /// The tree may be ahead of what is durable of the journal.
 pub fn doubt_tree(store: &mut dyn Store) -> Result<(), StoreError> {
     store.put(Table::Meta, DOUBT, &[])
+}
+
+/// A record is left out, since it names what no record made: whatever happens, the tree is looked through.
+pub fn note_unknown(store: &mut dyn Store) -> Result<(), StoreError> {
+    match store.get(Table::Meta, DOUBT)? {
+        Some(_) => Ok(()),
+        None => store.put(Table::Meta, DOUBT, UNKNOWN),
+    }
 }
 
 /// What to do with what is found.
@@ -148,6 +158,8 @@ enum Way {
     Plain,
     /// A directory that is gone with all that was in it: it is only looked at before its names are taken back.
     Verify,
+    /// Such a directory that is not gone: it is somewhere else.
+    Moved,
     /// What was in such a directory, wherever that may be now.
     Below,
 }
@@ -162,6 +174,11 @@ enum What {
 impl Suspect {
     fn new(what: What) -> Suspect {
         Suspect { what, tries: 0, share: 0, way: Way::Plain }
+    }
+
+    /// It was looked for everywhere, and as often as it may be.
+    fn is_given_up(&self) -> bool {
+        self.tries.saturating_add(1) >= TRIES
     }
 }
 
@@ -197,10 +214,9 @@ impl Scrub {
 
     /// Presto is there, and its journal ends here: what a power cut may have left without records is looked for.
     pub fn presto_up(&mut self, ctx: &Context<'_>, last: Recno) -> Result<(), StoreError> {
-        if ctx.store.get(Table::Meta, DOUBT)?.is_none() {
-            return Ok(());
-        }
-        self.begin(Found::Mend, ctx.meta.adopting);
+        let Some(doubt) = ctx.store.get(Table::Meta, DOUBT)? else { return Ok(()) };
+        let found = if doubt == UNKNOWN { Found::Take } else { Found::Mend };
+        self.begin(found, ctx.meta.adopting);
         if let Some(run) = &mut self.run {
             run.told = run.told.max(last);
         }
@@ -254,9 +270,21 @@ impl Scrub {
         }
     }
 
-    /// Replays must not be planned: a question waits, or is under way.
-    pub fn holds_replays(&self) -> bool {
-        self.run.as_ref().is_some_and(|run| run.asked.is_some() || run.wants_turn)
+    /// This object has another name: it may have moved from where the walk has not been to where it has.
+    pub fn moved(&mut self, ctx: &Context<'_>, object: ObjectId) -> Result<(), StoreError> {
+        let Some(run) = self.run.as_mut().filter(|run| run.whole) else { return Ok(()) };
+        let row = View::new(ctx.store, Which::Local).object(object)?;
+        let Some(row) = row else { return Ok(()) };
+        if row.attributes.is_dir() {
+            run.dirs.push((object, 0));
+        }
+        run.suspects.push_back(Suspect::new(What::Object(object)));
+        Ok(())
+    }
+
+    /// Replays must not be planned: a question waits, or is under way, or what came of it is not read yet.
+    pub fn holds_replays(&self, read: Recno) -> bool {
+        self.run.as_ref().is_some_and(|run| run.asked.is_some() || run.wants_turn || read < run.told)
     }
 
     /// When to go on, if it waits for the clock.
@@ -326,7 +354,7 @@ impl Scrub {
             self.begin(if run.mends { Found::Mend } else { Found::Take }, ctx.meta.adopting);
             return Ok(false);
         }
-        if run.mends {
+        if run.mends || run.take && ctx.store.get(Table::Meta, DOUBT)?.is_some_and(|doubt| doubt == UNKNOWN) {
             ctx.store.delete(Table::Meta, DOUBT)?;
         }
         Ok(run.take)
@@ -386,6 +414,8 @@ impl Scrub {
     ) -> Result<(), StoreError> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let Some((_, asked)) = run.asked.take_if(|(question, _)| *question == ticket) else { return Ok(()) };
+        let news = |outcome: &ScrubOutcome| matches!(outcome, ScrubOutcome::Found { recno: Some(_), .. });
+        let is_getting_on = outcomes.iter().any(news);
         let mut outcomes = outcomes.into_iter();
         for mut suspect in asked {
             match outcomes.next() {
@@ -406,6 +436,14 @@ impl Scrub {
                     run.settled(suspect);
                     continue;
                 }
+                Some(ScrubOutcome::Stale { recno: Recno(0) }) if suspect.way == Way::Verify => {
+                    suspect.way = Way::Moved;
+                }
+                // It waits for others, of which some are told now.
+                Some(ScrubOutcome::Stale { recno: Recno(0) }) if is_getting_on => {
+                    run.suspects.push_back(suspect);
+                    continue;
+                }
                 Some(ScrubOutcome::Stale { recno }) => {
                     run.told = run.told.max(recno);
                 }
@@ -416,6 +454,9 @@ impl Scrub {
                 None => run.not_before = Millis(ctx.now.0 + PAUSE),
             }
             suspect.tries += 1;
+            if suspect.way == Way::Moved && suspect.is_given_up() {
+                suspect.way = Way::Verify;
+            }
             // What is never at rest is somebody's work, who will report it. What is to be adopted is adopted.
             if suspect.tries < TRIES || self.status.adopting {
                 run.suspects.push_back(suspect);
@@ -468,6 +509,11 @@ impl Run {
     /// What has been put aside is looked for as well: a power cut may have taken it, or have left it where it was going.
     fn look_aside(&mut self, ctx: &Context<'_>) -> Result<(), StoreError> {
         if !self.whole || std::mem::replace(&mut self.aside, true) {
+            return Ok(());
+        }
+        if self.mends {
+            // More may be there than is known: its list tells both.
+            self.dirs.push((ObjectId::STAGING, 0));
             return Ok(());
         }
         let view = View::new(ctx.store, Which::Local);
@@ -535,7 +581,7 @@ impl Run {
             {
                 for (child, _) in view.children(object, usize::MAX)? {
                     let child = Suspect::new(What::Entry(object, child, None));
-                    stack.push(Suspect { tries: 1, way: Way::Below, ..child });
+                    stack.push(Suspect { tries: suspect.tries, way: Way::Below, ..child });
                 }
             }
             order.push(suspect);
@@ -546,11 +592,12 @@ impl Run {
         Ok(())
     }
 
-    /// What was listed is known by now. A directory is looked into.
+    /// What stands there is known by now, also where it was not listed because it was away for a moment. A directory is
+    /// looked into.
     fn settled(&mut self, suspect: Suspect) {
         match suspect.what {
-            What::Entry(dir, name, Some(_)) => self.new.push((dir, name, suspect.share)),
-            _ => self.done += suspect.share,
+            What::Entry(dir, name, _) => self.new.push((dir, name, suspect.share)),
+            What::Object(_) => self.done += suspect.share,
         }
     }
 
@@ -566,7 +613,7 @@ impl Run {
             let question = match &suspect.what {
                 What::Object(object) => item::object(ctx, *object)?,
                 What::Entry(dir, name, listed) => {
-                    let (waits, question) = item::entry(ctx, *dir, name, *listed, suspect.way)?;
+                    let (waits, question) = item::entry(ctx, (*dir, name), *listed, &suspect)?;
                     if waits && suspect.tries == 0 {
                         self.gone.push(suspect);
                         continue;

@@ -110,6 +110,7 @@ pub struct Volume {
     /// What replays found other than any record left it.
     doubtful: Vec<(ObjectId, Vec<Ref>)>,
     renamed: Vec<(ObjectId, ObjectId)>,
+    moved: Vec<ObjectId>,
     look_through: bool,
     presto: bool,
     generations: u64,
@@ -202,6 +203,7 @@ impl Volume {
             scrub,
             doubtful: Vec::new(),
             renamed: Vec::new(),
+            moved: Vec::new(),
             look_through: false,
             presto: false,
             generations: 0,
@@ -304,6 +306,7 @@ impl Volume {
             behind: !self.backlog.is_empty(),
             doubtful: &mut self.doubtful,
             renamed: &mut self.renamed,
+            moved: &mut self.moved,
             look_through: &mut self.look_through,
         };
         let up = match &input {
@@ -325,7 +328,7 @@ impl Volume {
             }
             other => other,
         };
-        ctx.scrubbing = self.scrub.holds_replays();
+        ctx.scrubbing = self.scrub.holds_replays(ctx.meta.last_read());
         match &mut self.part {
             Part::Server(server) => feed_server(server, &mut ctx, &mut self.generations, input)?,
             Part::Client(client) => feed_client(client, &mut ctx, input)?,
@@ -335,7 +338,7 @@ impl Volume {
             self.scrub.presto_up(&ctx, last)?;
         }
         scrub(&mut self.scrub, &mut ctx, up.is_some() && self.config.adopts, replays_idle)?;
-        if ctx.scrubbing && !self.scrub.holds_replays() {
+        if ctx.scrubbing && !self.scrub.holds_replays(ctx.meta.last_read()) {
             ctx.scrubbing = false;
             self.part.pump(&mut ctx)?;
         }
@@ -406,6 +409,9 @@ fn scrub(
 ) -> Result<(), StoreError> {
     for (object, target) in std::mem::take(ctx.renamed) {
         scrub.renamed(object, target);
+    }
+    for object in std::mem::take(ctx.moved) {
+        scrub.moved(ctx, object)?;
     }
     if std::mem::take(ctx.look_through) {
         scrub.look_through(ctx.meta.adopting);

@@ -5,17 +5,17 @@
 mod sim;
 
 use lento_core::io::Input;
+use lento_core::io::Output;
 use lento_core::scrub::Found;
 use lento_core::scrub::ScrubStatus;
 use lento_core::types::FileId;
 use lento_core::types::mode;
 use sim::disk::Disk;
 use sim::disk::ROOT;
+use sim::scrub::cookie;
+use sim::steps::*;
 use sim::world::Dice;
 use sim::world::World;
-
-const SERVER: usize = 0;
-const CLIENT: usize = 1;
 
 fn scrub_status(world: &World, node: usize) -> ScrubStatus {
     let node = &world.nodes[node];
@@ -211,4 +211,66 @@ fn a_directory_is_adopted_through_kills() {
         world.rest();
         assert_eq!(world.nodes[SERVER].disk.last(), taken, "seed {seed}: it is adopted once");
     }
+}
+
+/// Goes on until the scrub is about to list this directory.
+fn until_listing(world: &mut World, node: usize, path: &str) {
+    let dir = at(world, node, path).unwrap();
+    for _ in 0..200 {
+        world.read_journal(node, 8);
+        if world.nodes[node].jobs.iter().any(|job| matches!(job, Output::List { dir: d, .. } if *d == dir)) {
+            return;
+        }
+        world.run_job(node);
+        world.timeout(node);
+    }
+    panic!("{path} is not listed");
+}
+
+#[test]
+fn what_moves_from_where_the_walk_has_not_been_to_where_it_has_is_looked_at() {
+    let (first, second) = if cookie(b"a") < cookie(b"b") { ("a", "b") } else { ("b", "a") };
+    let there = |name: &str| format!("{second}/{name}");
+    let here = |name: &str| format!("{first}/{name}");
+    for node in [SERVER, CLIENT] {
+        let mut world = world(1);
+        for path in [first, second, &there("d"), &there("d/e")] {
+            mkdir(&mut world, node, path);
+        }
+        store(&mut world, node, &there("f"), "text");
+        settle(&mut world);
+        let (dir, file) = (at(&world, node, &there("d/e")).unwrap(), at(&world, node, &there("f")).unwrap());
+        world.nodes[node].disk.behind(|disk| {
+            let new = disk.user_make(dir, b"new", mode::FILE).unwrap();
+            disk.user_store(new, b"nobody told");
+            disk.user_store(file, b"nobody told this");
+        });
+        world.give(node, Input::Scrub(Found::Take));
+        until_listing(&mut world, node, second);
+        rename(&mut world, node, &there("d"), &here("d"));
+        rename(&mut world, node, &there("f"), &here("f"));
+        settle(&mut world);
+        everywhere(&world, &here("d/e/new"), Some("nobody told"));
+        everywhere(&world, &here("f"), Some("nobody told this"));
+    }
+}
+
+#[test]
+fn what_is_away_while_its_directory_is_listed_is_looked_into_when_it_is_back() {
+    let mut world = world(1);
+    for path in ["a", "b", "b/d"] {
+        mkdir(&mut world, SERVER, path);
+    }
+    settle(&mut world);
+    let dir = at(&world, SERVER, "b/d").unwrap();
+    world.nodes[SERVER].disk.behind(|disk| disk.user_make(dir, b"new", mode::DIR).unwrap());
+    world.give(SERVER, Input::Scrub(Found::Take));
+    until_listing(&mut world, SERVER, "b");
+    let b = at(&world, SERVER, "b").unwrap();
+    // As a listing that goes on while names come and go may not show it.
+    let hidden = world.nodes[SERVER].disk.inodes.get_mut(&b).unwrap().entries.remove(b"d".as_slice());
+    world.run_job(SERVER);
+    world.nodes[SERVER].disk.inodes.get_mut(&b).unwrap().entries.insert(b"d".to_vec(), hidden.unwrap());
+    settle(&mut world);
+    assert!(at(&world, CLIENT, "b/d/new").is_some());
 }

@@ -231,7 +231,19 @@ fn time_back(time: v1::Time) -> Option<Time> {
 #[must_use]
 pub fn scrub_item(item: ScrubItem) -> v1::ScrubItem {
     let what = match item {
-        ScrubItem::Entry { dir, name, expect, expect_dir, expect_file, expect_last, listed, known, left } => {
+        ScrubItem::Entry {
+            dir,
+            name,
+            expect,
+            expect_dir,
+            expect_file,
+            expect_last,
+            listed,
+            known,
+            left,
+            may_exchange,
+            given_up,
+        } => {
             let (known_dir, known_name) = known.unzip();
             What::Entry(v1::ScrubEntry {
                 dir: Some(file_id(dir)),
@@ -244,6 +256,8 @@ pub fn scrub_item(item: ScrubItem) -> v1::ScrubItem {
                 known_dir: known_dir.map(file_id),
                 known_name: known_name.unwrap_or_default().into(),
                 left,
+                may_exchange,
+                given_up,
             })
         }
         ScrubItem::Object { file, expect, size, xattrs: x } => What::Object(v1::ScrubObject {

@@ -66,6 +66,9 @@ impl Scrubber {
         let Some(expect) = item.expect else { return Ok(Seen::Same) };
         let _held = self.volume.locks.lock(&[item.at.dir, expect.file]);
         self.untouched(since, &[(item.at.dir, item.at.name.as_slice())], &[expect.file])?;
+        if self.is_elsewhere(item, expect)? {
+            return Err(STALE);
+        }
         if mode == Mode::Look {
             return Ok(Seen::Differs("gone", Recno::NONE));
         }
@@ -77,8 +80,8 @@ impl Scrubber {
     fn compare(&self, item: &Entry, dir: &Dir, found: Option<FileId>, mode: Mode) -> Result<Seen, Stop> {
         let expect = item.expect;
         let aside = item.at.dir == self.volume.lower.staging();
-        // What else lies aside is not looked at.
-        if found == expect.map(|expect| expect.file) || aside && found.is_some() {
+        // What lies aside belongs to replays; only after a power cut it is listed.
+        if found == expect.map(|expect| expect.file) || aside && found.is_some() && found != item.listed {
             return Ok(Seen::Same);
         }
         if found.is_some() && found != item.listed {
@@ -103,6 +106,11 @@ impl Scrubber {
                 }
                 _ => {}
             }
+        }
+        if let Some(expect) = expect
+            && self.is_elsewhere(item, expect)?
+        {
+            return self.changed_places(item, dir, found, expect, mode);
         }
         let mut records = Vec::new();
         let mut what = "gone";
@@ -141,6 +149,52 @@ impl Scrubber {
         Ok(seen)
     }
 
+    /// What was expected has a name all the same: it has moved, and is told at its new place.
+    fn is_elsewhere(&self, item: &Entry, expect: Expected) -> Result<bool, Errno> {
+        if item.given_up || !(expect.is_last || expect.is_dir) {
+            return Ok(false);
+        }
+        match self.volume.lower.stat(expect.file) {
+            Ok(stat) => Ok(stat.attributes.nlink > 0 && !self.volume.limbo.contains(expect.file)),
+            Err(Errno::STALE | Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Two files that are each in the other's way, or in that of a third: told as an exchange, the one that stands here is in
+    /// its place, and the other one a step further.
+    fn changed_places(
+        &self,
+        item: &Entry,
+        dir: &Dir,
+        found: Option<FileId>,
+        expect: Expected,
+        mode: Mode,
+    ) -> Result<Seen, Stop> {
+        let (Some(file), Some(place), true) = (found, &item.known, item.may_exchange) else {
+            return Err(STALE);
+        };
+        let Some(there) = self.left(place, file)? else { return Err(STALE) };
+        if mode == Mode::Look {
+            return Ok(Seen::Differs("another file", Recno::NONE));
+        }
+        let moved = Found::of(Opcode::Rename, file, self.attributes(file)?).flag(Flags::EXCHANGE);
+        let moved = Found {
+            intent: Intent {
+                parent: place.dir,
+                name: place.name.clone(),
+                target_parent: item.at.dir,
+                target_name: item.at.name.clone(),
+                replaced: expect.file,
+                ..moved.intent
+            },
+            outcome: Outcome { parent_mtime: there, target_parent_mtime: mtime(dir)?, ..moved.outcome },
+        };
+        let recno = self.take(&[moved])?;
+        self.forget(item, found);
+        Ok(Seen::Differs("another file", recno))
+    }
+
     /// The name does not lead to what was expected any more.
     fn lost(&self, item: &Entry, dir_mtime: Time, expect: Expected) -> Result<Found, Stop> {
         let last = expect.is_last || expect.is_dir;
@@ -160,7 +214,17 @@ impl Scrubber {
     ) -> Result<&'static str, Stop> {
         let Some(place) = &item.known else {
             let at = filter::Place { dir: item.at.dir, name: &item.at.name };
-            records.extend(self.volume.made(file, dir, at)?);
+            let made = self.volume.made(file, dir, at)?;
+            if item.at.dir == self.volume.lower.staging() {
+                // A replay made it. Whether all of its content is there, nobody knows.
+                let close = |found: &Found| found.intent.opcode == Some(Opcode::Close);
+                let (closes, mut made): (Vec<_>, Vec<_>) = made.into_iter().partition(close);
+                made.truncate(1);
+                records.extend(made);
+                records.extend(closes.into_iter().map(|found| found.flag(Flags::UNVOUCHED)));
+                return Ok("new");
+            }
+            records.extend(made);
             return Ok("new");
         };
         let present = self.attributes(file)?;

@@ -49,6 +49,10 @@ pub(super) struct Entry {
     pub known: Option<Place>,
     /// The directory has left the tree: nothing is here.
     pub left: bool,
+    /// What was listed and what is expected may be told to have changed places.
+    pub may_exchange: bool,
+    /// What is expected was looked for everywhere, and is gone.
+    pub given_up: bool,
 }
 
 /// An object to compare.
@@ -97,7 +101,15 @@ fn entry(entry: v1::ScrubEntry) -> Result<Entry, Malformed> {
         }
         Ok(there)
     });
-    Ok(Entry { expect: expect.transpose()?, listed, known: known.transpose()?, left: entry.left, at })
+    Ok(Entry {
+        expect: expect.transpose()?,
+        listed,
+        known: known.transpose()?,
+        left: entry.left,
+        may_exchange: entry.may_exchange,
+        given_up: entry.given_up,
+        at,
+    })
 }
 
 fn object(object: v1::ScrubObject) -> Result<Object, Malformed> {

@@ -269,10 +269,80 @@ fn what_is_below_a_directory_that_left_the_tree_is_gone_whatever_it_holds() {
     let file = w.volume.lower.child(&*inside, b"f").unwrap();
     let outside = tempfile::tempdir_in(w.path("..")).unwrap();
     fs::rename(w.path("d"), outside.path().join("d")).unwrap();
-    let below = v1::ScrubEntry { dir: wire(dir), left: true, ..expect(&w, "f", file) };
+    let below = v1::ScrubEntry { dir: wire(dir), left: true, given_up: true, ..expect(&w, "f", file) };
     let records = found(&w, "gone", What::Entry(below.clone()));
     assert_eq!(opcodes(&records), [Opcode::Unlink]);
     assert_eq!((records[0].intent.object, records[0].intent.parent), (file, dir));
     let nothing = v1::ScrubEntry { expect: None, ..below };
     same(&w, What::Entry(nothing));
+}
+
+#[test]
+fn what_has_a_name_elsewhere_is_not_gone_until_it_is_given_up() {
+    let w = world();
+    let (file, dir) = (w.save("f", "text"), w.user_mkdir("d"));
+    fs::rename(w.path("f"), w.path("g")).unwrap();
+    fs::rename(w.path("d"), w.path("e")).unwrap();
+    is(&w, Kind::Stale, What::Entry(expect(&w, "f", file)));
+    let gone_dir = v1::ScrubEntry { expect_dir: true, ..expect(&w, "d", dir) };
+    is(&w, Kind::Stale, What::Entry(gone_dir.clone()));
+    is(&w, Kind::Stale, What::Entry(v1::ScrubEntry { left: true, ..gone_dir.clone() }));
+    let given_up = v1::ScrubEntry { given_up: true, ..expect(&w, "f", file) };
+    assert_eq!(opcodes(&found(&w, "gone", What::Entry(given_up))), [Opcode::Unlink]);
+    let given_up = v1::ScrubEntry { given_up: true, ..gone_dir };
+    assert_eq!(opcodes(&found(&w, "gone", What::Entry(given_up))), [Opcode::Rmdir]);
+}
+
+#[test]
+fn what_has_changed_places_is_an_exchange() {
+    let w = world();
+    let (a, b) = (w.save("a", "of a"), w.save("b", "of b"));
+    fs::rename(w.path("a"), w.path("tmp")).unwrap();
+    fs::rename(w.path("b"), w.path("a")).unwrap();
+    fs::rename(w.path("tmp"), w.path("b")).unwrap();
+    let moved = v1::ScrubEntry { expect: wire(a), expect_last: true, ..known(&w, "a", b, w.root(), "b") };
+    is(&w, Kind::Stale, What::Entry(moved.clone()));
+    let records =
+        found(&w, "another file", What::Entry(v1::ScrubEntry { may_exchange: true, ..moved.clone() }));
+    assert_eq!(opcodes(&records), [Opcode::Rename]);
+    let intent = &records[0].intent;
+    assert_eq!((intent.object, intent.parent, intent.name.as_slice()), (b, w.root(), b"b".as_slice()));
+    assert_eq!((intent.target_parent, intent.target_name.as_slice()), (w.root(), b"a".as_slice()));
+    assert_eq!(intent.replaced, a);
+    assert!(intent.flags.contains(Flags::EXCHANGE));
+    same(&w, What::Entry(expect(&w, "a", b)));
+    same(&w, What::Entry(expect(&w, "b", a)));
+}
+
+#[test]
+fn what_lies_aside_is_told_only_if_it_was_listed() {
+    let w = world();
+    let staging = w.volume.lower.staging();
+    let aside = w.volume.lower.path.join("staging");
+    fs::write(aside.join("1-1-7"), "text").unwrap();
+    let id = w.volume.lower.child(&*w.volume.lower.dir(staging).unwrap(), b"1-1-7").unwrap();
+    let listed = list(&w, staging, 0);
+    assert_eq!(listed.entries.iter().map(|entry| entry.file).collect::<Vec<_>>(), [wire(id)]);
+    let new =
+        v1::ScrubEntry { dir: wire(staging), name: name("1-1-7"), listed: wire(id), ..Default::default() };
+    same(&w, What::Entry(v1::ScrubEntry { listed: None, ..new.clone() }));
+    let (outcome, records) = mend(&w, What::Entry(new));
+    assert_eq!(outcome.result(), Kind::Found, "{outcome:?}");
+    assert_eq!(opcodes(&records), [Opcode::Create, Opcode::Close]);
+    assert!(records[1].outcome.flags.contains(Flags::UNVOUCHED), "it may be torn");
+
+    let file = w.save("f", "text");
+    fs::rename(w.path("f"), aside.join("1-1-8")).unwrap();
+    let moved = v1::ScrubEntry {
+        dir: wire(staging),
+        name: name("1-1-8"),
+        listed: wire(file),
+        known_dir: wire(w.root()),
+        known_name: name("f"),
+        ..Default::default()
+    };
+    let (outcome, records) = mend(&w, What::Entry(moved));
+    assert_eq!(outcome.result(), Kind::Found, "{outcome:?}");
+    assert_eq!(opcodes(&records), [Opcode::Rename]);
+    assert_eq!(records[0].intent.target_parent, staging);
 }

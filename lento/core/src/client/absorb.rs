@@ -27,7 +27,14 @@ impl Client {
         self.look_after_fallback(ctx)?;
         let me = (ctx.meta.replica, ctx.meta.incarnation);
         let mut absorbed = local::absorb(ctx.store, me, record)?;
-        ctx.unknown(record, absorbed.unknown);
+        ctx.unknown(record, absorbed.unknown)?;
+        ctx.note_moved(&absorbed);
+        if let Some(op) = &absorbed.aside {
+            // Where it belongs, base says.
+            let touched = facet::touched(op);
+            self.replaying.disturbed(&touched);
+            return self.confirmed(ctx, touched);
+        }
         match record.origin {
             KmlOrigin::User => {
                 if let Some((file, _)) = absorbed.orphan {

@@ -5,6 +5,7 @@
 
 use super::Client;
 use crate::apply;
+use crate::aside;
 use crate::context::Context;
 use crate::facet::Facet;
 use crate::facet::pending;
@@ -153,7 +154,7 @@ impl Client {
         if at.0 == ObjectId::STAGING {
             return Ok(Repair::Blocked);
         }
-        let aside = (ObjectId::STAGING, staging_name(object));
+        let aside = (ObjectId::STAGING, aside::name_of(object));
         self.plan_rename(ctx, &at, &aside, object, None)?;
         let facet = Facet::Entry(at.0, at.1);
         self.repair(ctx, &facet)
@@ -213,7 +214,7 @@ impl Client {
             Err(item) => return Ok(Repair::NeedsContent(item)),
         };
         // Over something: whole beside it first, then in one step.
-        let first = if replaced.is_some() { (ObjectId::STAGING, staging_name(want)) } else { at.clone() };
+        let first = if replaced.is_some() { (ObjectId::STAGING, aside::name_of(want)) } else { at.clone() };
         let item = self.item(
             ctx,
             want,
@@ -449,9 +450,4 @@ fn set_time(tree: &mut Tree<'_>, dir: ObjectId, time: Option<Time>) -> Result<()
     let Some(mut state) = tree.view().object(dir)? else { return Ok(()) };
     state.attributes.mtime = time;
     tree.set_object(dir, Some(&state))
-}
-
-fn staging_name(object: ObjectId) -> Name {
-    let tag = object.0;
-    format!("{:x}-{:x}-{:x}", tag.replica, tag.incarnation, tag.number).into_bytes()
 }

@@ -58,6 +58,10 @@ pub enum ScrubItem {
         known: Option<(FileId, Name)>,
         /// Its directory has left the tree: nothing is there, whatever that directory may hold.
         left: bool,
+        /// What stands there and what is known there may be told to have changed places.
+        may_exchange: bool,
+        /// It was looked for everywhere: if it is not there it is gone, even if it has not ended to be.
+        given_up: bool,
     },
     /// What an object is like.
     Object {

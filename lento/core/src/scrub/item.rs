@@ -14,6 +14,7 @@ use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::Time;
 
+use super::Suspect;
 use super::Way;
 use super::What;
 
@@ -50,14 +51,13 @@ pub(super) fn object(ctx: &Context<'_>, object: ObjectId) -> Result<Option<Scrub
     Ok(Some(ScrubItem::Object { file, expect: row.attributes, size: row.version.size, xattrs }))
 }
 
-/// The question about a name, `None` if what was listed there is what is known; and whether it has to wait for what is
-/// known below it.
+/// The question about a name, `None` if what was listed there is what is known; and whether it has to wait, since what is
+/// known there may have moved: that is told at its new place first.
 pub(super) fn entry(
     ctx: &Context<'_>,
-    dir: ObjectId,
-    name: &Name,
+    (dir, name): (ObjectId, &Name),
     listed: Option<FileId>,
-    way: Way,
+    suspect: &Suspect,
 ) -> Result<(bool, Option<ScrubItem>), StoreError> {
     let view = View::new(ctx.store, Which::Local);
     let Some(dir_file) = file_of(ctx, dir)? else { return Ok((false, None)) };
@@ -70,27 +70,50 @@ pub(super) fn entry(
         Some(object) => view.names(object)?.len() <= 1,
         None => false,
     };
-    let mut known = None;
+    let (mut known, mut may_exchange) = (None, false);
     if let Some(file) = listed.filter(|file| Some(*file) != expect)
         && let Some(elsewhere) = handle::get(ctx.store, file)?
         && view.object(elsewhere)?.is_some_and(|row| row.file == file)
-        && let Some((from, from_name)) = view.names(elsewhere)?.into_iter().next()
-        && let Some(from) = file_of(ctx, from)?
+        && let names = view.names(elsewhere)?
+        && let Some((from, from_name)) = names.first().cloned()
+        && let Some(from_file) = file_of(ctx, from)?
     {
-        known = Some((from, from_name));
+        known = Some((from_file, from_name));
+        may_exchange = match object.filter(|_| names.len() == 1 && expect_last) {
+            Some(object) => may_change_places(&view, (from, elsewhere), (dir, object))?,
+            None => false,
+        };
     }
     if expect.is_some() && expect == listed {
         return Ok((false, None));
     }
-    let has_children = match object.filter(|_| expect_dir) {
-        Some(object) => !view.children(object, 1)?.is_empty(),
-        None => false,
-    };
     let name = name.clone();
-    let (dir, left) = (dir_file, way == Way::Below);
-    let item =
-        ScrubItem::Entry { dir, name, expect, expect_dir, expect_file, expect_last, listed, known, left };
-    Ok((has_children, Some(item)))
+    let (dir, left) = (dir_file, suspect.way == Way::Below);
+    let item = ScrubItem::Entry {
+        dir,
+        name,
+        expect,
+        expect_dir,
+        expect_file,
+        expect_last,
+        listed,
+        known,
+        left,
+        // Whether it is gone is all that is asked then.
+        may_exchange: may_exchange && suspect.way != Way::Verify,
+        given_up: suspect.is_given_up(),
+    };
+    Ok((expect_last, Some(item)))
+}
+
+/// Whether two objects may change places: neither goes into itself, and replays do not look at what they have put aside.
+fn may_change_places(
+    view: &View<'_>,
+    (from, one): (ObjectId, ObjectId),
+    (to, other): (ObjectId, ObjectId),
+) -> Result<bool, StoreError> {
+    let aside = [from, to].contains(&ObjectId::STAGING);
+    Ok(!aside && !view.is_within(from, other)? && !view.is_within(to, one)?)
 }
 
 /// For people.

@@ -69,7 +69,8 @@ impl Server {
             return Ok(());
         }
         let absorbed = local::absorb(ctx.store, me, record)?;
-        ctx.unknown(record, absorbed.unknown);
+        ctx.unknown(record, absorbed.unknown)?;
+        ctx.note_moved(&absorbed);
         self.torn_after(ctx, record, absorbed.operation.as_ref())?;
         let origin = match record.origin {
             KmlOrigin::Replay { verdict: 0, .. } if record.update == Update::Nothing => return Ok(()),

@@ -11,11 +11,19 @@ use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::scrub::Found;
 use lento_core::types::FileId;
+use lento_core::types::Hash;
 use lento_core::types::Mask;
 use lento_core::types::Recno;
 
 /// Names in one page: few, so that lists end between changes.
 const PAGE: usize = 3;
+
+/// Where a list goes on behind this name. As in a file system, a name that is there all the time is in every list, whatever
+/// comes and goes meanwhile.
+pub fn cookie(name: &[u8]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = Hash::of(name).0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1)
+}
 
 impl Disk {
     /// What `act` does, nobody reports.
@@ -38,29 +46,60 @@ impl Disk {
             attributes: self.inodes[file].attributes,
             version: self.version(*file),
         };
-        let entries: Vec<Listed> = inode.entries.iter().skip(after as usize).take(PAGE).map(listed).collect();
-        let next = if entries.len() == PAGE { after + PAGE as u64 } else { 0 };
+        let mut names: Vec<_> = inode.entries.iter().filter(|(name, _)| cookie(name) > after).collect();
+        names.sort_by_key(|(name, _)| cookie(name));
+        let entries: Vec<Listed> = names.into_iter().take(PAGE).map(listed).collect();
+        let next = entries.last().filter(|_| entries.len() == PAGE).map_or(0, |last| cookie(&last.name));
         Listing::Page { entries, next }
     }
 
     pub fn scrub(&mut self, item: &ScrubItem, since: Recno, how: Found) -> ScrubOutcome {
         let take = how != Found::Show;
         match item {
-            ScrubItem::Entry { dir, name, expect, expect_file, expect_last, listed, known, left, .. } => {
+            ScrubItem::Entry {
+                dir,
+                name,
+                expect,
+                expect_file,
+                expect_last,
+                listed,
+                known,
+                left,
+                may_exchange,
+                given_up,
+                ..
+            } => {
                 let found = self.entry(*dir, name).filter(|_| !left);
                 let keys =
                     [Some((*dir, name.clone())), found.map(|f| (f, vec![])), expect.map(|f| (f, vec![]))];
                 if let Some(recno) = self.newer(keys.into_iter().flatten(), since) {
                     return ScrubOutcome::Stale { recno };
                 }
-                if found == *expect || *dir == STAGING && found.is_some() {
+                if found == *expect || *dir == STAGING && found.is_some() && found != *listed {
                     return ScrubOutcome::Same;
                 }
                 if found.is_some() && found != *listed {
                     return ScrubOutcome::Stale { recno: Recno(0) };
                 }
+                let changes_places =
+                    match expect.filter(|file| *expect_last && !given_up && self.links(*file) > 0) {
+                        Some(_) => {
+                            let moved = found.zip(known.as_ref()).filter(|(file, (from, from_name))| {
+                                *may_exchange && self.entry(*from, from_name) != Some(*file)
+                            });
+                            if moved.is_none() {
+                                return ScrubOutcome::Stale { recno: Recno(0) };
+                            }
+                            true
+                        }
+                        None => false,
+                    };
                 if !take {
                     return ScrubOutcome::Found { recno: None, what: "entry".into() };
+                }
+                if let (true, Some(file), Some(known)) = (changes_places, found, known) {
+                    self.moved(known, (*dir, name), file, *expect);
+                    return ScrubOutcome::Found { recno: Some(self.last()), what: "entry".into() };
                 }
                 if let Some(file) = found.filter(|_| how == Found::Mend && known.is_none())
                     && let Some(outcome) =
@@ -157,26 +196,14 @@ impl Disk {
     }
 
     fn appeared(&mut self, dir: FileId, name: &[u8], file: FileId, known: Option<&(FileId, Vec<u8>)>) {
+        // What a replay was about to put in its place may be torn.
+        let left = if dir == STAGING { Left::Unvouched } else { Left::Whole };
         let (after, dir_mtime) = (self.after(file), self.mtime(dir));
+        let at = (dir, name);
         let name = name.to_vec();
         match known {
             Some((from, from_name)) if self.entry(*from, from_name) != Some(file) => {
-                let from_mtime = self.mtime(*from);
-                self.found(Update::Rename {
-                    from: *from,
-                    from_name: from_name.clone(),
-                    to: dir,
-                    to_name: name,
-                    file,
-                    after,
-                    replaced: None,
-                    replaced_last: false,
-                    replaced_limbo: false,
-                    exchange: false,
-                    whiteout: false,
-                    from_mtime,
-                    to_mtime: dir_mtime,
-                });
+                self.moved(&(*from, from_name.clone()), at, file, None);
             }
             Some(_) => {
                 self.found(Update::Link { dir, name, file, after, dir_mtime });
@@ -188,10 +215,34 @@ impl Disk {
                 let made = Update::Make { dir, name, file, after: after.clone(), symlink, xattrs, dir_mtime };
                 self.found(made);
                 if inode.attributes.is_file() && !inode.bytes.is_empty() {
-                    self.found(Update::Close { file, replaces: None, after, left: Left::Whole });
+                    self.found(Update::Close { file, replaces: None, after, left });
                 }
             }
         }
+    }
+
+    fn moved(
+        &mut self,
+        (from, from_name): &(FileId, Vec<u8>),
+        (to, to_name): (FileId, &[u8]),
+        file: FileId,
+        replaced: Option<FileId>,
+    ) {
+        self.found(Update::Rename {
+            from: *from,
+            from_name: from_name.clone(),
+            to,
+            to_name: to_name.to_vec(),
+            file,
+            after: self.after(file),
+            replaced,
+            replaced_last: false,
+            replaced_limbo: false,
+            exchange: replaced.is_some(),
+            whiteout: false,
+            from_mtime: self.mtime(*from),
+            to_mtime: self.mtime(to),
+        });
     }
 
     fn found(&mut self, update: Update) {

@@ -523,6 +523,11 @@ impl World {
         }
     }
 
+    /// What comes next.
+    pub fn next_message(&self, from: usize, to: usize) -> Option<&Message> {
+        self.links.get(&(from, to)).and_then(VecDeque::front)
+    }
+
     pub fn deliver(&mut self, from: usize, to: usize) -> bool {
         let Some(message) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else {
             return false;
