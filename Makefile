@@ -14,6 +14,9 @@ KILLS   ?= 1000
 CUTS    ?= 20
 # Of `make test-boot`: clean ends of a machine.
 BOOTS   ?= 3
+# Of `make sim`.
+RUNS    ?= 1000
+FROM    ?= 0
 export ROUNDS KEEP NODES KILLS CUTS
 
 NEXTEST_VERSION := 0.9.143
@@ -25,7 +28,7 @@ BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive power kernel walk bench boot intermezzo-boot
 CLUSTER    := cluster cluster-check cluster-test images kubectl-intermezzo
 
-.PHONY: help demo test test-fast test-kill test-survive test-power test-kernel test-boot boot test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test sim test-fast test-kill test-survive test-power test-kernel test-boot boot test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -33,6 +36,7 @@ help:
 	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
 	@echo "make test-survive    kill -9 of presto under programs that may notice nothing (root; KILLS=1000 SEED=n)"
+	@echo "make sim             random histories on simulated nodes (RUNS=1000 for each mix, FROM=first seed)"
 	@echo "make test-power      power cuts of a virtual machine that is a node (root, QEMU; CUTS=20 SEED=n)"
 	@echo "make test-kernel     presto's tests on Linux 6.1, without FUSE passthrough (root, QEMU)"
 	@echo "make test-boot       machines whose root file system is a volume, busybox and systemd (root, QEMU; BOOTS=3, ONLY=names)"
@@ -60,6 +64,10 @@ test: format clippy architecture deny unit
 	$(MAKE) test-cluster
 
 # Mount tests skip themselves by name here; `make unit` runs them.
+# Random histories on simulated nodes, each mix RUNS times. What goes wrong says its seed.
+sim:
+	SIM_RUNS=$(RUNS) SIM_FROM=$(FROM) $(CARGO) test -p lento-core --test simulation
+
 test-fast: format clippy architecture
 	$(CARGO) nextest run --workspace --profile fast
 
