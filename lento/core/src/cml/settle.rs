@@ -127,6 +127,9 @@ impl Cml {
         row: &mut Row,
         told: &Operation,
     ) -> Result<(), StoreError> {
+        if row.slot.is_none() {
+            return Cml::part_from(store, recno, row, told);
+        }
         let Some(slot) = row.slot.filter(|_| row.sent_with().is_none()) else { return Ok(()) };
         let same = |content: &&Content| {
             let at = left_at(told);
@@ -138,6 +141,23 @@ impl Cml {
         }
         fill_content(&mut row.op, Content { inline: None, ..content.clone() });
         Cml::write(store, recno, row)
+    }
+
+    /// The content that came with it may have been a later one, whose record the power cut has taken: then it is not what
+    /// the next record here was made over.
+    fn part_from(store: &mut dyn Store, recno: Recno, row: &Row, told: &Operation) -> Result<(), StoreError> {
+        let Some(content) = content_of(told).filter(|content| left_by(&row.op) != Some(content.hash)) else {
+            return Ok(());
+        };
+        for later in pending::own(store, row.op.object)?.into_iter().filter(|later| *later > recno) {
+            let Some(Row { op, slot: Some(slot) }) = Cml::row(store, later)? else { continue };
+            let at = left_at(told);
+            let is_it = at == left_at(&op) || at == Some(slot.version.mtime);
+            if is_it && slot.version.size == content.size {
+                return Ok(());
+            }
+        }
+        Cml::hand_on(store, recno, row.op.object, TORN)
     }
 
     /// Whether a later record stands for what is in the file by now.
