@@ -6,7 +6,9 @@
 //! scrub of a volume that knows of nothing yet; when it is interrupted it begins again, and what is known by then is
 //! equal.
 
+mod doubt;
 mod item;
+mod suspect;
 
 use crate::context::Context;
 use crate::io::Event;
@@ -15,9 +17,7 @@ use crate::io::Listing;
 use crate::io::Output;
 use crate::io::Ref;
 use crate::io::ScrubOutcome;
-use crate::store::Store;
 use crate::store::StoreError;
-use crate::store::Table;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::tree::handle;
@@ -27,40 +27,25 @@ use crate::types::ObjectId;
 use crate::types::Recno;
 use crate::types::Ticket;
 use crate::volume::Millis;
+pub use doubt::doubt_tree;
+pub use doubt::note_unknown;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use suspect::Suspect;
+use suspect::Way;
+use suspect::What;
 
 /// Suspects asked about at once.
 const BATCH: usize = 256;
 /// Bytes of extended attributes and names in one question.
 const BATCH_BYTES: usize = 96 << 10;
-/// How often a suspect that changes meanwhile is asked about.
-const TRIES: u32 = 5;
 /// Findings told by path.
 const SHOWN: usize = 1000;
 /// Wait after something went wrong, in milliseconds.
 const PAUSE: u64 = 500;
 /// The whole walk. Each directory has a share of it and gives equal parts to itself and its subdirectories.
 const WHOLE: u64 = 1 << 48;
-
-/// A row of the store: the tree has to be looked through, and has not been yet.
-const DOUBT: &[u8] = b"doubt";
-/// What it says where a record names what no record made. Since a power cut it says nothing, which is more.
-const UNKNOWN: &[u8] = b"unknown";
-
-/// The tree may be ahead of what is durable of the journal.
-pub fn doubt_tree(store: &mut dyn Store) -> Result<(), StoreError> {
-    store.put(Table::Meta, DOUBT, &[])
-}
-
-/// A record is left out, since it names what no record made: whatever happens, the tree is looked through.
-pub fn note_unknown(store: &mut dyn Store) -> Result<(), StoreError> {
-    match store.get(Table::Meta, DOUBT)? {
-        Some(_) => Ok(()),
-        None => store.put(Table::Meta, DOUBT, UNKNOWN),
-    }
-}
 
 /// What to do with what is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,45 +128,6 @@ struct Walk {
     suspects: Vec<Suspect>,
 }
 
-#[derive(Clone, Debug)]
-struct Suspect {
-    what: What,
-    tries: u32,
-    /// A directory's part of the walk.
-    share: u64,
-    way: Way,
-}
-
-/// How a suspect is asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Plain,
-    /// A directory that is gone with all that was in it: it is only looked at before its names are taken back.
-    Verify,
-    /// Such a directory that is not gone: it is somewhere else.
-    Moved,
-    /// What was in such a directory, wherever that may be now.
-    Below,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum What {
-    /// A name; the file that was listed there.
-    Entry(ObjectId, Name, Option<FileId>),
-    Object(ObjectId),
-}
-
-impl Suspect {
-    fn new(what: What) -> Suspect {
-        Suspect { what, tries: 0, share: 0, way: Way::Plain }
-    }
-
-    /// It was looked for everywhere, and as often as it may be.
-    fn is_given_up(&self) -> bool {
-        self.tries.saturating_add(1) >= TRIES
-    }
-}
-
 impl Scrub {
     /// None runs. `adopted`: the tree was there before the volume.
     pub fn new(adopted: bool) -> Scrub {
@@ -214,8 +160,8 @@ impl Scrub {
 
     /// Presto is there, and its journal ends here: what a power cut may have left without records is looked for.
     pub fn presto_up(&mut self, ctx: &Context<'_>, last: Recno) -> Result<(), StoreError> {
-        let Some(doubt) = ctx.store.get(Table::Meta, DOUBT)? else { return Ok(()) };
-        let found = if doubt == UNKNOWN { Found::Take } else { Found::Mend };
+        let Some(doubt) = doubt::get(ctx.store)? else { return Ok(()) };
+        let found = if doubt == doubt::UNKNOWN { Found::Take } else { Found::Mend };
         self.begin(found, ctx.meta.adopting);
         if let Some(run) = &mut self.run {
             run.told = run.told.max(last);
@@ -354,8 +300,8 @@ impl Scrub {
             self.begin(if run.mends { Found::Mend } else { Found::Take }, ctx.meta.adopting);
             return Ok(false);
         }
-        if run.mends || run.take && ctx.store.get(Table::Meta, DOUBT)?.is_some_and(|doubt| doubt == UNKNOWN) {
-            ctx.store.delete(Table::Meta, DOUBT)?;
+        if run.mends || run.take && doubt::get(ctx.store)?.is_some_and(|doubt| doubt == doubt::UNKNOWN) {
+            doubt::end(ctx.store)?;
         }
         Ok(run.take)
     }
@@ -458,7 +404,7 @@ impl Scrub {
                 suspect.way = Way::Verify;
             }
             // What is never at rest is somebody's work, who will report it. What is to be adopted is adopted.
-            if suspect.tries < TRIES || self.status.adopting {
+            if suspect.tries < suspect::TRIES || self.status.adopting {
                 run.suspects.push_back(suspect);
             } else {
                 run.done += suspect.share;

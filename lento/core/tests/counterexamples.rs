@@ -8,8 +8,6 @@ mod sim;
 
 use lento_core::io::Input;
 use lento_core::io::Output;
-use lento_core::record::KmlOrigin;
-use lento_core::record::KmlRecord;
 use lento_core::record::Update;
 use lento_core::types::Hash;
 use lento_core::types::Recno;
@@ -579,28 +577,4 @@ fn a_sent_content_that_a_power_cut_takes_back_is_not_taken_for_what_is_in_the_fi
     settle(&mut world);
     everywhere(&world, "f", Some("v2"));
     assert!(is_kept(&world, "v1"), "what is older on the disk is no update");
-}
-
-/// Its ctime has moved, and no record tells to what. That is no store of anybody's.
-#[test]
-fn a_file_that_has_lost_one_of_its_names_was_not_written() {
-    for over in [false, true] {
-        let mut world = world(1);
-        store(&mut world, SERVER, "f", "old");
-        link(&mut world, SERVER, "f", "g");
-        store(&mut world, SERVER, "h", "another");
-        settle(&mut world);
-        if over {
-            rename(&mut world, SERVER, "h", "g");
-        } else {
-            remove(&mut world, SERVER, "g");
-        }
-        settle(&mut world);
-        store(&mut world, SERVER, "f", "new");
-        settle(&mut world);
-        everywhere(&world, "f", Some("new"));
-        let of_user = |record: &KmlRecord| record.origin == KmlOrigin::User;
-        assert!(!world.nodes[CLIENT].disk.kml.iter().any(of_user), "nobody has written here");
-        assert!(world.nodes[SERVER].kept.is_empty());
-    }
 }

@@ -6,6 +6,8 @@ mod sim;
 
 use lento_core::io::Input;
 use lento_core::io::Output;
+use lento_core::record::KmlOrigin;
+use lento_core::record::KmlRecord;
 use lento_core::scrub::Found;
 use lento_core::scrub::ScrubStatus;
 use lento_core::types::FileId;
@@ -273,4 +275,28 @@ fn what_is_away_while_its_directory_is_listed_is_looked_into_when_it_is_back() {
     world.nodes[SERVER].disk.inodes.get_mut(&b).unwrap().entries.insert(b"d".to_vec(), hidden.unwrap());
     settle(&mut world);
     assert!(at(&world, CLIENT, "b/d/new").is_some());
+}
+
+/// Its ctime has moved, and no record tells to what. That is no store of anybody's.
+#[test]
+fn a_file_that_has_lost_one_of_its_names_was_not_written() {
+    for over in [false, true] {
+        let mut world = world(1);
+        store(&mut world, SERVER, "f", "old");
+        link(&mut world, SERVER, "f", "g");
+        store(&mut world, SERVER, "h", "another");
+        settle(&mut world);
+        if over {
+            rename(&mut world, SERVER, "h", "g");
+        } else {
+            remove(&mut world, SERVER, "g");
+        }
+        settle(&mut world);
+        store(&mut world, SERVER, "f", "new");
+        settle(&mut world);
+        everywhere(&world, "f", Some("new"));
+        let of_user = |record: &KmlRecord| record.origin == KmlOrigin::User;
+        assert!(!world.nodes[CLIENT].disk.kml.iter().any(of_user), "nobody has written here");
+        assert!(world.nodes[SERVER].kept.is_empty());
+    }
 }

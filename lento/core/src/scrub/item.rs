@@ -14,9 +14,9 @@ use crate::types::Name;
 use crate::types::ObjectId;
 use crate::types::Time;
 
-use super::Suspect;
-use super::Way;
-use super::What;
+use super::suspect::Suspect;
+use super::suspect::Way;
+use super::suspect::What;
 
 /// Whether it is worth a closer look. A directory's change time moves with its names and says nothing.
 pub(super) fn looks_different(row: &Object, entry: &Listed) -> bool {
