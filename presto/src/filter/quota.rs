@@ -21,6 +21,7 @@ use intermezzo_kml::record::Intent;
 use intermezzo_kml::record::Opcode;
 use intermezzo_kml::record::Outcome;
 use parking_lot::Mutex;
+use rustix::fs::FileType;
 use rustix::fs::StatVfs;
 use rustix::io::Errno;
 
@@ -153,10 +154,10 @@ impl Quota {
                 state.went(intent.object, length(&intent.before));
                 state.came(object, length(after));
             }
-            Some(Opcode::Close | Opcode::Setattr) if !intent.flags.contains(Flags::ORPHAN) => {
-                if kind(after) == rustix::fs::FileType::RegularFile {
-                    state.resized(object, length(&intent.before), length(after), is_written(object));
-                }
+            Some(Opcode::Close | Opcode::Setattr)
+                if kind(after) == FileType::RegularFile && !intent.flags.contains(Flags::ORPHAN) =>
+            {
+                state.resized(object, length(&intent.before), length(after), is_written(object));
             }
             Some(Opcode::Link | Opcode::Rename) => {
                 if let Phase::Counting { again, .. } = &mut state.phase {
@@ -378,5 +379,5 @@ impl Volume {
 
 /// Length of what counts by length.
 fn length(attributes: &Attributes) -> u64 {
-    if kind(attributes) == rustix::fs::FileType::RegularFile { attributes.size } else { 0 }
+    if kind(attributes) == FileType::RegularFile { attributes.size } else { 0 }
 }

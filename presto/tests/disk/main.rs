@@ -17,7 +17,6 @@ mod limits;
 mod lower_fs;
 mod midway;
 #[path = "../common/mounted.rs"]
-#[allow(dead_code)]
 mod mounted;
 mod starting;
 mod synced;
