@@ -214,7 +214,7 @@ impl Agent {
                 }
                 Some((handle, _)) => {
                     let handle = handle.clone();
-                    handle.send(Mail::Desired(volume.clone())).await;
+                    handle.send(Mail::Desired(Box::new(volume.clone()))).await;
                     self.running.insert(name, (handle, volume));
                 }
             }

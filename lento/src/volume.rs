@@ -54,7 +54,7 @@ pub enum Mail {
     /// A person has decided about what this node is about to remove.
     Judged(NodeName, Judgement),
     /// The desired state has changed.
-    Desired(crate::desired::DesiredVolume),
+    Desired(Box<crate::desired::DesiredVolume>),
     /// Where is this lower file safe, of which that is the newest record?
     Safety(FileId, Recno, oneshot::Sender<Safety>),
     /// How is it?

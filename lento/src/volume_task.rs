@@ -268,7 +268,7 @@ impl VolumeTask {
                     inputs.push(Input::Judged(node, judgement));
                 }
             }
-            Mail::Desired(desired) => self.desired_changed(desired, inputs),
+            Mail::Desired(desired) => self.desired_changed(*desired, inputs),
             Mail::Safety(file, newest, reply) => {
                 if let Some(Ok(safety)) = self.life.as_ref().map(|life| life.safety(file, newest)) {
                     let _ = reply.send(safety);

@@ -142,11 +142,12 @@ async fn a_volume_lives_fails_and_lives_again() {
     assert!(volume.refusal("c").is_some());
 
     // Paused, it stays on the list and may not speak.
-    volume.send(Mail::Desired(DesiredVolume { paused: ["b".to_owned()].into(), ..wanted.clone() })).await;
+    let paused = DesiredVolume { paused: ["b".to_owned()].into(), ..wanted.clone() };
+    volume.send(Mail::Desired(Box::new(paused))).await;
     let paused = report(&volume).await;
     assert!(volume.refusal("b").unwrap().contains("node b is paused"));
     assert!(paused.status.waiting.iter().any(|why| why == "node b: its Replicator is paused"));
-    volume.send(Mail::Desired(wanted)).await;
+    volume.send(Mail::Desired(Box::new(wanted))).await;
     assert!(report(&volume).await.status.waiting.is_empty());
     assert_eq!(volume.refusal("b"), None);
 

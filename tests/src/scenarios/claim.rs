@@ -28,7 +28,7 @@ pub(super) fn claim(suite: &mut Suite<'_>) -> Result<String> {
     // The standard holds: what the other scenarios' pods do is refused here.
     let by_path =
         claimer(second).replace("persistentVolumeClaim: {claimName: team}", "hostPath: {path: /run}");
-    let refused = suite.kubectl.apply(&by_path).map_or_else(|error| format!("{error:#}"), |said| said);
+    let refused = suite.kubectl.apply(&by_path).unwrap_or_else(|error| format!("{error:#}"));
     ensure!(refused.contains("violates PodSecurity"), "a pod with hostPath is not refused: {refused}");
 
     suite.kubectl.apply(&claimer(server))?;

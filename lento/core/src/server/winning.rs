@@ -43,7 +43,7 @@ enum Way {
     /// It, as it is over what stands here.
     Over {
         /// The record.
-        op: Operation,
+        op: Box<Operation>,
         /// What gives way, and has to be kept first. `None`: nothing is lost by it.
         loser: Option<(ObjectId, Stored)>,
     },
@@ -83,7 +83,7 @@ fn over(view: &View<'_>, op: &Operation, kind: ConflictKind) -> Result<Option<Wa
             }
             let Some(there) = there else {
                 *replaced = None;
-                return Ok(Some(Way::Over { op, loser: None }));
+                return Ok(Some(Way::Over { op: Box::new(op), loser: None }));
             };
             let Some(content) = file(there)? else { return Ok(None) };
             let last = view.names(there)?.len() <= 1;
@@ -104,7 +104,8 @@ fn over(view: &View<'_>, op: &Operation, kind: ConflictKind) -> Result<Option<Wa
         }
         _ => return Ok(None),
     };
-    Ok(Some(Way::Over { op, loser: loser.filter(|(_, content)| content.size > 0) }))
+    let loser = loser.filter(|(_, content)| content.size > 0);
+    Ok(Some(Way::Over { op: Box::new(op), loser }))
 }
 
 /// What gave way to a record that is on its way into the KML.
@@ -163,7 +164,7 @@ impl Server {
             }
         }
         let (over, loser) = match way {
-            Some(Way::Over { op, loser }) => (op, loser),
+            Some(Way::Over { op, loser }) => (*op, loser),
             Some(Way::Same(there)) => return Ok(Some((Decision::Unify(there), 0))),
             None => return Ok(Some((Decision::Refuse(kind), 0))),
         };

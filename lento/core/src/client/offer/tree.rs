@@ -76,7 +76,8 @@ impl TreeWalk {
     /// After the tree: what the server's conflict store had, as far as that is known.
     pub fn next_refused(&mut self, ctx: &Context<'_>) -> Result<Option<Operation>, StoreError> {
         loop {
-            let next = table::number_key(self.refused.0.saturating_add(1));
+            // Behind the largest number there is nothing, whoever has used that one.
+            let Some(next) = self.refused.0.checked_add(1).map(table::number_key) else { return Ok(None) };
             let Some((key, value)) = ctx.store.scan(Table::Tail, &next, 1)?.pop() else { return Ok(None) };
             self.refused = Position(table::number_from_key(&key).unwrap_or(u64::MAX));
             let op: Operation = table::decode(Table::Tail, &value)?;
