@@ -14,6 +14,9 @@ use rustix::process::WaitOptions;
 
 use crate::console;
 
+/// Before another try.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Its own name.
 pub const NAME: &str = "@intermezzo";
 /// The holder's socket; nobody else has business there.
@@ -81,15 +84,18 @@ fn supervise(words: &[OsString]) -> Result<()> {
     wait_for(Path::new(HOLDER));
     let mut presto = Kept::start("presto", presto)?;
     loop {
-        let Some((pid, status)) = rustix::process::wait(WaitOptions::empty())? else { continue };
+        let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::empty()) else {
+            std::thread::sleep(AGAIN);
+            continue;
+        };
         let ended = pid.as_raw_nonzero().get();
         if holder.is(ended) {
-            holder.again(&format!("{status:?}"))?;
+            holder.again(&format!("{status:?}"));
         } else if presto.is(ended) {
             if !run.join("root.sock").exists() {
                 bail!("presto ended before it served the root file system");
             }
-            presto.again(&format!("{status:?}"))?;
+            presto.again(&format!("{status:?}"));
         }
     }
 }
@@ -112,14 +118,24 @@ impl Kept {
         i32::try_from(self.child.id()).is_ok_and(|own| own == pid)
     }
 
-    fn again(&mut self, how: &str) -> Result<()> {
+    /// Whatever it takes: when memory is short it may not start at once, and nobody else would do it.
+    fn again(&mut self, how: &str) {
         console::say(format_args!("{} has ended ({how}) and is started again", self.name));
         if self.started.elapsed() < SHORT {
             std::thread::sleep(SHORT);
         }
-        self.child = self.command.spawn().with_context(|| format!("{} does not start again", self.name))?;
-        self.started = Instant::now();
-        Ok(())
+        loop {
+            match self.command.spawn() {
+                Ok(child) => self.child = child,
+                Err(error) => {
+                    console::say(format_args!("{} does not start again: {error}", self.name));
+                    std::thread::sleep(AGAIN);
+                    continue;
+                }
+            }
+            self.started = Instant::now();
+            return;
+        }
     }
 }
 

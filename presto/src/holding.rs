@@ -81,11 +81,14 @@ impl Holding {
         Some(self.insert(name, kept))
     }
 
-    /// Has a new session kept, by this holder and by those to come.
-    pub fn keep(&self, name: &str, kept: Kept) -> Arc<Held> {
+    /// Has a new session kept, by this holder and by those to come. `None`: the present one does not take such a session.
+    pub fn keep(&self, name: &str, kept: Kept) -> Option<Arc<Held>> {
         let held = self.insert(name, kept);
-        self.hand_over(name, &held);
-        held
+        if !self.hand_over(name, &held) && self.is_connected() {
+            self.sessions.lock().remove(name);
+            return None;
+        }
+        Some(held)
     }
 
     fn insert(&self, name: &str, kept: Kept) -> Arc<Held> {
@@ -100,16 +103,18 @@ impl Holding {
         self.ask(|client| client.forget(name));
     }
 
-    /// Gives the holder everything of a session, and gets the way for corrections.
-    pub fn hand_over(&self, name: &str, held: &Held) {
+    /// Gives the holder everything of a session, and gets the way for corrections. Says whether it is kept.
+    pub fn hand_over(&self, name: &str, held: &Held) -> bool {
         let done = self.ask(|client| {
             let (mine, theirs) = Link::pair()?;
             client.keep(name, &held.kept, theirs.as_fd())?;
             Ok(mine)
         });
+        let is_kept = done.is_some();
         if let Some(link) = done {
             *held.corrections.lock() = Some(Arc::new(link));
         }
+        is_kept
     }
 
     fn ask<T>(&self, question: impl FnOnce(&Client) -> Result<T, ClientError>) -> Option<T> {

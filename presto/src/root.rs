@@ -48,9 +48,10 @@ impl Root {
     pub fn start(volume: Arc<Volume>, place: &Path, run: &Path) -> std::io::Result<Arc<Root>> {
         let root = Arc::new(Root { volume, complaint: Mutex::default(), named: run.join(NAMED) });
         let asked = Arc::downgrade(&root);
-        root.volume.is_root(Box::new(move || asked.upgrade().is_some_and(|root| root.by_fstab())));
-        if std::fs::read_to_string(&root.named).is_ok_and(|name| name == root.volume.name) {
-            root.allow("an earlier presto");
+        let named = std::fs::read_to_string(&root.named).is_ok_and(|name| name == root.volume.name);
+        root.volume.is_root(named, Box::new(move || asked.upgrade().is_some_and(|root| root.by_fstab())));
+        if named {
+            tracing::info!(target: "root", volume = root.volume.name, "read-write, as an earlier presto was told");
         }
         let Some(top) = lower::top(place) else {
             return Err(std::io::Error::other(format!("nothing is mounted at {}", place.display())));

@@ -38,7 +38,10 @@ struct Fake {
 impl Service for Fake {
     fn call(&self, _volume: &str, body: Body) -> Reply {
         match body {
-            Body::Attach(_) => Reply::of(Body::Attached(Attached { protocol: 1, ..Attached::default() })),
+            Body::Attach(_) => Reply::of(Body::Attached(Attached {
+                protocol: intermezzo_channel::PROTOCOL,
+                ..Attached::default()
+            })),
             Body::Sync(_) => {
                 let since = Instant::now();
                 while !self.go.load(Ordering::Relaxed) && since.elapsed() < PATIENCE {
@@ -91,7 +94,11 @@ impl Far {
 
     fn attached(world: &World) -> Far {
         let mut far = Far::connect(world);
-        far.tell(1, "", Body::Attach(Attach { protocol: 1, lento_version: String::new() }));
+        far.tell(
+            1,
+            "",
+            Body::Attach(Attach { protocol: intermezzo_channel::PROTOCOL, lento_version: String::new() }),
+        );
         assert!(matches!(far.hear().body, Some(Body::Attached(_))));
         let since = Instant::now();
         while !world.link.attached() {

@@ -192,10 +192,11 @@ impl VolumeTask {
             return Ok(());
         }
         if self.desired.is_server(&self.around.node) {
-            inputs.push(self.replication_list());
-            inputs.push(self.log_limit());
+            // Before anything is judged or let go.
             inputs.push(Input::Conflicts(self.desired.conflicts));
             inputs.push(Input::MassRemoval(self.desired.mass));
+            inputs.push(self.replication_list());
+            inputs.push(self.log_limit());
             inputs.extend(self.links.keys().cloned().map(Input::Connected));
         } else {
             self.greet(inputs);

@@ -17,8 +17,9 @@ pub use words::hash;
 pub use words::object_id;
 pub use words::tag;
 
-/// Version of the replication protocol. 3: contents that a power cut took from a server come back (`Backfetch`).
-pub const PROTOCOL: u32 = 3;
+/// Version of the replication protocol. 3: contents that a power cut took from a server come back (`Backfetch`). 4: conflicts
+/// are resolved for all nodes, removals wait for a person (`Ahead`).
+pub const PROTOCOL: u32 = 4;
 /// Messages are split so that none is longer, in bytes.
 pub const MESSAGE_TARGET: usize = 3 << 20;
 /// Longest message that is accepted, in bytes.

@@ -96,15 +96,21 @@ async fn carry_out(volume: &Volume, context: &Context, api: &Api<Volume>) -> Res
         build::conflicts::build(&seen).filter(|wanted| !wanted.is_empty() || had_conflicts(volume));
     let status = status::status(&seen, &judged, now);
 
-    // What is no longer asked for is known by the status before.
-    if settings.claims {
-        apply::claim::claim(context, volume, build::claim::build(volume).as_ref()).await?;
+    // What is no longer asked for is known by the status before. What keeps a claim from being made keeps nothing else.
+    if settings.claims
+        && let Err(error) = apply::claim::claim(context, volume, build::claim::build(volume).as_ref()).await
+    {
+        let note = format!("spec.claim: {error}; tried again later");
+        context.events.warning(volume, "ClaimNotMade", &note).await;
     }
     // The choice of a server is written before anything follows from it.
     let action = write(volume, &status, context, api).await?;
     apply::replicators(context, &seen, &plan).await?;
-    if settings.claims {
-        apply::claim::labels(context, volume, &build::claim::labels(&seen)).await?;
+    if settings.claims
+        && let Err(error) = apply::claim::labels(context, volume, &build::claim::labels(&seen)).await
+    {
+        let note = format!("spec.claim: nodes cannot be labelled: {error}; tried again later");
+        context.events.warning(volume, "ClaimNotPlaced", &note).await;
     }
     if let Some(conflicts) = conflicts {
         let (uid, positions) = (volume.uid().unwrap_or_default(), positions(&conflicts));

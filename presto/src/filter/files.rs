@@ -28,6 +28,7 @@ use super::attributes::has_capability;
 use super::now;
 use super::open_files::AfterLast;
 use super::open_files::OpenFile;
+use super::quota::Part;
 use super::update::Stop;
 use crate::lower::Dir;
 use crate::lower::Stat;
@@ -221,22 +222,23 @@ impl Volume {
             return Err(Errno::BADF);
         }
         let fd = handle.data()?;
-        let room = self.room(&handle.file, offset, data.len() as u64)?;
-        let data = data.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or(data);
-        let mut written = 0;
-        dropping_privileges(|| {
-            while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
-                match rustix::io::pwrite(&*fd, rest, offset.saturating_add(written as u64)) {
-                    Ok(0) => break,
-                    Ok(count) => written = written.saturating_add(count),
-                    Err(Errno::INTR) => {}
-                    Err(_) if written > 0 => break,
-                    Err(errno) => return Err(errno),
+        self.written(&handle.file, (offset, data.len() as u64), Part::Welcome, |fits| {
+            let data = data.get(..usize::try_from(fits).unwrap_or(usize::MAX)).unwrap_or(data);
+            let mut written = 0;
+            dropping_privileges(|| {
+                while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+                    match rustix::io::pwrite(&*fd, rest, offset.saturating_add(written as u64)) {
+                        Ok(0) => break,
+                        Ok(count) => written = written.saturating_add(count),
+                        Err(Errno::INTR) => {}
+                        Err(_) if written > 0 => break,
+                        Err(errno) => return Err(errno),
+                    }
                 }
-            }
-            Ok(())
-        })?;
-        Ok(written)
+                Ok(())
+            })?;
+            Ok(written)
+        })
     }
 
     /// A descriptor is being closed (there may be others of the same open): what was written is complete.
@@ -321,10 +323,12 @@ impl Volume {
         }
         let fd = handle.data()?;
         let mode = FallocateFlags::from_bits_retain(mode);
-        if !mode.contains(FallocateFlags::KEEP_SIZE) && self.room(&handle.file, offset, length)? < length {
-            return Err(Errno::DQUOT);
+        let allocate = || dropping_privileges(|| rustix::fs::fallocate(&*fd, mode, offset, length));
+        if mode.contains(FallocateFlags::KEEP_SIZE) {
+            return allocate();
         }
-        dropping_privileges(|| rustix::fs::fallocate(&*fd, mode, offset, length))
+        let all = usize::try_from(length).unwrap_or(usize::MAX);
+        self.written(&handle.file, (offset, length), Part::Never, |_| allocate().map(|()| all)).map(drop)
     }
 
     /// copy_file_range(2) between two open files.
@@ -342,17 +346,17 @@ impl Volume {
             return Err(Errno::BADF);
         }
         let target = to.data()?;
-        let (mut from_offset, mut to_offset) = (from_offset, to_offset);
-        let length = self.room(&to.file, to_offset, length.min(1 << 30))?;
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        dropping_privileges(|| {
-            rustix::fs::copy_file_range(
-                &*source,
-                Some(&mut from_offset),
-                &*target,
-                Some(&mut to_offset),
-                length,
-            )
+        let mut from_offset = from_offset;
+        self.written(&to.file, (to_offset, length.min(1 << 30)), Part::Welcome, |fits| {
+            dropping_privileges(|| {
+                rustix::fs::copy_file_range(
+                    &*source,
+                    Some(&mut from_offset),
+                    &*target,
+                    Some(&mut to_offset.clone()),
+                    usize::try_from(fits).unwrap_or(usize::MAX),
+                )
+            })
         })
     }
 

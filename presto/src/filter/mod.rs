@@ -268,11 +268,12 @@ impl Volume {
         self.session.get()
     }
 
-    /// Makes it the root file system: served without Lento, and for reading only, until `naming` says otherwise. Once.
-    pub fn is_root(&self, naming: Naming) {
-        self.marks.unnamed.set(true);
-        self.marks.no_filter.set(true);
+    /// Makes it the root file system: served without Lento and, unless it was `named` before, for reading only until `naming`
+    /// says otherwise. Once.
+    pub fn is_root(&self, named: bool, naming: Naming) {
         let _ = self.naming.set(naming);
+        self.marks.no_filter.set(true);
+        self.marks.unnamed.set(!named);
     }
 
     /// Whether users may write, as far as marks tell.

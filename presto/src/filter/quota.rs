@@ -91,6 +91,15 @@ enum Phase {
     Known,
 }
 
+/// Whether a part of a write is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// As write(2) has it.
+    Welcome,
+    /// All or nothing.
+    Never,
+}
+
 /// What a write may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Growth {
@@ -193,10 +202,21 @@ impl Quota {
         }
     }
 
-    /// Nobody writes to it any more, and its last record tells its length.
-    pub(crate) fn finished(&self, object: FileId) {
+    /// A write that was counted went another way than it was to: this is its length.
+    pub(crate) fn settle(&self, object: FileId, length: u64) {
         if self.on.load(Ordering::Acquire) {
-            self.state.lock().written.remove(&object);
+            self.state.lock().settle(object, length);
+        }
+    }
+
+    /// Nobody writes to it any more. `length`: where it has a name.
+    pub(crate) fn finished(&self, object: FileId, length: Option<u64>) {
+        if self.on.load(Ordering::Acquire) {
+            let mut state = self.state.lock();
+            if let Some(length) = length {
+                state.settle(object, length);
+            }
+            state.written.remove(&object);
         }
     }
 
@@ -316,6 +336,14 @@ impl State {
         }
     }
 
+    /// Counts a file that is open for writing by this length.
+    fn settle(&mut self, object: FileId, length: u64) {
+        if let Some(counted) = self.written.get_mut(&object) {
+            self.usage.bytes = self.usage.bytes.saturating_add(length).saturating_sub(*counted);
+            *counted = length;
+        }
+    }
+
     fn resized(&mut self, object: FileId, before: u64, after: u64, is_written: bool) {
         if self.has(object) {
             let counted = self.written.get(&object).copied().unwrap_or(before);
@@ -361,8 +389,34 @@ impl Volume {
         self.quota.record(intent, outcome, |object| self.writers.is_writing(object));
     }
 
+    /// Runs something that writes up to `length` bytes through presto, with what fits of them: all of it or, where `part` says
+    /// that this is of use, less. What it says it has done is what counts in the end.
+    pub(crate) fn written(
+        &self,
+        file: &super::OpenFile,
+        (offset, length): (u64, u64),
+        part: Part,
+        write: impl FnOnce(u64) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        if !self.quota.limits_bytes() {
+            return write(length);
+        }
+        if part == Part::Never {
+            let before = Stat::of(file)?.attributes.size;
+            self.quota.may_resize(&self.name, file.id, before, offset.saturating_add(length).max(before))?;
+        }
+        let fits = self.room(file, offset, length)?;
+        let done = if fits < length && part == Part::Never { Err(Errno::DQUOT) } else { write(fits) };
+        if !done.is_ok_and(|count| count as u64 == fits)
+            && let Ok(stat) = Stat::of(file)
+        {
+            self.quota.settle(file.id, stat.attributes.size);
+        }
+        done
+    }
+
     /// How much of a write through presto fits.
-    pub(crate) fn room(&self, file: &super::OpenFile, offset: u64, length: u64) -> Result<u64, Errno> {
+    fn room(&self, file: &super::OpenFile, offset: u64, length: u64) -> Result<u64, Errno> {
         if !self.quota.limits_bytes() {
             return Ok(length);
         }

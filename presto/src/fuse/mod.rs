@@ -327,7 +327,12 @@ impl Parts {
                 self.nodes.keep_in(&memory);
                 self.kernel.backings.keep_in(&memory);
                 self.volume.keep_in(&memory);
-                Some(holding.keep(name, session))
+                let held = holding.keep(name, session);
+                if held.is_none() {
+                    tracing::warn!(target: "fuse", volume = name,
+                        "the holder does not keep this mount, which ends with presto: is the holder older than presto?");
+                }
+                held
             }
             Err(errno) => {
                 tracing::warn!(target: "fuse", volume = name, %errno, "this mount does not outlive presto");

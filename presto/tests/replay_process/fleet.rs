@@ -75,9 +75,13 @@ impl Fleet {
         loop {
             if let Ok(connection) = Connection::connect(&self.socket) {
                 let mut lento = Lento { connection, scratch: Vec::new(), id: 1 };
-                if let Ok(Body::Attached(attached)) =
-                    lento.ask("", Body::Attach(v1::Attach { protocol: 1, lento_version: "test".into() }))
-                {
+                if let Ok(Body::Attached(attached)) = lento.ask(
+                    "",
+                    Body::Attach(v1::Attach {
+                        protocol: intermezzo_channel::PROTOCOL,
+                        lento_version: "test".into(),
+                    }),
+                ) {
                     return (lento, attached);
                 }
             }

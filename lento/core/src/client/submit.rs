@@ -89,7 +89,8 @@ impl Client {
     /// The server asks a person before it removes very much: more than it can see of this log.
     fn tell_removals(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         self.ahead_told = Some(ctx.now);
-        let (mut removals, mut at) = (0, Recno(0));
+        // What was sent the server has counted.
+        let (mut removals, mut at) = (0_u64, self.cml.sent().max(self.received()));
         while let Some((recno, row)) = Cml::next(ctx.store, at)? {
             removals += u64::from(matches!(row.op.kind, OpKind::Remove { .. }));
             at = recno;

@@ -240,8 +240,15 @@ impl Client {
                 Cml::write(ctx.store, recno, &Row { op, ..row })?;
             }
         }
-        Cml::rename_limbo(ctx.store, object, target)?;
-        self.cml.release_limbo(ctx.store, target, ctx.meta.last_read(), ctx.out)?;
+        // A creation that stays may still be to be read from there.
+        let mut needs = false;
+        for recno in pending::own(ctx.store, object)? {
+            needs |= Cml::row(ctx.store, recno)?.is_some_and(|row| row.slot.is_some());
+        }
+        if !needs {
+            Cml::rename_limbo(ctx.store, object, target)?;
+            self.cml.release_limbo(ctx.store, target, ctx.meta.last_read(), ctx.out)?;
+        }
         let base = Tree::new(ctx.store, Which::Base);
         for (name, _) in base.view().children(target, usize::MAX)? {
             touched.insert(Facet::Entry(target, name));

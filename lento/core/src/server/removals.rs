@@ -32,6 +32,8 @@ use std::collections::BTreeMap;
 
 /// A run is over when no removal has come for so long, in milliseconds.
 const OVER: u64 = 60_000;
+/// No run is longer: who removes a little all the time is not about to remove everything.
+const LONGEST: u64 = 600_000;
 /// A large run is at its end when no removal has come for so long.
 const QUIET: u64 = 1_000;
 /// No removal waits longer for the end of its run.
@@ -85,6 +87,8 @@ struct Run {
     replica: (u64, u32),
     /// What was made after this does not count.
     began: Recno,
+    /// When that was.
+    since: Millis,
     /// Objects in the tree then.
     objects: u64,
     /// Removals so far, done or not.
@@ -119,6 +123,12 @@ impl Removals {
     /// What waits for a person, by node.
     pub fn held(&self) -> impl Iterator<Item = (&NodeName, &Held)> {
         self.held.iter().filter(|(_, held)| held.judgement.is_none())
+    }
+
+    /// Up to which record a person has decided about this log.
+    fn judged_upto(&self, node: &NodeName, hello: &Hello) -> Option<Recno> {
+        let held = self.held.get(node).filter(|held| held.judgement.is_some())?;
+        ((held.replica, held.incarnation) == (hello.replica, hello.incarnation)).then_some(held.upto)
     }
 
     /// When to look again at what waits for the end of its run.
@@ -186,6 +196,9 @@ impl Server {
     /// The client says how many removals it still has in its log.
     pub(super) fn removals_ahead(&mut self, ctx: &Context<'_>, node: &NodeName, removals: u64, upto: Recno) {
         let Some(hello) = self.sessions.get(node).and_then(|session| session.hello.clone()) else { return };
+        if self.removals.judged_upto(node, &hello).is_some() {
+            return; // A person knows of these.
+        }
         if let Some(run) = self.run(ctx, node, &hello) {
             run.ahead = (run.count.saturating_add(removals), upto);
             run.last = ctx.now;
@@ -205,6 +218,7 @@ impl Server {
         let Some(hello) = self.sessions.get(node).and_then(|session| session.hello.clone()) else {
             return Ok(());
         };
+        let judged = self.removals.judged_upto(node, &hello);
         let Some(run) = self.run(ctx, node, &hello) else { return Ok(()) };
         let view = View::new(ctx.store, Which::Local);
         for op in operations.iter().filter(|op| is_removal(op)) {
@@ -213,6 +227,9 @@ impl Server {
                 continue;
             }
             run.upto = number;
+            if judged.is_some_and(|upto| number <= upto) {
+                continue;
+            }
             // What the run itself has made, or what nobody has, is nobody's loss.
             if view.object(op.object)?.is_some_and(|row| row.made <= run.began) {
                 run.count = run.count.saturating_add(1);
@@ -225,15 +242,16 @@ impl Server {
     fn run(&mut self, ctx: &Context<'_>, node: &NodeName, hello: &Hello) -> Option<&mut Run> {
         self.removals.options.percent?;
         let replica = (hello.replica, hello.incarnation);
-        let is_held = self.removals.held.contains_key(node);
+        let is_held = self.removals.held.get(node).is_some_and(|held| held.judgement.is_none());
         let run = self.removals.runs.entry(node.clone()).or_default();
-        let is_over = !is_held && ctx.now.0.saturating_sub(run.last.0) > OVER;
+        let is_long = run.braking.is_none() && ctx.now.0.saturating_sub(run.since.0) > LONGEST;
+        let is_over = !is_held && (is_long || ctx.now.0.saturating_sub(run.last.0) > OVER);
         if run.replica != replica || is_over {
             let objects = ctx.store.len(Table::LocalObject).ok()?;
             // What it sends again has been counted.
             let upto = if run.replica == replica { run.upto } else { Recno(0) };
-            *run =
-                Run { replica, began: ctx.meta.last_read(), objects, last: ctx.now, upto, ..Run::default() };
+            let (began, now) = (ctx.meta.last_read(), ctx.now);
+            *run = Run { replica, began, since: now, objects, last: now, upto, ..Run::default() };
         }
         Some(run)
     }

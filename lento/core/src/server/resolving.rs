@@ -57,6 +57,8 @@ pub struct Resolving {
     clock: Clock,
     /// More is kept than the volume wants, and a person has to decide about it: said once.
     is_much: bool,
+    /// The volume's owner has said how long what lost is kept.
+    knows_wish: bool,
 }
 
 /// Time in which this server runs: what is kept does not age while it is off, and no wrong clock makes it old.
@@ -102,6 +104,9 @@ impl Server {
             clock.at = Some(ctx.now);
             table::put(ctx.store, Table::Meta, CLOCK, &clock.before)?;
         }
+        if !self.resolving.knows_wish {
+            return Ok(()); // Its owner may want to keep more than anybody would by himself.
+        }
         let now = self.resolving.clock.now(ctx.now);
         let queue = &self.resolving.queue;
         for expired in self.conflicts.expired(now, |recno| queue.contains_key(&recno)) {
@@ -124,7 +129,9 @@ impl Server {
     pub(super) fn conflicts_wake(&self) -> Option<Millis> {
         let at = self.resolving.clock.at?;
         let tick = Millis(at.0.saturating_add(TICK));
-        let Some(due) = self.conflicts.next_expiry() else { return Some(tick) };
+        let Some(due) = self.conflicts.next_expiry().filter(|_| self.resolving.knows_wish) else {
+            return Some(tick);
+        };
         let in_ms = due.saturating_sub(self.resolving.clock.before);
         Some(tick.min(Millis(at.0.saturating_add(in_ms))))
     }
@@ -191,6 +198,7 @@ impl Server {
     /// What becomes of updates that exclude each other from now on.
     pub fn set_conflict_options(&mut self, options: ConflictOptions) {
         self.conflicts.options = options;
+        self.resolving.knows_wish = true;
     }
 
     /// Conflicts kept.

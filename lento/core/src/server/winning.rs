@@ -168,6 +168,10 @@ impl Server {
             Some(Way::Same(there)) => return Ok(Some((Decision::Unify(there), 0))),
             None => return Ok(Some((Decision::Refuse(kind), 0))),
         };
+        if loser.is_some_and(|(object, _)| self.torn.contains(object)) {
+            // What lies there is not the content that would be kept of it.
+            return Ok(Some((Decision::Refuse(kind), 0)));
+        }
         let is_other = over.object != op.object;
         if let Some(loser) = loser {
             if !self.is_kept(ctx, node, sent.id, loser)? {

@@ -23,7 +23,7 @@ use crate::node_parts::build::MOUNTS;
 use crate::volume::dereference::Seen;
 use crate::volume::terminate::members;
 
-/// Of a volume without `spec.limits.maxBytes`. Nobody measures by it, but a claim asks for a size.
+/// A claim asks for a size. It cannot be changed later, so it says nothing: `spec.limits.maxBytes` does.
 const NOMINAL: &str = "1Gi";
 /// Value of a node's label.
 const MOUNTED: &str = "mounted";
@@ -42,8 +42,7 @@ pub struct Claim {
 pub fn build(volume: &Volume) -> Option<Claim> {
     let name = volume.claim_name()?;
     let namespace = volume.namespace()?;
-    let size = volume.spec.limits.max_bytes.map_or_else(|| NOMINAL.to_owned(), |bytes| bytes.to_string());
-    let storage = BTreeMap::from([("storage".to_owned(), Quantity(size))]);
+    let storage = BTreeMap::from([("storage".to_owned(), Quantity(NOMINAL.to_owned()))]);
     let access = Some(vec!["ReadWriteMany".to_owned()]);
     let mut labels = names::labels("claim");
     labels.insert(names::VOLUME_LABEL.into(), volume.name_any());
@@ -159,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_claim_is_bound_to_the_mount_and_to_nodes_that_have_it() {
-        let spec = json!({"server": {"nodeName": "a"}, "claim": {}, "limits": {"maxBytes": 1000}});
+        let spec = json!({"server": {"nodeName": "a"}, "claim": {}});
         let Claim { claim, volume: bound } = build(&volume("v", spec)).unwrap();
         assert_eq!(claim.name_any(), "v");
         assert_eq!(claim.owner_references().len(), 1);
@@ -167,7 +166,9 @@ mod tests {
         assert_eq!(wants.volume_name, bound.metadata.name);
         assert_eq!(gives.claim_ref.unwrap().name.as_deref(), Some("v"));
         assert_eq!(gives.local.unwrap().path, "/run/intermezzo-mounts/ns/v");
-        assert_eq!(gives.capacity.unwrap()["storage"], Quantity("1000".into()));
+        let mut limited = volume("v", json!({"server": {"nodeName": "a"}, "claim": {}}));
+        limited.spec.limits.max_bytes = Some(1000);
+        assert_eq!(build(&limited).unwrap().claim.spec, Some(wants), "a claim's size cannot be changed");
         assert_eq!(build(&volume("v", json!({"server": {"nodeName": "a"}}))), None);
     }
 

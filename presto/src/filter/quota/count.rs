@@ -66,14 +66,16 @@ impl Walk<'_> {
     /// What is to be looked at again; `None`: nothing, and from now on records alone keep the count.
     fn again(&self) -> Option<Vec<FileId>> {
         let mut state = self.volume.quota.state.lock();
-        let current = state.turn == self.turn;
+        if state.turn != self.turn {
+            return None;
+        }
         match &mut state.phase {
             Phase::Counting { again, .. } if !again.is_empty() => Some(std::mem::take(again)),
-            Phase::Counting { .. } if current => {
+            Phase::Counting { .. } => {
                 state.phase = Phase::Known;
                 None
             }
-            Phase::Counting { .. } | Phase::Known | Phase::Off => None,
+            Phase::Known | Phase::Off => None,
         }
     }
 
