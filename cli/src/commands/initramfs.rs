@@ -1,6 +1,8 @@
 //! `intermezzo initramfs`.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -43,7 +45,8 @@ pub(super) fn run(args: &InitramfsArgs) -> Result<Exit> {
     for file in &args.file {
         let (from, to) = file.split_once(':').unwrap_or((file, file));
         let content = fs::read(from).with_context(|| format!("cannot read {from}"))?;
-        archive.file(to, &content, 0o644);
+        let mode = fs::metadata(from)?.permissions().mode() & 0o777;
+        archive.file(to, &content, mode);
     }
     let mut whole = archive.finish();
     let unpacked = whole.len();
@@ -52,9 +55,14 @@ pub(super) fn run(args: &InitramfsArgs) -> Result<Exit> {
     }
     // Whoever serves it to machines never has half of one.
     let new = args.out.with_extension("new");
-    fs::write(&new, &whole)
-        .and_then(|()| fs::rename(&new, &args.out))
-        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    // Who adds files may have added secrets.
+    let mode = if args.file.is_empty() { 0o644 } else { 0o600 };
+    let write = || {
+        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        file.write_all(&whole)?;
+        fs::rename(&new, &args.out)
+    };
+    write().with_context(|| format!("cannot write {}", args.out.display()))?;
     print_text(&format!(
         "{}: {}, {} unpacked\n",
         args.out.display(),
