@@ -6,6 +6,7 @@ use std::process::Command;
 
 use presto::fuse::MountOptions;
 
+use crate::limits::alone;
 use crate::lower_fs::{LowerFs, run};
 use crate::mounted::{mounted_in, records};
 
@@ -22,6 +23,7 @@ fn as_on_the_device(lower: &LowerFs, look: impl FnOnce(&Path)) {
 
 #[test]
 fn sync_makes_closed_and_open_files_and_the_journal_durable() {
+    let _alone = alone();
     let lower = LowerFs::mount("ext4");
     for passthrough in [true, false] {
         let m = mounted_in(
