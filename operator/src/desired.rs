@@ -92,6 +92,7 @@ fn handed_out(volume: &Volume, server: &str) -> Volume {
     spec.server.node_selector = None;
     spec.replication.node_selector = None;
     spec.deletion_policy = DeletionPolicy::default();
+    spec.claim = None;
     as_supported_volume(&mut spec);
     let mut handed_out = Volume::new(&kube_client::ResourceExt::name_any(volume), spec);
     handed_out.metadata.namespace = volume.metadata.namespace.clone();
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn agents_read_it_as_manifests_without_a_complaint() {
         let spec = json!({"server": {"nodeSelector": {}}, "replication": {"nodeSelector": {}, "mode": "OnDemand"},
-            "writes": "Permits", "deletionPolicy": "Delete"});
+            "writes": "Permits", "deletionPolicy": "Delete", "claim": {}});
         let all = world(vec![served(volume("v", spec), "a", &[])], vec![replicator("v", "b")]);
         for (node, role) in [("a", Role::Server), ("b", Role::Client)] {
             let mut manifests = Manifests::default();
