@@ -49,7 +49,7 @@ impl Client {
     /// # Errors
     /// It is not kept.
     pub fn keep(&self, name: &str, kept: &Kept, corrections: BorrowedFd<'_>) -> Result<(), ClientError> {
-        self.ask(Kind::Keep, name, &kept.question(corrections)).map(|_| ())
+        self.ask(Kind::Keep, name, &kept.beside(Some(corrections))).map(|_| ())
     }
 
     /// What is kept of a session, if it is.

@@ -128,7 +128,7 @@ impl Keeper {
                 Err(why) => refused(&why),
             },
             Kind::Find => match self.sessions.get(&word.name) {
-                Some(session) => (Word::new(Kind::Found, b""), session.answer()),
+                Some(session) => (Word::new(Kind::Found, b""), session.beside(None)),
                 None => (Word::new(Kind::Absent, b""), Vec::new()),
             },
             Kind::Forget => {

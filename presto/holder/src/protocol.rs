@@ -43,14 +43,10 @@ impl Kept {
         fds.next().is_none().then_some((kept, corrections))
     }
 
-    pub(crate) fn answer(&self) -> Vec<BorrowedFd<'_>> {
+    /// What goes beside a packet: with the socket for corrections a question, without it an answer.
+    pub(crate) fn beside<'a>(&'a self, corrections: Option<BorrowedFd<'a>>) -> Vec<BorrowedFd<'a>> {
         let own = [self.device.as_fd(), self.memory.as_fd()];
-        own.into_iter().chain(self.tree.as_ref().map(AsFd::as_fd)).collect()
-    }
-
-    pub(crate) fn question<'a>(&'a self, corrections: BorrowedFd<'a>) -> Vec<BorrowedFd<'a>> {
-        let own = [self.device.as_fd(), self.memory.as_fd(), corrections];
-        own.into_iter().chain(self.tree.as_ref().map(AsFd::as_fd)).collect()
+        own.into_iter().chain(corrections).chain(self.tree.as_ref().map(AsFd::as_fd)).collect()
     }
 }
 

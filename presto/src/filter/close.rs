@@ -329,8 +329,10 @@ impl Volume {
             return;
         }
         self.writers.adopt(id);
-        let there = self.object(id).and_then(Stat::of).ok().filter(|stat| !self.is_removed(id, stat));
-        self.quota.finished(id, there.map(|stat| stat.attributes.size));
+        self.quota.finished(id, || {
+            let stat = self.object(id).and_then(Stat::of).ok()?;
+            (!self.is_removed(id, &stat)).then_some(stat.attributes.size)
+        });
         if let Err(errno) = self.limbo.writer_left(&self.lower, id) {
             tracing::warn!(target: "filter", volume = self.name, object = %id, %errno,
                 "a file that nobody needs stays in limbo until the next start");

@@ -100,15 +100,6 @@ pub(crate) enum Part {
     Never,
 }
 
-/// What a write may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Growth {
-    /// All of it, or so many bytes.
-    Upto(u64),
-    /// There is no room for a single one.
-    None,
-}
-
 impl Quota {
     /// Whether contents must be counted as they are written.
     pub(crate) fn limits_bytes(&self) -> bool {
@@ -209,9 +200,10 @@ impl Quota {
         }
     }
 
-    /// Nobody writes to it any more. `length`: where it has a name.
-    pub(crate) fn finished(&self, object: FileId, length: Option<u64>) {
+    /// Nobody writes to it any more. `length`: where it has a name; asked only where it is counted.
+    pub(crate) fn finished(&self, object: FileId, length: impl FnOnce() -> Option<u64>) {
         if self.on.load(Ordering::Acquire) {
+            let length = length();
             let mut state = self.state.lock();
             if let Some(length) = length {
                 state.settle(object, length);
@@ -231,26 +223,31 @@ impl Quota {
         state.decide(volume, full)
     }
 
-    /// How much of a write that ends at `end` fits; it is counted. `present`: length of the file.
-    pub(crate) fn grow(&self, volume: &str, object: FileId, present: u64, end: u64) -> Growth {
+    /// Up to where a write fits that is to end at `end`; it is counted. EDQUOT, and nothing is counted, where it would not
+    /// come up to `least`. `present`: length of the file.
+    pub(crate) fn grow(
+        &self,
+        volume: &str,
+        object: FileId,
+        present: u64,
+        (least, end): (u64, u64),
+    ) -> Result<u64, Errno> {
         if !self.on.load(Ordering::Acquire) {
-            return Growth::Upto(end);
+            return Ok(end);
         }
         let mut state = self.state.lock();
         if !state.has(object) {
-            return Growth::Upto(end); // The walk has not come to it.
+            return Ok(end); // The walk has not come to it.
         }
         let counted = state.written.get(&object).copied().unwrap_or(present);
         if end <= counted {
-            return Growth::Upto(end);
+            return Ok(end);
         }
-        let end = end.min(counted.saturating_add(state.bytes_left()));
-        if state.decide(volume, end == counted).is_err() {
-            return Growth::None;
-        }
-        state.usage.bytes = state.usage.bytes.saturating_add(end - counted);
-        state.written.insert(object, end);
-        Growth::Upto(end)
+        let fits = end.min(counted.saturating_add(state.bytes_left()));
+        state.decide(volume, fits == counted || fits < least)?;
+        state.usage.bytes = state.usage.bytes.saturating_add(fits - counted);
+        state.written.insert(object, fits);
+        Ok(fits)
     }
 
     /// EDQUOT where a file of the length `before` cannot become `after` bytes long.
@@ -401,33 +398,24 @@ impl Volume {
         if !self.quota.limits_bytes() {
             return write(length);
         }
-        if part == Part::Never {
-            let before = Stat::of(file)?.attributes.size;
-            self.quota.may_resize(&self.name, file.id, before, offset.saturating_add(length).max(before))?;
+        let stat = Stat::of(file)?;
+        if self.is_removed(file.id, &stat) {
+            return write(length);
         }
-        let fits = self.room(file, offset, length)?;
-        let done = if fits < length && part == Part::Never { Err(Errno::DQUOT) } else { write(fits) };
+        let end = offset.saturating_add(length);
+        let least = match part {
+            Part::Welcome => end.min(offset.saturating_add(1)),
+            Part::Never => end,
+        };
+        let fits = self.quota.grow(&self.name, file.id, stat.attributes.size, (least, end))?;
+        let fits = fits.saturating_sub(offset);
+        let done = write(fits);
         if !done.is_ok_and(|count| count as u64 == fits)
             && let Ok(stat) = Stat::of(file)
         {
             self.quota.settle(file.id, stat.attributes.size);
         }
         done
-    }
-
-    /// How much of a write through presto fits.
-    fn room(&self, file: &super::OpenFile, offset: u64, length: u64) -> Result<u64, Errno> {
-        if !self.quota.limits_bytes() {
-            return Ok(length);
-        }
-        let stat = Stat::of(file)?;
-        if self.is_removed(file.id, &stat) {
-            return Ok(length);
-        }
-        match self.quota.grow(&self.name, file.id, stat.attributes.size, offset.saturating_add(length)) {
-            Growth::Upto(end) if end > offset || length == 0 => Ok(end.saturating_sub(offset).min(length)),
-            Growth::Upto(_) | Growth::None => Err(Errno::DQUOT),
-        }
     }
 }
 

@@ -77,6 +77,15 @@ fn no_byte_comes_beyond_the_limit_and_what_is_there_may_be_changed() {
 }
 
 #[test]
+fn what_is_refused_takes_no_room() {
+    let m = limited(bytes(100_000));
+    let file = File::create(m.path("f")).unwrap();
+    assert_eq!(errno(file.write_all_at(b"far behind the end", 200_000)), Errno::DQUOT);
+    assert_eq!(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 200_000), Err(Errno::DQUOT));
+    fs::write(m.path("g"), vec![1; 100_000]).unwrap();
+}
+
+#[test]
 fn df_tells_the_limit_and_what_is_left() {
     let m = limited(Limits { bytes: Some(1 << 20), inodes: Some(10) });
     fs::write(m.path("f"), vec![1; 256 << 10]).unwrap();
