@@ -77,20 +77,13 @@ pub fn conflicts(volume: &VolumeHandle) -> Result<Vec<v1::ConflictRecord>, Strin
 /// What an update wanted to do: its name, and of what it wanted to create the mode and a link's target.
 fn wanted(op: Option<&Operation>) -> (String, u32, String) {
     let Some(op) = op else { return Default::default() };
-    let name = match &op.kind {
+    let (mode, target) = match &op.kind {
         OpKind::Create { attributes, symlink, .. } => {
-            let target = String::from_utf8_lossy(symlink).into_owned();
-            return ("create".to_owned(), attributes.mode, target);
+            (attributes.mode, String::from_utf8_lossy(symlink).into_owned())
         }
-        OpKind::Link { .. } => "link",
-        OpKind::Remove { .. } => "remove",
-        OpKind::Rename { .. } => "rename",
-        OpKind::SetAttr { .. } => "setattr",
-        OpKind::Close { .. } => "close",
-        OpKind::SetXattr { .. } => "setxattr",
-        OpKind::DelXattr { .. } => "delxattr",
+        _ => (0, String::new()),
     };
-    (name.to_owned(), 0, String::new())
+    (op.kind.name().to_owned(), mode, target)
 }
 
 /// Whether a conflict is listed at this position.

@@ -388,6 +388,23 @@ pub enum OpKind {
     },
 }
 
+impl OpKind {
+    /// One word for people.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            OpKind::Create { .. } => "create",
+            OpKind::Link { .. } => "link",
+            OpKind::Remove { .. } => "remove",
+            OpKind::Rename { .. } => "rename",
+            OpKind::SetAttr { .. } => "setattr",
+            OpKind::Close { .. } => "close",
+            OpKind::SetXattr { .. } => "setxattr",
+            OpKind::DelXattr { .. } => "delxattr",
+        }
+    }
+}
+
 /// What stood at the target of a rename.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaced {

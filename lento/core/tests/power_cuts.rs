@@ -224,6 +224,17 @@ fn what_has_changed_places_in_a_power_cut_is_not_taken_for_removed() {
     }
 }
 
+/// The client's updates reach the server, and nothing of them becomes durable at the client.
+fn send_without_sync(world: &mut World) {
+    for _ in 0..400 {
+        world.now += 1;
+        world.run_job_except(CLIENT, is_sync);
+        world.deliver(CLIENT, SERVER);
+        world.run_job(SERVER);
+        world.read_journal(SERVER, 8);
+    }
+}
+
 /// The same of a creation: its record alone is in the log, with that content.
 #[test]
 fn what_was_sent_with_a_creation_and_lost_is_not_what_is_there_was_made_over() {
@@ -234,13 +245,7 @@ fn what_was_sent_with_a_creation_and_lost_is_not_what_is_there_was_made_over() {
     world.read_journal(CLIENT, 2);
     // Its record is not read yet when the content is.
     store(&mut world, CLIENT, "f", "two");
-    for _ in 0..400 {
-        world.now += 1;
-        world.run_job_except(CLIENT, is_sync);
-        world.deliver(CLIENT, SERVER);
-        world.run_job(SERVER);
-        world.read_journal(SERVER, 8);
-    }
+    send_without_sync(&mut world);
     assert_eq!(read(&world, SERVER, "f").as_deref(), Some("two"));
     world.power(CLIENT);
     assert_eq!(read(&world, CLIENT, "f").as_deref(), Some("one"), "the cut took it");
@@ -260,13 +265,7 @@ fn what_was_sent_and_lost_is_not_what_a_later_store_was_made_over() {
     world.read_journal(CLIENT, 1);
     // Its record is not read yet when the content is.
     store(&mut world, CLIENT, "f", "two");
-    for _ in 0..400 {
-        world.now += 1;
-        world.run_job_except(CLIENT, is_sync);
-        world.deliver(CLIENT, SERVER);
-        world.run_job(SERVER);
-        world.read_journal(SERVER, 8);
-    }
+    send_without_sync(&mut world);
     assert_eq!(read(&world, SERVER, "f").as_deref(), Some("two"));
     world.nodes[CLIENT].store.make_durable();
     world.power(CLIENT);

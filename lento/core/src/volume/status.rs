@@ -18,7 +18,6 @@ use crate::table;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::ObjectId;
-use crate::types::OpKind;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Time;
@@ -120,19 +119,9 @@ impl Volume {
                 Some((dir, name)) => view.path_in(dir, &name)?,
                 None => view.path(row.op.object)?,
             };
-            let operation = match row.op.kind {
-                OpKind::Create { .. } => "create",
-                OpKind::Link { .. } => "link",
-                OpKind::Remove { .. } => "remove",
-                OpKind::Rename { .. } => "rename",
-                OpKind::SetAttr { .. } => "setattr",
-                OpKind::Close { .. } => "close",
-                OpKind::SetXattr { .. } => "setxattr",
-                OpKind::DelXattr { .. } => "delxattr",
-            };
             list.push(CmlEntry {
                 recno,
-                operation,
+                operation: row.op.kind.name(),
                 path,
                 size: row.slot.map_or(0, |slot| slot.version.size),
             });
