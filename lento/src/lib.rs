@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod agent;
+mod asked;
 pub mod channel;
 pub mod clock;
 pub mod content;

@@ -1,6 +1,7 @@
 //! The ReqDispatcher owns the upcall wheel: it routes answers to the downcalls that wait for them, by id, and upcalls
 //! to the `ReqHandler`. It reconnects for as long as the agent runs.
 
+use crate::asked::Asked;
 use crate::channel::seqpacket::SeqPacket;
 use crate::random::Backoff;
 use crate::req_handler::ReqHandler;
@@ -225,9 +226,10 @@ impl ReqDispatcher {
         let live = Live { generation, socket: wheel.socket(), waiting: BTreeMap::new(), next_id: 3 };
         *self.downcalls.live.lock() = Some(live);
         self.state.send_replace(ChannelState::Up(generation, Arc::new(attached)));
+        let asked = Asked::default();
         let reason = loop {
             match wheel.next().await {
-                Ok((packet, fds)) => self.route(&wheel.socket(), packet, fds),
+                Ok((packet, fds)) => self.route(&wheel.socket(), &asked, packet, fds),
                 Err(error) => break error,
             }
         };
@@ -237,7 +239,7 @@ impl ReqDispatcher {
         reason
     }
 
-    fn route(&self, socket: &Arc<SeqPacket>, packet: Packet, fds: Vec<OwnedFd>) {
+    fn route(&self, socket: &Arc<SeqPacket>, asked: &Asked, packet: Packet, fds: Vec<OwnedFd>) {
         let Packet { id, volume, body } = packet;
         let Some(body) = body else {
             warn!(target: "channel", id, volume, "a packet of a newer presto was ignored");
@@ -250,17 +252,19 @@ impl ReqDispatcher {
             }
             return;
         }
-        let socket = socket.clone();
-        if let Body::GetSafety(asked) = body {
-            let handler = self.handler.clone();
-            tokio::spawn(async move {
-                let body = handler.safety(&volume, &asked).await;
-                answer(&socket, id, volume, body).await;
-            });
+        if let Body::Interrupt(_) = body {
+            asked.interrupt(id);
         } else if let Some(body) = self.handler.handle(&volume, body)
             && id != 0
         {
-            tokio::spawn(async move { answer(&socket, id, volume, body).await });
+            let (handler, socket, ended) = (self.handler.clone(), socket.clone(), asked.begin(id));
+            tokio::spawn(async move {
+                let answered = async {
+                    let body = handler.answer(&volume, body).await;
+                    answer(&socket, id, volume, body).await;
+                };
+                ended.until_interrupted(answered).await;
+            });
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The ReqHandler handles upcalls. It never waits: a journal upcall wakes the volume, the others are answered by policy.
+//! The ReqHandler handles upcalls: a journal upcall wakes the volume; what a user of Presto waits for is answered by the volume,
+//! within the deadline that the upcall names, or dropped when nobody waits any more.
 
 use crate::channel::convert::file_id_back;
 use crate::volume::Volumes;
@@ -29,8 +30,38 @@ impl ReqHandler {
         ReqHandler { volumes }
     }
 
-    /// Answers the upcall that only the volume can answer: it may take as long as a step of the volume.
-    pub async fn safety(&self, volume: &str, asked: &GetSafety) -> Body {
+    /// Handles an upcall that wants no answer; the others come back.
+    #[must_use]
+    pub fn handle(&self, volume: &str, body: Body) -> Option<Body> {
+        match body {
+            // The KML is the truth, so the upcall only says "look".
+            Body::Journal(_) => {
+                if let Some(volume) = self.volumes.get(volume) {
+                    volume.wake();
+                }
+                None
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Answers an upcall that somebody waits for.
+    pub async fn answer(&self, volume: &str, body: Body) -> Body {
+        match body {
+            Body::GetSafety(asked) => self.safety(volume, &asked).await,
+            // Every content is here in full mode: an open may go on.
+            Body::GetData(_) => Body::Done(Done {}),
+            // Writes are optimistic: everybody may write, the server's verdicts decide.
+            Body::GetPermit(_) => Body::PermitGranted(PermitGranted { epoch: 0 }),
+            other => {
+                debug!(target: "channel", volume, ?other, "not an upcall");
+                let message = format!("{volume}: this lento does not know that upcall");
+                Body::Failure(Failure { errno: Errno::NOSYS.raw_os_error(), message })
+            }
+        }
+    }
+
+    async fn safety(&self, volume: &str, asked: &GetSafety) -> Body {
         let file = file_id_back(&asked.object.unwrap_or_default());
         let answered = match self.volumes.get(volume) {
             Some(volume) => {
@@ -46,29 +77,5 @@ impl ReqHandler {
             None => Is::Unspecified,
         };
         Body::Safety(v1::Safety { is: is.into() })
-    }
-
-    /// Handles one upcall; the answer, if it wants one.
-    #[must_use]
-    pub fn handle(&self, volume: &str, body: Body) -> Option<Body> {
-        match body {
-            // The KML is the truth, so the upcall only says "look".
-            Body::Journal(_) => {
-                if let Some(volume) = self.volumes.get(volume) {
-                    volume.wake();
-                }
-                None
-            }
-            // Every content is here in full mode: an open may go on.
-            Body::GetData(_) => Some(Body::Done(Done {})),
-            // Writes are optimistic: everybody may write, the server's verdicts decide.
-            Body::GetPermit(_) => Some(Body::PermitGranted(PermitGranted { epoch: 0 })),
-            Body::Interrupt(_) => None,
-            other => {
-                debug!(target: "channel", volume, ?other, "not an upcall");
-                let message = format!("{volume}: this lento does not know that upcall");
-                Some(Body::Failure(Failure { errno: Errno::NOSYS.raw_os_error(), message }))
-            }
-        }
     }
 }

@@ -25,6 +25,7 @@ use intermezzo_channel::v1::{
 };
 use presto::channel::transport::{Connection, TransportError};
 use presto::channel::{Answer, Link, Reply, Server, Service};
+use presto::filter::Wait;
 use rustix::io::Errno;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -256,7 +257,7 @@ fn an_upcall_is_answered_by_id() {
     let world = world();
     let mut far = Far::attached(&world);
     let link = Arc::clone(&world.link);
-    let asker = std::thread::spawn(move || link.ask("a/b", permit(), PATIENCE));
+    let asker = std::thread::spawn(move || link.ask("a/b", permit(), Wait::own(PATIENCE)));
     let packet = far.hear();
     assert_eq!(packet.id % 2, 0, "upcalls have even ids");
     far.tell(packet.id + 2, "a/b", Body::PermitGranted(PermitGranted { epoch: 8 }));
@@ -268,13 +269,35 @@ fn an_upcall_is_answered_by_id() {
 #[test]
 fn an_upcall_without_lento_returns_at_once_and_a_late_one_is_interrupted() {
     let world = world();
-    assert!(matches!(world.link.ask("a/b", permit(), PATIENCE), Answer::Away));
+    assert!(matches!(world.link.ask("a/b", permit(), Wait::own(PATIENCE)), Answer::Away));
     let mut far = Far::attached(&world);
-    assert!(matches!(world.link.ask("a/b", permit(), Duration::from_millis(20)), Answer::Late));
+    assert!(matches!(world.link.ask("a/b", permit(), Wait::own(Duration::from_millis(20))), Answer::Late));
     let asked = far.hear();
     let stopped = far.hear();
     assert!(matches!(stopped.body, Some(Body::Interrupt(_))));
     assert_eq!(asked.id, stopped.id);
+}
+
+/// A stopped program keeps the signals that would end it.
+#[test]
+fn a_signal_to_the_user_ends_the_wait_and_one_that_does_nothing_to_him_does_not() {
+    let world = world();
+    let mut far = Far::attached(&world);
+    let mut user = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let id = rustix::process::Pid::from_child(&user);
+    let signal = |signal| rustix::process::kill_process(id, signal).unwrap();
+    signal(rustix::process::Signal::STOP);
+    signal(rustix::process::Signal::WINCH);
+    let wait = |deadline| Wait { deadline, thread: user.id() };
+    let answer = world.link.ask("a/b", permit(), wait(Duration::from_millis(400)));
+    assert!(matches!(answer, Answer::Late), "{answer:?}");
+    signal(rustix::process::Signal::TERM);
+    let answer = world.link.ask("a/b", permit(), wait(PATIENCE));
+    assert!(matches!(answer, Answer::Interrupted), "{answer:?}");
+    let ids = [(); 4].map(|()| far.hear().id);
+    assert!(ids[0] == ids[1] && ids[2] == ids[3], "each is told to stop: {ids:?}");
+    signal(rustix::process::Signal::KILL);
+    user.wait().unwrap();
 }
 
 #[test]
@@ -282,7 +305,7 @@ fn lento_dying_ends_the_waits_and_its_successor_is_served() {
     let world = world();
     let far = Far::attached(&world);
     let link = Arc::clone(&world.link);
-    let asker = std::thread::spawn(move || link.ask("a/b", permit(), PATIENCE));
+    let asker = std::thread::spawn(move || link.ask("a/b", permit(), Wait::own(PATIENCE)));
     std::thread::sleep(Duration::from_millis(20));
     drop(far);
     assert!(matches!(asker.join().unwrap(), Answer::Away));

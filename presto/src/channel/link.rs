@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use intermezzo_channel::MAX_FDS;
@@ -16,6 +16,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Reply;
 use super::transport::Connection;
+use crate::filter::Wait;
+use crate::lower::is_interrupted;
 
 /// Answers that may wait for the socket; a Lento that asks and never reads is cut off.
 const MAX_QUEUE: usize = 4096;
@@ -24,6 +26,9 @@ const MAX_QUEUE: usize = 4096;
 /// some thread switches each, here and in Lento. So each pause that was not enough for a rest makes the next one longer.
 const SHORTEST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
+
+/// How often it is looked whether the user who waits has got a signal.
+const SIGNAL_POLL: Duration = Duration::from_millis(100);
 
 /// What a synchronous upcall does when Lento is away or late; set by volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,6 +50,8 @@ pub enum Answer {
     Away,
     /// No answer within the deadline; Lento was told to stop.
     Late,
+    /// The user whom it was for has got a signal; Lento was told to stop.
+    Interrupted,
 }
 
 /// Shared by everybody who has something to tell Lento.
@@ -106,9 +113,9 @@ impl Link {
         }
     }
 
-    /// Asks Lento and waits for its answer, at most `deadline`.
+    /// Asks Lento and waits for its answer.
     #[must_use]
-    pub fn ask(&self, volume: &str, body: Body, deadline: Duration) -> Answer {
+    pub fn ask(&self, volume: &str, body: Body, wait: Wait) -> Answer {
         let (sender, receiver) = sync_channel(1);
         let (id, generation) = {
             let mut state = self.state.lock();
@@ -122,25 +129,23 @@ impl Link {
             (id, state.generation)
         };
         self.wake.notify_all();
-        match receiver.recv_timeout(deadline) {
-            Ok(body) => Answer::Answered(body),
-            Err(RecvTimeoutError::Disconnected) => Answer::Away,
-            Err(RecvTimeoutError::Timeout) => {
-                let mut state = self.state.lock();
-                if state.waiting.remove(&id).is_none() {
-                    // The answer came between the deadline and the lock.
-                    drop(state);
-                    return receiver.try_recv().map_or(Answer::Away, Answer::Answered);
-                }
-                if state.generation == generation {
-                    let interrupt = Reply::of(Body::Interrupt(Interrupt {}));
-                    state.queue.push_back((id, Some(volume.to_owned()), interrupt));
-                    drop(state);
-                    self.wake.notify_all();
-                }
-                Answer::Late
-            }
+        let answer = wait_for(&receiver, wait);
+        if matches!(answer, Answer::Answered(_) | Answer::Away) {
+            return answer;
         }
+        let mut state = self.state.lock();
+        if state.waiting.remove(&id).is_none() {
+            // The answer came between the end of the wait and the lock.
+            drop(state);
+            return receiver.try_recv().map_or(Answer::Away, Answer::Answered);
+        }
+        if state.generation == generation {
+            let interrupt = Reply::of(Body::Interrupt(Interrupt {}));
+            state.queue.push_back((id, Some(volume.to_owned()), interrupt));
+            drop(state);
+            self.wake.notify_all();
+        }
+        answer
     }
 
     /// What to do for `volume` when Lento is away.
@@ -263,6 +268,24 @@ impl Link {
                 state.pause = next_pause(state.pause, rested);
                 state.notice_all();
             }
+        }
+    }
+}
+
+/// Waits for the answer, and for no longer than the user does.
+fn wait_for(receiver: &Receiver<Body>, wait: Wait) -> Answer {
+    let since = Instant::now();
+    loop {
+        let left = wait.deadline.saturating_sub(since.elapsed());
+        // The kernel tells presto of signals, but the FUSE library does not pass it on.
+        match receiver.recv_timeout(left.min(SIGNAL_POLL)) {
+            Ok(body) => return Answer::Answered(body),
+            Err(RecvTimeoutError::Disconnected) => return Answer::Away,
+            Err(RecvTimeoutError::Timeout) if left <= SIGNAL_POLL => return Answer::Late,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if wait.thread != 0 && is_interrupted(wait.thread) {
+            return Answer::Interrupted;
         }
     }
 }

@@ -9,21 +9,23 @@ use intermezzo_kml::record::{FileId, Recno};
 use rustix::io::Errno;
 
 use super::{Answer, Link, NoLento, convert};
-use crate::filter::{DataAnswer, PermitAnswer, Safety, Upcalls};
+use crate::filter::{DataAnswer, PermitAnswer, Safety, Upcalls, Wait};
 
 impl Upcalls for Link {
     fn journal(&self, volume: &str, to: Recno) {
         self.announce(volume, to.0);
     }
 
-    fn get_permit(&self, volume: &str, deadline: Duration) -> PermitAnswer {
-        let body = Body::GetPermit(GetPermit { subtree: String::new(), deadline_ms: milliseconds(deadline) });
-        match self.ask(volume, body, deadline) {
+    fn get_permit(&self, volume: &str, wait: Wait) -> PermitAnswer {
+        let deadline_ms = milliseconds(wait.deadline);
+        let body = Body::GetPermit(GetPermit { subtree: String::new(), deadline_ms });
+        match self.ask(volume, body, wait) {
             Answer::Answered(Body::PermitGranted(_)) => PermitAnswer::Granted,
             Answer::Answered(Body::Failure(failure)) => {
                 PermitAnswer::Refused(errno(failure.errno, Errno::AGAIN))
             }
             Answer::Answered(_) => PermitAnswer::Refused(Errno::PROTO),
+            Answer::Interrupted => PermitAnswer::Refused(Errno::INTR),
             Answer::Away | Answer::Late => match self.policy(volume) {
                 NoLento::Steal => PermitAnswer::Stolen,
                 NoLento::Fail => PermitAnswer::Refused(Errno::AGAIN),
@@ -31,30 +33,31 @@ impl Upcalls for Link {
         }
     }
 
-    fn get_data(&self, volume: &str, object: FileId, deadline: Duration) -> DataAnswer {
+    fn get_data(&self, volume: &str, object: FileId, wait: Wait) -> DataAnswer {
         let object = Some(convert::to_file_id(object));
-        let body = Body::GetData(GetData { object, deadline_ms: milliseconds(deadline) });
-        match self.ask(volume, body, deadline) {
+        let body = Body::GetData(GetData { object, deadline_ms: milliseconds(wait.deadline) });
+        match self.ask(volume, body, wait) {
             Answer::Answered(Body::Done(_)) => DataAnswer::Present,
             Answer::Answered(Body::Failure(failure)) => DataAnswer::Refused(errno(failure.errno, Errno::IO)),
             Answer::Answered(_) => DataAnswer::Refused(Errno::PROTO),
+            Answer::Interrupted => DataAnswer::Refused(Errno::INTR),
             // A permit can be stolen, bytes that are not here cannot.
             Answer::Away | Answer::Late => DataAnswer::Refused(Errno::IO),
         }
     }
 
-    fn safety(&self, volume: &str, object: FileId, newest: Recno, deadline: Duration) -> Safety {
+    fn safety(&self, volume: &str, object: FileId, newest: Recno, wait: Wait) -> Safety {
         let object = Some(convert::to_file_id(object));
-        let body =
-            Body::GetSafety(GetSafety { object, newest: newest.0, deadline_ms: milliseconds(deadline) });
-        match self.ask(volume, body, deadline) {
+        let deadline_ms = milliseconds(wait.deadline);
+        let body = Body::GetSafety(GetSafety { object, newest: newest.0, deadline_ms });
+        match self.ask(volume, body, wait) {
             Answer::Answered(Body::Safety(answer)) => match answer.is() {
                 Is::Local => Safety::Local,
                 Is::Server => Safety::Server,
                 Is::Everywhere => Safety::Everywhere,
                 Is::Unspecified => Safety::Unknown,
             },
-            Answer::Answered(_) | Answer::Away | Answer::Late => Safety::Unknown,
+            Answer::Answered(_) | Answer::Away | Answer::Late | Answer::Interrupted => Safety::Unknown,
         }
     }
 }

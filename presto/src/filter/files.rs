@@ -24,6 +24,7 @@ use super::Access;
 use super::Changes;
 use super::DataAnswer;
 use super::Volume;
+use super::Wait;
 use super::attributes::has_capability;
 use super::now;
 use super::open_files::AfterLast;
@@ -133,8 +134,8 @@ impl Volume {
         access: Access,
         truncate: bool,
     ) -> Result<Arc<Handle>, Errno> {
-        if self.marks.on_demand.is_on() {
-            self.fetch_if_missing(id)?;
+        if !truncate {
+            self.fetch_if_missing(caller, id)?;
         }
         if truncate {
             self.setattr(caller, id, &Changes { size: Some(0), ..Changes::default() })?;
@@ -187,11 +188,18 @@ impl Volume {
         Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
     }
 
-    fn fetch_if_missing(&self, id: FileId) -> Result<(), Errno> {
-        if self.marks.no_filter.is_on() || xattr::get(self.object(id)?, MISSING).is_err() {
+    /// Whether the content of this file has to be brought here before anybody may have it.
+    pub fn must_fetch(&self, id: FileId) -> bool {
+        self.marks.on_demand.is_on()
+            && !self.marks.no_filter.is_on()
+            && self.object(id).is_ok_and(|file| xattr::get(file, MISSING).is_ok())
+    }
+
+    fn fetch_if_missing(&self, caller: Caller, id: FileId) -> Result<(), Errno> {
+        if !self.must_fetch(id) {
             return Ok(());
         }
-        match self.upcalls.get_data(&self.name, id, DATA_DEADLINE) {
+        match self.upcalls.get_data(&self.name, id, Wait::of(caller, DATA_DEADLINE)) {
             DataAnswer::Present => Ok(()),
             DataAnswer::Refused(errno) => Err(errno),
         }

@@ -85,6 +85,7 @@ pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
 pub use upcalls::PermitAnswer;
 pub use upcalls::Upcalls;
+pub use upcalls::Wait;
 pub use writers::Access;
 pub(crate) use writers::PRIVILEGES;
 pub use writers::Writer;

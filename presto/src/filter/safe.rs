@@ -7,6 +7,7 @@ use intermezzo_kml::record::Recno;
 use rustix::io::Errno;
 
 use super::Volume;
+use super::Wait;
 use super::close::Doubt;
 use crate::lower::Stat;
 
@@ -59,6 +60,6 @@ impl Volume {
             return Ok(Safety::Local);
         }
         let newest = self.touched.newest(id).max(self.replayed.newest(id)).unwrap_or(Recno::NONE);
-        Ok(self.upcalls.safety(&self.name, id, newest, DEADLINE))
+        Ok(self.upcalls.safety(&self.name, id, newest, Wait::own(DEADLINE)))
     }
 }

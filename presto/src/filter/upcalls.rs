@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Recno;
 use rustix::io::Errno;
@@ -28,16 +29,39 @@ pub enum DataAnswer {
     Refused(Errno),
 }
 
+/// How long an answer is waited for, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Longest.
+    pub deadline: Duration,
+    /// The user's thread: a signal to it ends the wait. 0: nobody's.
+    pub thread: u32,
+}
+
+impl Wait {
+    /// For this caller.
+    #[must_use]
+    pub fn of(caller: Caller, deadline: Duration) -> Wait {
+        Wait { deadline, thread: caller.pid }
+    }
+
+    /// For presto's own sake.
+    #[must_use]
+    pub fn own(deadline: Duration) -> Wait {
+        Wait { deadline, thread: 0 }
+    }
+}
+
 /// Presto asks, Lento answers. No call may wait longer than its deadline.
 pub trait Upcalls: Send + Sync {
     /// "Records are there", up to this one. Never blocks; a lost one is harmless.
     fn journal(&self, volume: &str, to: Recno);
     /// May users of this node update the volume?
-    fn get_permit(&self, volume: &str, deadline: Duration) -> PermitAnswer;
+    fn get_permit(&self, volume: &str, wait: Wait) -> PermitAnswer;
     /// Fetch the content of a file.
-    fn get_data(&self, volume: &str, object: FileId, deadline: Duration) -> DataAnswer;
+    fn get_data(&self, volume: &str, object: FileId, wait: Wait) -> DataAnswer;
     /// Where is a file safe, of which this record is the newest (`Recno::NONE`: one that has been forgotten)?
-    fn safety(&self, volume: &str, object: FileId, newest: Recno, deadline: Duration) -> Safety;
+    fn safety(&self, volume: &str, object: FileId, newest: Recno, wait: Wait) -> Safety;
 }
 
 /// Nobody to ask: everything is allowed and every content is here.
@@ -47,15 +71,15 @@ pub struct Alone;
 impl Upcalls for Alone {
     fn journal(&self, _volume: &str, _to: Recno) {}
 
-    fn get_permit(&self, _volume: &str, _deadline: Duration) -> PermitAnswer {
+    fn get_permit(&self, _volume: &str, _wait: Wait) -> PermitAnswer {
         PermitAnswer::Stolen
     }
 
-    fn get_data(&self, _volume: &str, _object: FileId, _deadline: Duration) -> DataAnswer {
+    fn get_data(&self, _volume: &str, _object: FileId, _wait: Wait) -> DataAnswer {
         DataAnswer::Present
     }
 
-    fn safety(&self, _volume: &str, _object: FileId, _newest: Recno, _deadline: Duration) -> Safety {
+    fn safety(&self, _volume: &str, _object: FileId, _newest: Recno, _wait: Wait) -> Safety {
         Safety::Unknown
     }
 }

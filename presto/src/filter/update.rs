@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::PermitAnswer;
 use super::Volume;
+use super::Wait;
 use super::WhenFull;
 use super::faults;
 use super::faults::Point;
@@ -77,7 +78,7 @@ impl Volume {
             let gate = self.gate.read();
             if !self.marks.permit.is_on() && !stolen && !self.marks.no_filter.is_on() {
                 drop(gate);
-                match self.upcalls.get_permit(&self.name, PERMIT_DEADLINE) {
+                match self.upcalls.get_permit(&self.name, Wait::own(PERMIT_DEADLINE)) {
                     PermitAnswer::Granted => {
                         self.marks.permit.set(true);
                     }

@@ -1,121 +1,39 @@
 //! `fuser::Filesystem` for a volume: converts, calls the filter, replies. Decides nothing.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::time::Duration;
 use std::time::SystemTime;
 
 use fuser::*;
-use intermezzo_kml::record::FileId;
 use rustix::fs::XattrFlags;
 
-use super::MountOptions;
 use super::backing::Way;
+use super::convert::asked;
 use super::convert::attr;
 use super::convert::caller;
 use super::convert::decode_device;
 use super::convert::errno;
 use super::convert::nothing;
 use super::convert::set_time;
-use super::kernel::Kernel;
-use super::nodes::Nodes;
-use super::notify::Device;
+use super::serving::Place as Served;
+use super::serving::Serving;
+use super::serving::guarded;
 use crate::filter::Access;
 use crate::filter::Changes;
-use crate::filter::Entry;
-use crate::filter::Handle;
 use crate::filter::NewMode;
 use crate::filter::Place;
 use crate::filter::Seek;
-use crate::filter::Volume;
-use crate::session;
 
-pub(crate) struct Adapter {
-    pub(super) volume: Arc<Volume>,
-    nodes: Arc<Nodes>,
-    kernel: Arc<Kernel>,
-    device: Arc<OwnedFd>,
-    privileges: OnceLock<Device>,
-    passthrough: bool,
-    believed: Duration,
-    ttl: Duration,
-}
+pub(crate) struct Adapter(pub(super) Arc<Serving>);
 
-impl Adapter {
-    pub(crate) fn new(
-        volume: Arc<Volume>,
-        nodes: Arc<Nodes>,
-        kernel: Arc<Kernel>,
-        device: Arc<OwnedFd>,
-        options: &MountOptions,
-    ) -> Adapter {
-        Adapter {
-            volume,
-            nodes,
-            kernel,
-            device,
-            privileges: OnceLock::new(),
-            passthrough: options.passthrough,
-            believed: options.believed,
-            ttl: Duration::ZERO,
-        }
-    }
+impl Deref for Adapter {
+    type Target = Serving;
 
-    fn file(&self, node: INodeNo) -> Result<FileId, Errno> {
-        self.nodes.file(node.0).ok_or(Errno::ESTALE)
-    }
-
-    /// The number of the directory that holds this one.
-    fn above(&self, ino: INodeNo, dir: &crate::lower::Dir) -> u64 {
-        self.volume.lower.parent(dir).map_or(ino.0, |id| self.nodes.of(id))
-    }
-
-    /// Attributes for a reply after which the kernel remembers the file.
-    fn remembered(&self, entry: &Entry) -> FileAttr {
-        attr(self.nodes.remember(entry.id), &entry.stat)
-    }
-
-    fn reply_entry(&self, result: Result<Entry, Errno>, reply: ReplyEntry) {
-        match result {
-            Ok(entry) => reply.entry(&self.ttl, &self.remembered(&entry), Generation(0)),
-            Err(error) => reply.error(error),
-        }
-    }
-
-    /// How the data of an open file goes; noted before the kernel hears of it.
-    fn way(&self, handle: &Handle) -> Way {
-        let way = self.kernel.backings.way(&self.volume, &handle.file, &self.device);
-        let noted = if matches!(way, Way::Kernel(_)) { session::Way::Kernel } else { session::Way::Daemon };
-        self.volume.files.set_way(handle, noted);
-        way
-    }
-
-    fn attributes_lost(&self, id: FileId) {
-        let device = match self.privileges.get() {
-            Some(device) => device,
-            None => {
-                let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(&self.device, 3) else { return };
-                self.privileges.get_or_init(|| Device::new(fd, false))
-            }
-        };
-        if let Err(errno) = device.attributes(&self.nodes, id) {
-            tracing::warn!(target: "fuse", volume = self.volume.name, object = %id, %errno,
-                "the kernel still believes that a written file is set-user-id");
-        }
-    }
-}
-
-/// A panic must not take a serving thread along: its callers would wait for ever. The reply, dropped, answers EIO.
-fn guarded(volume: &Volume, serve: impl FnOnce()) {
-    crate::lower::serve();
-    if catch_unwind(AssertUnwindSafe(serve)).is_err() {
-        tracing::error!(target: "fuse", volume = volume.name, "a request panicked; this is a bug in presto");
+    fn deref(&self) -> &Serving {
+        &self.0
     }
 }
 
@@ -131,13 +49,13 @@ fn new_mode(mode: u32, umask: u32) -> NewMode {
 }
 
 /// Who only reads has nothing to tell at close: that spares a request for which close(2) would wait.
-fn open_flags(access: Access) -> FopenFlags {
+pub(super) fn open_flags(access: Access) -> FopenFlags {
     if access.writes() { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.ttl = self.kernel.agree(config, self.passthrough, self.believed)?;
+        let _ = self.ttl.set(self.kernel.agree(config, self.passthrough, self.believed)?);
         Ok(())
     }
 
@@ -147,7 +65,7 @@ impl Filesystem for Adapter {
                 self.file(parent).and_then(|dir| self.volume.lookup(dir, name.as_bytes()).map_err(errno));
             match found {
                 // A name that is free is remembered as well.
-                Ok(None) => reply.entry(&self.ttl, &nothing(), Generation(0)),
+                Ok(None) => reply.entry(self.ttl(), &nothing(), Generation(0)),
                 Ok(Some(entry)) => self.reply_entry(Ok(entry), reply),
                 Err(error) => reply.error(error),
             }
@@ -161,7 +79,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         guarded(&self.volume, || {
             match self.file(ino).and_then(|id| self.volume.getattr(id).map_err(errno)) {
-                Ok(stat) => reply.attr(&self.ttl, &attr(ino.0, &stat)),
+                Ok(stat) => reply.attr(self.ttl(), &attr(ino.0, &stat)),
                 Err(error) => reply.error(error),
             }
         });
@@ -185,16 +103,11 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        guarded(&self.volume, || {
-            let changes =
-                Changes { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-            let result =
-                self.file(ino).and_then(|id| self.volume.setattr(caller(req), id, &changes).map_err(errno));
-            match result {
-                Ok(stat) => reply.attr(&self.ttl, &attr(ino.0, &stat)),
-                Err(error) => reply.error(error),
-            }
-        });
+        let changes =
+            Changes { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
+        let place = if size.is_some_and(|size| size > 0) { self.place(ino) } else { Served::Here };
+        let asked = asked(req);
+        self.0.serve(place, move |serving| serving.setattr(asked, ino, &changes, reply));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -217,10 +130,10 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(parent).and_then(|dir| {
                 let (new, device) = (new_mode(mode, umask), decode_device(rdev));
-                self.made(req, || {
+                self.made(asked(req), || {
                     self.volume.mknod(caller(req), dir, name.as_bytes(), new, device).map_err(errno)
                 })
             });
@@ -230,10 +143,12 @@ impl Filesystem for Adapter {
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(parent).and_then(|dir| {
                 let new = new_mode(mode, umask);
-                self.made(req, || self.volume.mkdir(caller(req), dir, name.as_bytes(), new).map_err(errno))
+                self.made(asked(req), || {
+                    self.volume.mkdir(caller(req), dir, name.as_bytes(), new).map_err(errno)
+                })
             });
             self.reply_entry(result, reply);
         });
@@ -241,9 +156,11 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(parent).and_then(|dir| {
-                self.changed(req, || self.volume.unlink(caller(req), dir, name.as_bytes()).map_err(errno))
+                self.changed(asked(req), || {
+                    self.volume.unlink(caller(req), dir, name.as_bytes()).map_err(errno)
+                })
             });
             answer(result, reply);
         });
@@ -251,9 +168,11 @@ impl Filesystem for Adapter {
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(parent).and_then(|dir| {
-                self.changed(req, || self.volume.rmdir(caller(req), dir, name.as_bytes()).map_err(errno))
+                self.changed(asked(req), || {
+                    self.volume.rmdir(caller(req), dir, name.as_bytes()).map_err(errno)
+                })
             });
             answer(result, reply);
         });
@@ -261,11 +180,11 @@ impl Filesystem for Adapter {
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(parent).and_then(|dir| {
                 let target = target.as_os_str().as_bytes();
                 let name = link_name.as_bytes();
-                self.made(req, || self.volume.symlink(caller(req), dir, name, target).map_err(errno))
+                self.made(asked(req), || self.volume.symlink(caller(req), dir, name, target).map_err(errno))
             });
             self.reply_entry(result, reply);
         });
@@ -282,12 +201,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(parent).and_then(|from| {
                 let from = Place { dir: from, name: name.as_bytes() };
                 let to = Place { dir: self.file(newparent)?, name: newname.as_bytes() };
                 let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-                self.changed(req, || self.volume.rename(caller(req), from, to, flags).map_err(errno))
+                self.changed(asked(req), || self.volume.rename(caller(req), from, to, flags).map_err(errno))
             });
             answer(result, reply);
         });
@@ -295,37 +214,20 @@ impl Filesystem for Adapter {
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(ino).and_then(|object| {
                 let dir = self.file(newparent)?;
                 let name = newname.as_bytes();
-                self.made(req, || self.volume.link(caller(req), object, dir, name).map_err(errno))
+                self.made(asked(req), || self.volume.link(caller(req), object, dir, name).map_err(errno))
             });
             self.reply_entry(result, reply);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(req);
-            let opened = self.file(ino).and_then(|id| {
-                let truncate = flags.0 & libc::O_TRUNC != 0;
-                let access = super::convert::access(flags);
-                match self.claim(req) {
-                    Some(handle) => Ok(handle),
-                    None => self.volume.open_file(caller(req), id, access, truncate).map_err(errno),
-                }
-            });
-            let handle = match opened {
-                Ok(handle) => handle,
-                Err(error) => return reply.error(error),
-            };
-            let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
-            match self.way(&handle) {
-                Way::Kernel(backing) => backing.opened(reply, number, flags),
-                Way::Daemon => reply.opened(number, flags),
-            }
-        });
+        let place = if flags.0 & libc::O_TRUNC == 0 { self.place(ino) } else { Served::Here };
+        let asked = asked(req);
+        self.0.serve(place, move |serving| serving.open(asked, ino, flags, reply));
     }
 
     fn create(
@@ -339,11 +241,11 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let created = self.file(parent).and_then(|dir| {
                 let access = super::convert::access(OpenFlags(flags));
                 let new = new_mode(mode, umask);
-                self.created(req, access, || {
+                self.created(asked(req), access, || {
                     self.volume.create(caller(req), dir, name.as_bytes(), new, access).map_err(errno)
                 })
             });
@@ -354,8 +256,8 @@ impl Filesystem for Adapter {
             let attr = self.remembered(&entry);
             let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
             match self.way(&handle) {
-                Way::Kernel(backing) => backing.created(reply, (&self.ttl, &attr), number, flags),
-                Way::Daemon => reply.created(&self.ttl, &attr, Generation(0), number, flags),
+                Way::Kernel(backing) => backing.created(reply, (self.ttl(), &attr), number, flags),
+                Way::Daemon => reply.created(self.ttl(), &attr, Generation(0), number, flags),
             }
         });
     }
@@ -493,7 +395,7 @@ impl Filesystem for Adapter {
                     (node, attr(node, &entry.stat))
                 };
                 let name_of = OsStr::from_bytes(&name.name);
-                let full = reply.add(INodeNo(node), name.next, name_of, &self.ttl, &attr, Generation(0));
+                let full = reply.add(INodeNo(node), name.next, name_of, self.ttl(), &attr, Generation(0));
                 if full && !dots {
                     self.nodes.forget(node, 1); // It was not sent.
                 }
@@ -550,11 +452,13 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
             let result = self.file(ino).and_then(|id| {
                 let (caller, name) = (caller(req), name.as_bytes());
-                self.changed(req, || self.volume.setxattr(caller, id, name, value, flags).map_err(errno))
+                self.changed(asked(req), || {
+                    self.volume.setxattr(caller, id, name, value, flags).map_err(errno)
+                })
             });
             answer(result, reply);
         });
@@ -577,9 +481,11 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded(&self.volume, || {
-            let _serving = self.serving(req);
+            let _serving = self.serving(asked(req));
             let result = self.file(ino).and_then(|id| {
-                self.changed(req, || self.volume.removexattr(caller(req), id, name.as_bytes()).map_err(errno))
+                self.changed(asked(req), || {
+                    self.volume.removexattr(caller(req), id, name.as_bytes()).map_err(errno)
+                })
             });
             answer(result, reply);
         });

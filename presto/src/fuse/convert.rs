@@ -22,6 +22,17 @@ pub(crate) fn errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
 }
 
+/// What is left of a request when it is served later: which one it is, and whose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub unique: u64,
+    pub caller: Caller,
+}
+
+pub(crate) fn asked(request: &Request) -> Asked {
+    Asked { unique: request.unique().0, caller: caller(request) }
+}
+
 pub(crate) fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }

@@ -12,7 +12,9 @@ mod nodes;
 mod notify;
 mod probe;
 mod resent;
+mod serving;
 mod takeover;
+mod waits;
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -46,6 +48,7 @@ use kernel::Kernel;
 use nodes::Nodes;
 use notify::Corrections;
 use notify::Device;
+use serving::Serving;
 
 pub use probe::offered;
 pub use takeover::TakeoverError;
@@ -289,13 +292,13 @@ impl Parts {
     }
 
     fn adapter(&self, options: &MountOptions) -> Adapter {
-        Adapter::new(
+        Adapter(Arc::new(Serving::new(
             Arc::clone(&self.volume),
             Arc::clone(&self.nodes),
             Arc::clone(&self.kernel),
             Arc::clone(&self.device),
             options,
-        )
+        )))
     }
 
     /// Whose memory it is.

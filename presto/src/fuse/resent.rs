@@ -3,25 +3,25 @@
 use std::sync::Arc;
 
 use fuser::Errno;
-use fuser::Request;
 use intermezzo_kml::record::FileId;
 
-use super::adapter::Adapter;
+use super::convert::Asked;
 use super::convert::errno;
+use super::serving::Serving;
 use crate::filter::Access;
 use crate::filter::Entry;
 use crate::filter::Handle;
 use crate::session;
 use crate::session::Earlier;
 
-impl Adapter {
+impl Serving {
     /// While this lives, what is journaled belongs to this request.
-    pub(super) fn serving(&self, request: &Request) -> Option<session::Request<'_>> {
-        self.volume.session().map(|memory| memory.serve(request.unique().0))
+    pub(super) fn serving(&self, asked: Asked) -> Option<session::Request<'_>> {
+        self.volume.session().map(|memory| memory.serve(asked.unique))
     }
 
-    fn earlier(&self, request: &Request) -> Option<Earlier> {
-        let unique = request.unique().0;
+    fn earlier(&self, asked: Asked) -> Option<Earlier> {
+        let unique = asked.unique;
         if !session::is_resent(unique) {
             return None;
         }
@@ -29,8 +29,8 @@ impl Adapter {
     }
 
     /// The handle that this request has opened already.
-    pub(super) fn claim(&self, request: &Request) -> Option<Arc<Handle>> {
-        let unique = request.unique().0;
+    pub(super) fn claim(&self, asked: Asked) -> Option<Arc<Handle>> {
+        let unique = asked.unique;
         if !session::is_resent(unique) {
             return None;
         }
@@ -40,10 +40,10 @@ impl Adapter {
     /// Makes an object, unless this request has made it already.
     pub(super) fn made(
         &self,
-        request: &Request,
+        asked: Asked,
         make: impl FnOnce() -> Result<Entry, Errno>,
     ) -> Result<Entry, Errno> {
-        match self.earlier(request) {
+        match self.earlier(asked) {
             Some(earlier) => self.volume.made_earlier(earlier.object).map_err(errno),
             None => make(),
         }
@@ -52,13 +52,13 @@ impl Adapter {
     /// The same for one that is opened as well.
     pub(super) fn created(
         &self,
-        request: &Request,
+        asked: Asked,
         access: Access,
         create: impl FnOnce() -> Result<(Entry, Arc<Handle>), Errno>,
     ) -> Result<(Entry, Arc<Handle>), Errno> {
-        match self.earlier(request) {
+        match self.earlier(asked) {
             Some(earlier) => {
-                self.volume.created_earlier(earlier.object, access, self.claim(request)).map_err(errno)
+                self.volume.created_earlier(earlier.object, access, self.claim(asked)).map_err(errno)
             }
             None => create(),
         }
@@ -67,10 +67,10 @@ impl Adapter {
     /// Changes something, unless this request has done so already.
     pub(super) fn changed(
         &self,
-        request: &Request,
+        asked: Asked,
         change: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        match self.earlier(request) {
+        match self.earlier(asked) {
             Some(_) => Ok(()),
             None => change(),
         }

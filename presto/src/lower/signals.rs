@@ -45,3 +45,29 @@ impl Termination {
         }
     }
 }
+
+/// Those that do nothing to a program that has no handler for them, or that only stop it. Runtimes use some of them without
+/// pause, and a call that ends because a child has ended is expected by nobody.
+const HARMLESS: [i32; 8] = [
+    libc::SIGCHLD,
+    libc::SIGURG,
+    libc::SIGWINCH,
+    libc::SIGCONT,
+    libc::SIGSTOP,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
+
+/// Whether a signal waits for this thread that ends what it waits for. Of a thread that cannot be seen from here, nothing is
+/// known.
+#[must_use]
+pub fn is_interrupted(thread: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return false };
+    let mask = |name: &str| {
+        let bits = status.lines().find_map(|line| line.strip_prefix(name));
+        bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
+    };
+    let harmless = HARMLESS.iter().fold(0, |all, signal| all | 1_u64 << (signal - 1));
+    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") & !harmless != 0
+}

@@ -114,6 +114,16 @@ impl Memory {
         Request { memory: self }
     }
 
+    /// This thread serves no more requests: its slot is another's.
+    pub fn thread_ends(&self) {
+        let me = std::ptr::from_ref(self).addr();
+        if let Some((memory, slot)) = SLOT.take()
+            && memory == me
+        {
+            self.requests.remove(&self.shared, slot);
+        }
+    }
+
     /// An intent was journaled; called before its operation. `None` if it is no request's first.
     pub fn begun(&self, recno: Recno) -> Option<Went<'_>> {
         let unique = SERVED.get();
