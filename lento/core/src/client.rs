@@ -544,6 +544,12 @@ impl Client {
                 snapshot.objects, snapshot.total
             ));
         }
+        for object in self.cml.restless(store)? {
+            list.push(format!(
+                "{}: changes while it is read; others' updates go on",
+                View::new(store, Which::Local).path(object)?
+            ));
+        }
         list.extend(self.work.waiting(store)?);
         Ok(list)
     }

@@ -8,6 +8,7 @@ use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::ReadResult;
 use crate::local::UNKNOWN;
+use crate::promise;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::tree::Stored;
@@ -15,6 +16,7 @@ use crate::tree::Tree;
 use crate::tree::Which;
 use crate::types::Content;
 use crate::types::Mask;
+use crate::types::ObjectId;
 use crate::types::OpId;
 use crate::types::OpKind;
 use crate::types::Operation;
@@ -24,6 +26,8 @@ use crate::types::Ticket;
 
 /// Attempts before what was read is taken although the file has moved on; the rest follows in a record of its own.
 const PATIENCE: u32 = 3;
+/// Attempts at a file that changes each time while it is read, before it lets the records behind it pass.
+const RESTLESS: u32 = 10;
 
 /// What to do after a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +82,13 @@ impl Cml {
         let Some(slot) = row.slot else { return Ok(AfterRead::GoOn) };
         let (hash, size, version, racy, inline) = match result {
             ReadResult::Whole { hash, size, version, racy, inline } => (hash, size, version, racy, inline),
-            ReadResult::Unstable | ReadResult::Failed(_) => return Ok(AfterRead::Later),
+            ReadResult::Failed(_) => return Ok(AfterRead::Later),
+            ReadResult::Unstable => {
+                if self.tried(recno) >= RESTLESS {
+                    self.let_pass(store, recno, row, slot)?;
+                }
+                return Ok(AfterRead::Later);
+            }
             // Its content is in another file by now.
             ReadResult::Gone if slot.latest >= began_before => return Ok(AfterRead::Again),
             ReadResult::Gone => {
@@ -88,9 +98,7 @@ impl Cml {
         };
         let covers = slot.latest < began_before || (version == slot.version && !racy);
         if !covers {
-            let tries = self.troubled.entry(recno).or_default();
-            *tries += 1;
-            if *tries < PATIENCE {
+            if self.tried(recno) < PATIENCE {
                 return Ok(AfterRead::Again);
             }
             if !self.split(store, recno, row.clone(), slot)? {
@@ -109,6 +117,22 @@ impl Cml {
         Ok(AfterRead::GoOn)
     }
 
+    /// Objects whose content cannot be sent since they are never quiet, a few of them.
+    pub fn restless(&self, store: &dyn Store) -> Result<Vec<ObjectId>, StoreError> {
+        let records = self.troubled.iter().filter(|(_, tries)| **tries >= PATIENCE).take(3);
+        records
+            .map(|(recno, _)| Ok(Cml::row(store, *recno)?.map(|row| row.op.object)))
+            .filter_map(Result::transpose)
+            .collect()
+    }
+
+    /// How often the content of this record was read in vain by now.
+    fn tried(&mut self, recno: Recno) -> u32 {
+        let tries = self.troubled.entry(recno).or_default();
+        *tries = tries.saturating_add(1);
+        *tries
+    }
+
     /// The file moved on while it was read: what was read goes now, the newest close gets its record back. `false`: that
     /// record stands for something else by now.
     fn split(
@@ -118,15 +142,8 @@ impl Cml {
         mut row: Row,
         slot: Slot,
     ) -> Result<bool, StoreError> {
-        // Folded away, the close may have left the file's new time under its number.
-        let time = Cml::row(store, slot.latest)?;
-        if let Some(time) = &time
-            && !matches!(time.op.kind, OpKind::SetAttr { mask: Mask::MTIME, .. } if time.op.object == row.op.object)
-        {
+        if !self.make_room(store, row.op.object, slot.latest)? {
             return Ok(false);
-        }
-        if let Some(time) = time {
-            self.discard(store, slot.latest, &time)?;
         }
         // What was sent of it may have been another version.
         let left = slot.left(store, row.op.object)?;
@@ -139,6 +156,65 @@ impl Cml {
         row.slot = Some(Slot { latest: recno, ..slot });
         Cml::write(store, recno, &row)?;
         self.append(store, slot.latest, later, Some(slot))?;
+        Ok(true)
+    }
+
+    /// The file is never quiet, and others' records wait for this one: its newest close gets a record of its own, with all
+    /// that this one stood for. There is one as long as the file changes, so it gets behind what waits now. A new file goes
+    /// empty meanwhile, since what is done with it needs its creation.
+    fn let_pass(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        mut row: Row,
+        slot: Slot,
+    ) -> Result<(), StoreError> {
+        if slot.latest <= recno
+            || recno <= self.frozen
+            || !self.make_room(store, row.op.object, slot.latest)?
+        {
+            return Ok(());
+        }
+        let object = row.op.object;
+        let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
+        let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };
+        let (time, mtime) = (row.op.time, slot.version.mtime);
+        let before = match row.op.kind {
+            OpKind::Close { before, .. } => {
+                self.discard(store, recno, &row)?;
+                before
+            }
+            _ => {
+                self.count_bytes(row.bytes(), 0);
+                row.slot = None;
+                row.forget_content();
+                Cml::write(store, recno, &row)?;
+                self.troubled.remove(&recno);
+                UNKNOWN
+            }
+        };
+        // What an fsync has promised is in the file, or something later.
+        if promise::of(store, object)?.is_some_and(|promise| recno <= promise && promise < slot.latest) {
+            promise::note(store, object, slot.latest)?;
+        }
+        let kind = OpKind::Close { before, content, mtime };
+        self.troubled.insert(slot.latest, PATIENCE);
+        self.append(store, slot.latest, Operation { id, time, object, kind }, Some(slot))
+    }
+
+    /// Takes what a folded close has left under its number: the file's new time. `false`: there is something else.
+    fn make_room(
+        &mut self,
+        store: &mut dyn Store,
+        object: ObjectId,
+        recno: Recno,
+    ) -> Result<bool, StoreError> {
+        let Some(time) = Cml::row(store, recno)? else { return Ok(true) };
+        let is_time = matches!(time.op.kind, OpKind::SetAttr { mask: Mask::MTIME, .. });
+        if !is_time || time.op.object != object {
+            return Ok(false);
+        }
+        self.discard(store, recno, &time)?;
         Ok(true)
     }
 

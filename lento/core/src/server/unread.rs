@@ -20,6 +20,8 @@ use crate::tree::Which;
 use crate::types::Content;
 use crate::types::LogWhat;
 use crate::types::ObjectId;
+use crate::types::OpKind;
+use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Ticket;
@@ -110,6 +112,14 @@ impl Unread {
         self.missing.remove(object);
         self.moved_on.remove(object);
         self.later.remove(object);
+    }
+
+    /// A later row of the object waits in the place of this one.
+    fn pass(&mut self, object: ObjectId, at: Position) {
+        self.positions.remove(&at);
+        if let Some(rows) = self.objects.get_mut(&object) {
+            rows.remove(&at);
+        }
     }
 
     /// A sync begins.
@@ -203,6 +213,9 @@ impl Server {
                 }
             }
             ReadResult::Unstable | ReadResult::Failed(_) => {
+                if matches!(result, ReadResult::Unstable) {
+                    self.let_pass(ctx, object, newest, slot)?;
+                }
                 let path = View::new(ctx.store, Which::Local).path(object)?;
                 ctx.out.push(Output::Event(Event::Waiting(format!("{path}: changes while it is read"))));
                 self.read_again.insert(object, Millis(ctx.now.0.saturating_add(AGAIN)));
@@ -220,6 +233,42 @@ impl Server {
                 // Its removal is a later record, and nobody has to show this content.
                 self.end_wait(ctx, object, Until::durable(ctx.meta.last_read()), |_| None)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The file is never quiet, and the log waits for it. After a while its older closes are told without a content, as soon
+    /// as the newest is durable: that one waits in their place, and as long as the file changes there will be a newer one.
+    fn let_pass(
+        &mut self,
+        ctx: &mut Context<'_>,
+        object: ObjectId,
+        newest: Position,
+        slot: Slot,
+    ) -> Result<(), StoreError> {
+        let older: Vec<Position> = self.unread.of(object).into_iter().filter(|at| *at < newest).collect();
+        let Some(oldest) = older.first() else { return Ok(()) };
+        let tries = self.unread.moved_on.entry(object).or_default();
+        *tries = tries.saturating_add(1);
+        if *tries < PATIENCE {
+            return Ok(());
+        }
+        self.unread.moved_on.remove(&object);
+        let found = |row: LogRow| match row.record.what {
+            LogWhat::Operation(Operation { kind: OpKind::Close { before, .. }, .. }) => Some(before),
+            _ => None,
+        };
+        let found = LogRow::get(ctx.store, *oldest)?.and_then(found);
+        for at in older {
+            self.tell(ctx, at, None, Until::durable(slot.latest))?;
+            self.unread.pass(object, at);
+        }
+        if let (Some(mut row), Some(found)) = (LogRow::get(ctx.store, newest)?, found)
+            && let LogWhat::Operation(Operation { kind: OpKind::Close { before, .. }, .. }) =
+                &mut row.record.what
+        {
+            *before = found;
+            row.put(ctx.store)?;
         }
         Ok(())
     }
@@ -302,24 +351,36 @@ impl Server {
         let slot = newest.and_then(|row| row.slot);
         let until = slot.map_or(until, |slot| until.and(slot.latest));
         for at in rows {
-            let Some(mut row) = LogRow::get(ctx.store, at)? else { continue };
-            row.slot = None;
-            match (&mut row.record.what, found(at)) {
-                (LogWhat::Operation(op), Some(Stored { hash, size })) => {
-                    fill_content(op, Content { hash, size, inline: None });
-                    self.ledger.fill(at, size);
-                }
-                (what, _) => *what = LogWhat::Verdict(Verdict::Accepted(None)),
-            }
-            row.put(ctx.store)?;
-            if until.record > self.durable || until.sync > self.unread.synced {
-                self.unread.held.insert(at, until);
-            }
+            self.tell(ctx, at, found(at), until)?;
         }
         self.unread.remove(&object);
         self.read_again.remove(&object);
         promise::end(ctx.store, object)?;
         Ok(slot)
+    }
+
+    /// A row of the log has its content, or none, and is told from then on.
+    fn tell(
+        &mut self,
+        ctx: &mut Context<'_>,
+        at: Position,
+        found: Option<Stored>,
+        until: Until,
+    ) -> Result<(), StoreError> {
+        let Some(mut row) = LogRow::get(ctx.store, at)? else { return Ok(()) };
+        row.slot = None;
+        match (&mut row.record.what, found) {
+            (LogWhat::Operation(op), Some(Stored { hash, size })) => {
+                fill_content(op, Content { hash, size, inline: None });
+                self.ledger.fill(at, size);
+            }
+            (what, _) => *what = LogWhat::Verdict(Verdict::Accepted(None)),
+        }
+        row.put(ctx.store)?;
+        if until.record > self.durable || until.sync > self.unread.synced {
+            self.unread.held.insert(at, until);
+        }
+        Ok(())
     }
 }
 

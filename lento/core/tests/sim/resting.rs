@@ -1,5 +1,6 @@
 //! How a world comes to rest.
 
+use super::timing::Timing;
 use super::world::SERVER;
 use super::world::World;
 use lento_core::io::Input;
@@ -58,6 +59,8 @@ impl World {
 
     /// Everything heals and comes to rest; `false` if it does not within a generous bound.
     pub fn settle(&mut self) -> bool {
+        self.restless.clear();
+        self.timing.iter_mut().for_each(Timing::calm);
         for client in 1..self.nodes.len() {
             self.connect(client);
         }

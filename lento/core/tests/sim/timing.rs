@@ -3,6 +3,7 @@
 use super::dice::Dice;
 use super::world::World;
 use lento_core::io::Output;
+use lento_core::types::FileId;
 
 /// What takes long.
 pub struct Timing {
@@ -13,6 +14,9 @@ pub struct Timing {
     syncs: u64,
     /// A sync makes the disk durable, and the store some time later, as it is then.
     parts: bool,
+    /// Of so many files one is never quiet while it is read; 0: none.
+    restless: u64,
+    seed: u64,
 }
 
 impl Timing {
@@ -21,7 +25,18 @@ impl Timing {
         let reads = [1, 1, 2, 5, 20][dice.roll(5) as usize];
         let syncs = [1, 1, 2, 5][dice.roll(4) as usize];
         let parts = dice.roll(2) == 0;
-        Timing { dice, reads, syncs, parts }
+        let restless = [0, 0, 2, 4][dice.roll(4) as usize];
+        Timing { dice, reads, syncs, parts, restless, seed }
+    }
+
+    /// Whether this file changes whenever it is read.
+    pub(super) fn is_restless(&self, file: FileId) -> bool {
+        self.restless > 0 && Dice(self.seed ^ (file.ino << 20)).roll(self.restless) == 0
+    }
+
+    /// From now on all files are quiet.
+    pub(super) fn calm(&mut self) {
+        self.restless = 0;
     }
 
     /// Whether this job waits.

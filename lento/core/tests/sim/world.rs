@@ -110,6 +110,8 @@ pub struct World {
     pub mangle: Option<Mangle>,
     /// How long disks take; `None`: everything is done in its turn.
     pub timing: Option<Timing>,
+    /// Files that change whenever they are read, by node.
+    pub restless: BTreeSet<(usize, FileId)>,
 }
 
 /// Told who speaks, to whom, and what.
@@ -171,6 +173,7 @@ impl World {
             dropped: 0,
             mangle: None,
             timing: None,
+            restless: BTreeSet::new(),
         };
         for index in 0..=clients {
             world.nodes[index].disk.nsec = index as u32;
@@ -476,9 +479,12 @@ impl World {
             self.give(index, Input::ContentRead { ticket, result: ReadResult::Failed("I/O error".into()) });
             return;
         }
+        let changes = self.restless.contains(&(index, file))
+            || self.timing.as_ref().is_some_and(|timing| timing.is_restless(file));
         let node = &self.nodes[index];
         let result = match node.disk.inodes.get(&file) {
             None => ReadResult::Gone,
+            Some(_) if changes => ReadResult::Unstable,
             Some(inode) => {
                 let small = inode.bytes.len() as u64 <= INLINE_MAX && !travels_alone(&inode.bytes);
                 ReadResult::Whole {
