@@ -1,5 +1,6 @@
-//! Counterexamples about contents of the server's own users that nobody has read yet, when the log falls back, or the file
-//! moves on: what a place of the log tells is durable, or is told again at a place that nobody has come to.
+//! Counterexamples about contents that nobody has read yet. Of the server's own users, when the log falls back, or the file
+//! moves on: what a place of the log tells is durable, or is told again at a place that nobody has come to. Of a client's,
+//! when its file goes because the server has it under another name.
 
 #![allow(clippy::all, clippy::restriction, missing_docs)]
 
@@ -8,9 +9,12 @@ mod sim;
 use lento_core::Volume;
 use lento_core::io::Input;
 use lento_core::io::Output;
+use lento_core::io::Policy;
 use lento_core::message::Message;
 use lento_core::types::Hash;
+use lento_core::types::LogWhat;
 use lento_core::types::Position;
+use lento_core::types::Verdict;
 use sim::steps::*;
 use sim::world::World;
 use std::cell::RefCell;
@@ -398,4 +402,42 @@ fn records_that_came_during_a_sync_are_read_before_the_next_one_begins() {
     assert!(is_known(&world));
     settle(&mut world);
     everywhere(&world, "f", Some("two, longer"));
+}
+
+#[test]
+fn a_file_that_is_one_with_the_servers_stays_until_what_was_stored_in_it_is_told() {
+    let mut world = world(1);
+    world.conflicts.policy = Policy::ClientWins;
+    world.give(SERVER, Input::Conflicts(world.conflicts));
+    world.cut(CLIENT);
+    store(&mut world, SERVER, "f", "theirs");
+    link(&mut world, SERVER, "f", "g");
+    create(&mut world, CLIENT, "f");
+    world.read_journal(CLIENT, 8);
+    world.connect(CLIENT);
+    // The empty file is on its way when it is stored into, and the server's is here as `g` when its verdict comes.
+    for round in 0..200 {
+        world.now += 20;
+        if round == 20 {
+            store(&mut world, CLIENT, "f", "mine");
+        }
+        for node in [SERVER, CLIENT] {
+            world.read_journal(node, 8);
+            while world.run_job_except(node, if node == CLIENT { is_read } else { |_| false }) {}
+            world.timeout(node);
+        }
+        while world.deliver(CLIENT, SERVER) {}
+        let verdict = |world: &World| match world.next_message(SERVER, CLIENT) {
+            Some(Message::Records { records, .. }) => {
+                records.iter().any(|record| matches!(record.what, LogWhat::Verdict(Verdict::Unified(_))))
+            }
+            _ => false,
+        };
+        while (round > 20 || !verdict(&world)) && world.deliver(SERVER, CLIENT) {}
+    }
+    assert_eq!(read(&world, CLIENT, "g").as_deref(), Some("theirs"));
+    assert_eq!(read(&world, CLIENT, "f").as_deref(), Some("mine"), "it went before it was read");
+    settle(&mut world);
+    everywhere(&world, "f", Some("mine"));
+    assert!(is_kept(&world, "theirs"));
 }

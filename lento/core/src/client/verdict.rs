@@ -228,6 +228,10 @@ impl Client {
         }
         for recno in pending::list(ctx.store, &Facet::Object(object))? {
             let Some(row) = Cml::row(ctx.store, recno)? else { continue };
+            if there && row.slot.is_some() {
+                // Its content is in the file that goes: under this name it waits for the verdict. The server knows both.
+                continue;
+            }
             let mut op = row.op.clone();
             alias::substitute(&mut op, object, target)?;
             if matches!(op.kind, OpKind::Create { .. }) {
