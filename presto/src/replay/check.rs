@@ -88,14 +88,22 @@ impl Replayer {
         }
     }
 
-    /// A file went to limbo under its writer; its lock is held. That moved its ctime, which is no store of the writer's.
+    /// A file lost a name, or got another, by a record that is about something else; its lock is held. That moved its ctime,
+    /// which is nobody's store.
+    pub(super) fn name_moved(&self, id: FileId, before: &Stat, recno: Recno) {
+        let read_at = filter::now();
+        let Ok(after) = self.volume.lower.stat(id) else { return };
+        let (before, after) = (&before.attributes, &after.attributes);
+        self.volume.writers.attributes_changed(id, before, after, kml::Mask::empty(), read_at);
+        if (before.mtime, before.size) == (after.mtime, after.size) {
+            self.versions.lock().same_content(id, before.version(), after.version(), recno);
+        }
+    }
+
+    /// A file went to limbo under its writer; its lock is held.
     pub(super) fn orphaned(&self, id: FileId, before: &Stat, recno: Recno) {
         self.volume.limbo.entered(id, recno);
-        let read_at = filter::now();
-        if let Ok(after) = self.volume.lower.stat(id) {
-            let (before, after) = (&before.attributes, &after.attributes);
-            self.volume.writers.attributes_changed(id, before, after, kml::Mask::empty(), read_at);
-        }
+        self.name_moved(id, before, recno);
     }
 
     fn missed_close(&self, id: FileId, present: &Attributes) -> Result<Recno, Stop> {

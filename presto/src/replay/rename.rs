@@ -91,6 +91,11 @@ impl Replayer {
         let mut kept: Option<(FileId, Stat)> = None;
         let mut last_of = None;
         let mut replaced_dir = None;
+        // What stays in the tree under another name.
+        let mut stays = match partner {
+            Some(partner) => Some((partner, volume.lower.stat(partner)?)),
+            None => None,
+        };
         if let Target::Replace(replaced, guard) = target {
             let old = volume.lower.stat(replaced)?;
             let state = self.guard(replaced, &old, guard)?;
@@ -104,6 +109,8 @@ impl Replayer {
                     intent.flags |= Flags::REPLACED_LIMBO;
                     kept = Some((replaced, old));
                 }
+            } else {
+                stays = Some((replaced, old));
             }
         }
         let applied = self.apply(&intent, &parents, || {
@@ -136,6 +143,9 @@ impl Replayer {
         }
         if let Some((replaced, old)) = kept {
             self.orphaned(replaced, &old, applied.recno);
+        }
+        if let Some((other, old)) = stays {
+            self.name_moved(other, &old, applied.recno);
         }
         if let Some(dir) = replaced_dir {
             volume.lower.forget_dir(dir);

@@ -98,6 +98,32 @@ fn a_missed_store_is_journaled_first_and_then_stale() {
 }
 
 #[test]
+fn a_version_from_before_another_file_took_a_name_stands_for_the_same_content() {
+    for exchange in [false, true] {
+        let w = world();
+        let file = w.save("f", "old");
+        std::fs::hard_link(w.path("f"), w.path("g")).unwrap();
+        let other = w.save("h", "other");
+        let asked = install(&w, "g", inline("new"));
+        // A name's change moves ctime, and that comes in ticks.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let rename = v1::Rename {
+            from: by(w.root()),
+            from_name: name("h"),
+            expect: by(other),
+            to: by(w.root()),
+            to_name: name("f"),
+            replaced: by(file),
+            exchange,
+            ..Default::default()
+        };
+        let outcomes = w.replay_since(NOW, vec![item(Op::Rename(rename)), item(Op::Install(asked))]);
+        outcomes.iter().for_each(applied);
+        assert_eq!((w.read("f"), w.read("g")), ("other".into(), "new".into()), "exchange: {exchange}");
+    }
+}
+
+#[test]
 fn a_version_from_before_replayed_attributes_stands_for_the_same_content() {
     let w = world();
     let file = w.save("f", "old");
