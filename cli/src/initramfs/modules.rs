@@ -22,6 +22,8 @@ pub struct Module {
 pub struct Modules {
     dir: PathBuf,
     files: BTreeMap<String, PathBuf>,
+    /// Modules by another name that they go by, as depmod found them.
+    aliases: BTreeMap<String, Vec<String>>,
 }
 
 impl Modules {
@@ -33,13 +35,23 @@ impl Modules {
         let mut files = BTreeMap::new();
         find(&dir.join("kernel"), &mut files)?;
         ensure!(!files.is_empty(), "no modules in {}", dir.display());
-        Ok(Modules { dir: dir.to_owned(), files })
+        let index = fs::read_to_string(dir.join("modules.alias")).unwrap_or_default();
+        let mut aliases = BTreeMap::<String, Vec<String>>::new();
+        for line in index.lines() {
+            // Of devices, whose aliases are patterns, the kernel asks by itself.
+            if let ["alias", alias, name] = line.split(' ').collect::<Vec<_>>()[..]
+                && !alias.contains(['*', ':'])
+            {
+                aliases.entry(same(alias)).or_default().push(same(name));
+            }
+        }
+        Ok(Modules { dir: dir.to_owned(), files, aliases })
     }
 
     /// Whether the kernel has it, as a module or built in.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        let name = name.replace('-', "_");
+        let name = same(name);
         let builtin = fs::read_to_string(self.dir.join("modules.builtin")).unwrap_or_default();
         let is_it = |line: &str| file_name(Path::new(line)).is_some_and(|found| found == name);
         self.files.contains_key(&name) || builtin.lines().any(is_it)
@@ -59,13 +71,20 @@ impl Modules {
     }
 
     fn add(&self, name: &str, order: &mut Vec<Module>) -> Result<()> {
-        let name = name.replace('-', "_");
+        let name = same(name);
         if order.iter().any(|known| known.name == name) {
             return Ok(());
         }
-        let Some(path) = self.files.get(&name) else { return Ok(()) };
+        let Some(path) = self.files.get(&name) else {
+            for module in self.aliases.get(&name).into_iter().flatten() {
+                self.add(module, order)?;
+            }
+            return Ok(());
+        };
         let bytes = read(path)?;
-        for needed in told(&bytes, "depends").chain(told(&bytes, "softdep").filter_map(before)) {
+        let depends = told(&bytes, "depends").into_iter().flat_map(|names| listed(&names, ','));
+        let softly = told(&bytes, "softdep").into_iter().flat_map(|names| before(&names));
+        for needed in depends.chain(softly) {
             self.add(&needed, order)?;
         }
         order.push(Module { name, bytes });
@@ -73,21 +92,32 @@ impl Modules {
     }
 }
 
-/// Of "pre: a post: b" only what comes before.
-fn before(softdep: String) -> Option<String> {
-    softdep.strip_prefix("pre: ").map(|names| names.split(' ').next().unwrap_or_default().to_owned())
+/// A module's name is written with either.
+fn same(name: &str) -> String {
+    name.replace('-', "_")
 }
 
-/// Names in a field of the module's own description.
-fn told<'a>(module: &'a [u8], field: &str) -> impl Iterator<Item = String> + use<'a> {
+/// Of "pre: a b post: c" what comes before.
+fn before(softdep: &str) -> Vec<String> {
+    let before = softdep.split("post:").next().unwrap_or_default().trim();
+    listed(before.strip_prefix("pre:").unwrap_or_default(), ' ')
+}
+
+fn listed(names: &str, by: char) -> Vec<String> {
+    names.split(by).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// What a field of the module's own description says, as often as it is there.
+fn told(module: &[u8], field: &str) -> Vec<String> {
     let key = format!("\0{field}=").into_bytes();
-    let at = module.windows(key.len()).position(|window| window == key);
-    let value = at.and_then(|at| module.get(at + key.len()..)).unwrap_or_default();
-    let value = value.split(|byte| *byte == 0).next().unwrap_or_default();
-    value
-        .split(|byte| *byte == b',')
-        .filter(|name| !name.is_empty())
-        .map(|name| String::from_utf8_lossy(name).into_owned())
+    let mut values = Vec::new();
+    let mut rest = module;
+    while let Some(at) = rest.windows(key.len()).position(|window| window == key) {
+        rest = rest.get(at + key.len()..).unwrap_or_default();
+        let value = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+        values.push(String::from_utf8_lossy(value).into_owned());
+    }
+    values
 }
 
 fn find(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
@@ -105,7 +135,7 @@ fn find(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
 /// The module's name, of a path that ends with `.ko`, perhaps compressed.
 fn file_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_string_lossy().into_owned();
-    name.split_once(".ko").map(|(name, _)| name.replace('-', "_"))
+    name.split_once(".ko").map(|(name, _)| same(name))
 }
 
 /// The kernel unpacks none itself at this point.
@@ -144,7 +174,15 @@ mod tests {
             fs::write(kernel.join(format!("{name}.ko")), format!("ELF\0depends={needs}\0name={name}\0"))
                 .unwrap();
         };
-        module("top", "left,right-hand");
+        module("top", "left,right-hand\0softdep=pre: soft sum post: late\0softdep=pre: another");
+        for name in ["soft", "sum_generic", "late", "another"] {
+            module(name, "");
+        }
+        fs::write(
+            dir.path().join("modules.alias"),
+            "# Aliases\nalias sum sum_generic\nalias pci:v*d* left\nalias sum sum-of-a-cpu\n",
+        )
+        .unwrap();
         module("left", "base");
         module("right-hand", "base,builtin");
         module("base", "");
@@ -152,7 +190,7 @@ mod tests {
         let modules = Modules::open(dir.path()).unwrap();
         let order = modules.closure(&["top", "base", "builtin"]).unwrap();
         let names: Vec<&str> = order.iter().map(|module| module.name.as_str()).collect();
-        assert_eq!(names, ["base", "left", "right_hand", "top"]);
+        assert_eq!(names, ["base", "left", "right_hand", "soft", "sum_generic", "another", "top"]);
         assert!(modules.has("built_in") && modules.has("right_hand") && !modules.has("other"));
     }
 }
