@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use rand::rngs::StdRng;
 
 use super::node::Running;
@@ -85,15 +85,21 @@ fn here(world: &World, list: &str) -> Result<String> {
 }
 
 /// Waits until the server has this.
-fn arrives(world: &World, name: &str, content: &str) -> Result<()> {
+fn arrives(world: &World, machine: &mut Running, name: &str, content: &str) -> Result<()> {
     let path = world.mount().join(name);
     let begin = Instant::now();
     loop {
-        let found = std::fs::read_to_string(&path).unwrap_or_default();
-        if found == content {
+        let found = std::fs::read_to_string(&path);
+        if found.as_ref().is_ok_and(|found| found == content) {
             return Ok(());
         }
-        ensure!(begin.elapsed() < ARRIVES, "{name} of the server holds {found:?} and not {content:?}");
+        if begin.elapsed() > ARRIVES {
+            let there = machine.must(&format!("cat '/{name}'; tail -n 40 /run/lento.log"))?;
+            let status = world.fleet.fleet.status(&world.server)?;
+            bail!(
+                "{name} of the server holds {found:?} and not {content:?}\nthe machine: {there}\n{status:#?}"
+            );
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
 }

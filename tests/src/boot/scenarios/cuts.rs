@@ -24,7 +24,7 @@ pub(super) fn away(world: &World, _: &mut StdRng) -> Result<String> {
     machine.must("sleep 3; echo alone >/alone; mkdir /alone.d; ln /alone /alone.d/link")?;
     ensure!(!world.mount().join("alone").exists(), "who brought it to the server?");
     world.start_here(&world.server, Daemon::Lento)?;
-    arrives(world, "alone", "alone\n")?;
+    arrives(world, &mut machine, "alone", "alone\n")?;
     equal(world, &mut machine)?;
     machine.power_off()?;
     world.is_clean()?;
@@ -83,7 +83,7 @@ pub(super) fn shutdown(world: &World, _: &mut StdRng) -> Result<String> {
     }
     let mut machine = world.boot()?;
     machine.must(LENTO)?;
-    arrives(world, "shutdown", &format!("{}\n", rounds.saturating_sub(1)))?;
+    arrives(world, &mut machine, "shutdown", &format!("{}\n", rounds.saturating_sub(1)))?;
     equal(world, &mut machine)?;
     machine.power_off()?;
     Ok(format!("{rounds} times down and up, the disk as after an unmount each time"))

@@ -28,14 +28,14 @@ pub(super) fn boot(world: &World, _: &mut StdRng) -> Result<String> {
     ensure!(machine.order("ls /made-meanwhile")?.0 != 0, "who brought this without lento?");
     machine.must(LENTO)?;
     let begin = Instant::now();
-    arrives(world, "early-bird/renamed", "before lento\n")?;
+    arrives(world, &mut machine, "early-bird/renamed", "before lento\n")?;
     machine.until("grep -q server /made-meanwhile", ARRIVES)?;
     let took = begin.elapsed();
     for round in 0..3 {
         fs::write(world.mount().join("made-meanwhile"), format!("by the server {round}\n"))?;
         machine.until(&format!("grep -q 'server {round}' /made-meanwhile"), ARRIVES)?;
         machine.must(&format!("echo machine {round} >/answer"))?;
-        arrives(world, "answer", &format!("machine {round}\n"))?;
+        arrives(world, &mut machine, "answer", &format!("machine {round}\n"))?;
     }
     equal(world, &mut machine)?;
     machine.power_off()?;
@@ -71,7 +71,7 @@ pub(super) fn helper(world: &World, _: &mut StdRng) -> Result<String> {
     ensure!(machine.order("echo no >/refused")?.0 != 0, "after a remount with ro it can be written");
     machine.must(&call(&format!("remount,rw,volume={volume},mtpt=/")))?;
     machine.must(LENTO)?;
-    arrives(world, "helped", "helped\n")?;
+    arrives(world, &mut machine, "helped", "helped\n")?;
     equal(world, &mut machine)?;
     machine.must(&format!("rm {}/stay-read-only", intermezzo_channel::ROOT_DISK))?;
     machine.power_off()?;
@@ -97,7 +97,7 @@ pub(super) fn fstab(world: &World, _: &mut StdRng) -> Result<String> {
         machine.until(&format!("grep -q '{wanted}' /etc/fstab"), ARRIVES)?;
         if next == right {
             machine.until("echo right >/right", ARRIVES)?;
-            arrives(world, "right", "right\n")?;
+            arrives(world, &mut machine, "right", "right\n")?;
         }
         equal(world, &mut machine)?;
         machine.power_off()?;
@@ -133,7 +133,7 @@ pub(super) fn killed(world: &World, _: &mut StdRng) -> Result<String> {
     machine.must("kill $(cat /run/counter); cat /run/counted; echo survived >/survived")?;
     let errors = machine.must("cat /run/counted")?;
     ensure!(errors.is_empty(), "a program noticed that presto was killed: {errors}");
-    arrives(world, "survived", "survived\n")?;
+    arrives(world, &mut machine, "survived", "survived\n")?;
     equal(world, &mut machine)?;
     machine.power_off()?;
     world.is_clean()?;

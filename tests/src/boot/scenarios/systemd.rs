@@ -20,7 +20,7 @@ pub(super) fn systemd(world: &World, _: &mut StdRng) -> Result<String> {
         ensure!(mounted.contains(" / fuse.intermezzo rw,"), "{mounted}");
         machine.must(&format!("echo {round} >/before-lento"))?;
         machine.must(LENTO)?;
-        arrives(world, "before-lento", &format!("{round}\n"))?;
+        arrives(world, &mut machine, "before-lento", &format!("{round}\n"))?;
         std::fs::write(world.mount().join("from-the-server"), format!("{round}\n"))?;
         machine.until(&format!("grep -qx {round} /from-the-server"), ARRIVES)?;
         // What runs since the initramfs is no second time there, and lento is a service like any other.
