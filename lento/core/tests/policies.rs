@@ -12,6 +12,7 @@ use lento_core::Volume;
 use lento_core::io::ConflictOptions;
 use lento_core::io::Input;
 use lento_core::io::Policy;
+use lento_core::message::Message;
 use lento_core::types::ConflictKind;
 use lento_core::types::Hash;
 use lento_core::types::OpId;
@@ -339,6 +340,36 @@ fn what_was_made_in_a_directory_that_was_removed_is_one_conflict() {
     world.rest();
     assert!(listed(&world).is_empty(), "{:?}", listed(&world));
     assert!(["a", "b", "c"].iter().all(|name| !is_kept(&world, &format!("content of {name}"))));
+}
+
+#[test]
+fn what_waits_for_a_person_is_no_part_of_what_a_policy_has_decided() {
+    let mut world = with(Policy::ServerWins, 1);
+    mkdir(&mut world, CLIENT, "gone");
+    settle(&mut world);
+    world.cut(CLIENT);
+    world.rest_without(&[CLIENT]);
+    store(&mut world, CLIENT, "gone/a", "a");
+    remove(&mut world, SERVER, "gone");
+    // Its maker does not hear of the verdict, and makes something else beside it when another policy is in force.
+    world.mangle = Some(Box::new(|from, _, message| match message {
+        Message::Records { upto, .. } if from == SERVER && upto > Position(2) => Some(vec![]),
+        other => Some(vec![other]),
+    }));
+    world.rest();
+    assert_eq!((status(&world).conflicts, status(&world).conflicts_decided), (0, 1));
+    options(&mut world, ConflictOptions::default());
+    store(&mut world, CLIENT, "gone/b", "b");
+    world.rest();
+    world.mangle = None;
+    world.cut(CLIENT);
+    settle(&mut world);
+    assert_eq!((status(&world).conflicts, status(&world).conflicts_decided), (1, 1));
+    world.now += ConflictOptions::KEEP_FOR + 1;
+    world.rest();
+    let paths: Vec<String> = listed(&world).into_iter().map(|(_, row, _)| row.path).collect();
+    assert_eq!(paths, ["/gone/b"], "what nobody has decided about goes with the other");
+    assert!(is_kept(&world, "b") && !is_kept(&world, "a"));
 }
 
 #[test]

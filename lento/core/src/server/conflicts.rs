@@ -108,11 +108,18 @@ impl Conflicts {
             self.forget(store, earlier)?;
         }
         if standing.group.is_none() {
-            standing.group = self.groups.head_for(row).filter(|head| *head != recno);
+            let head = self.groups.head_for(row).filter(|head| *head != recno);
+            standing.group = head.filter(|head| self.goes_with(*head, &standing));
         }
         standing.put(store, recno)?;
         self.note(recno, row, standing);
         table::put(store, Table::Conflict, &table::number_key(recno.0), row)
+    }
+
+    /// What a policy has decided goes after a while, what waits for a person does not: they are never one.
+    fn goes_with(&self, head: Recno, standing: &Standing) -> bool {
+        let is_decided = |standing: &Standing| standing.state == State::Decided;
+        self.rows.get(&head).is_some_and(|known| is_decided(&known.standing) == is_decided(standing))
     }
 
     /// The loser of one that is listed has changed.
