@@ -131,8 +131,13 @@ impl Volume {
         if told.soon {
             self.untold.fetch_max(told.newest.0, Ordering::AcqRel);
         } else {
-            self.upcalls.journal(&self.name, told.newest);
+            self.tell_published();
         }
+    }
+
+    /// What Lento can read by now: records end out of order, and one that waits for an older one is told when that ends.
+    fn tell_published(&self) {
+        self.upcalls.journal(&self.name, self.journal.published());
     }
 
     /// Tells Lento what was put off. A later record that was told meanwhile told of these as well, and hearing of them
@@ -141,9 +146,8 @@ impl Volume {
         if self.untold.load(Ordering::Acquire) == 0 {
             return;
         }
-        let newest = self.untold.swap(0, Ordering::AcqRel);
-        if newest > 0 {
-            self.upcalls.journal(&self.name, Recno(newest));
+        if self.untold.swap(0, Ordering::AcqRel) > 0 {
+            self.tell_published();
         }
     }
 
