@@ -35,27 +35,33 @@ async fn ask(cluster: &Cluster, target: &Target, one: &OneArgs, verb: &str, more
     let server = volume.status.as_ref().and_then(|status| status.server.clone());
     let server = server.with_context(|| format!("Volume {} has no server yet", volume.id()))?;
     let pod = cluster.agent_on(&server).await?;
-    let mut command = command(target, &pod, &volume.id(), one.position, verb, more);
+    let mut command = conflict(target, &pod, &volume.id(), one.position, verb, more);
     let status = command.status().context("cannot run kubectl: is it in PATH?")?;
     Ok(if status.success() { Exit::Done } else { Exit::Failed })
 }
 
-fn command(
+fn conflict(
     target: &Target,
-    (namespace, pod): &(String, String),
+    pod: &(String, String),
     volume: &str,
     position: u64,
     verb: &str,
     more: &[&str],
 ) -> Command {
+    let mut command =
+        exec(target, pod, &["intermezzo", "conflicts", verb, &position.to_string(), "--volume", volume]);
+    command.args(more);
+    command
+}
+
+/// Runs `words` beside the agent in this pod. The image holds one program, which is either by the name it is called.
+pub(crate) fn exec(target: &Target, (namespace, pod): &(String, String), words: &[&str]) -> Command {
     let mut command = Command::new("kubectl");
     if let Some(context) = &target.context {
         command.args(["--context", context]);
     }
     command.args(["exec", "--namespace", namespace, pod, "--container", "lento", "--"]);
-    // The image holds one program, which is either by the name it is called.
-    command.args(["intermezzo", "conflicts", verb, &position.to_string(), "--volume", volume]);
-    command.args(more);
+    command.args(words);
     command
 }
 
@@ -67,7 +73,7 @@ mod tests {
     fn the_agent_is_asked_in_the_words_of_its_own_command_line() {
         let target = Target { context: Some("lab".into()), ..Target::default() };
         let pod = ("intermezzo-system".to_owned(), "lento-x7".to_owned());
-        let command = command(&target, &pod, "team/shared", 41, "resolve", &["--take", "drop"]);
+        let command = conflict(&target, &pod, "team/shared", 41, "resolve", &["--take", "drop"]);
         let words: Vec<&str> = command.get_args().filter_map(|word| word.to_str()).collect();
         assert_eq!(
             words.join(" "),

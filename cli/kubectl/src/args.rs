@@ -1,10 +1,13 @@
 //! The words of the command line, as kubectl's users know them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use intermezzo::output::Format;
 use intermezzo::seconds;
+
+use crate::support::new_directory;
 
 /// InterMezzo's volumes in a cluster: how they are, how far, and whether what was written is safe.
 #[derive(Debug, Parser)]
@@ -54,6 +57,18 @@ pub(crate) enum Command {
     /// Updates that lost against another and are kept
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// Collect what somebody needs to see who is to help: objects, events, logs, what agents say; no contents, no keys
+    #[command(
+        after_help = "Examples:\n  kubectl intermezzo support-bundle -A\n  kubectl intermezzo support-bundle -n team --out /tmp/bundle && tar -czf bundle.tgz -C /tmp bundle\n\nObjects of the namespace, or with -A of all; pods wherever they are. It asks agents by `kubectl exec`. Exit code 1: some of it\ncould not be had, and the file `missing` says why."
+    )]
+    SupportBundle(SupportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SupportArgs {
+    /// Directory to make [default: intermezzo-support-TIME in the working directory]
+    #[arg(long, value_name = "DIR", value_parser = new_directory)]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use intermezzo_api::Volume;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::NamespaceResourceScope;
-use kube_client::api::{ListParams, Patch, PatchParams};
+use kube_client::api::{ListParams, LogParams, Patch, PatchParams};
 use kube_client::config::{KubeConfigOptions, KubeconfigError};
 use kube_client::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
@@ -18,6 +18,10 @@ use crate::args::Target;
 const ANSWER: Duration = Duration::from_secs(15);
 /// Objects in one answer.
 const PAGE: u32 = 500;
+/// What is of InterMezzo's own.
+const OURS: &str = "app.kubernetes.io/name=intermezzo";
+/// Lines of one log.
+const LINES: i64 = 20_000;
 
 /// What can go wrong on the way to the objects.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,14 @@ impl ClusterError {
 pub(crate) enum Space {
     One(String),
     All,
+}
+
+/// Of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Present,
+    /// It has been restarted since.
+    Before,
 }
 
 /// A cluster, and the namespace that is meant.
@@ -102,8 +114,50 @@ impl Cluster {
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
+        self.pages(self.api::<K>(), ListParams::default()).await
+    }
+
+    /// All objects of a kind in one namespace.
+    pub async fn list_in<K>(&self, namespace: &str) -> Result<Vec<K>, ClusterError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        self.pages(Api::<K>::namespaced(self.client.clone(), namespace), ListParams::default()).await
+    }
+
+    /// InterMezzo's own objects of a kind, in whatever namespace it is installed.
+    pub async fn parts<K>(&self) -> Result<Vec<K>, ClusterError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        self.pages(Api::<K>::all(self.client.clone()), ListParams::default().labels(OURS)).await
+    }
+
+    /// What a container has said last, in its present life or in the one before.
+    pub async fn log(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        life: Life,
+    ) -> Result<String, ClusterError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let params = LogParams {
+            container: Some(container.to_owned()),
+            previous: life == Life::Before,
+            tail_lines: Some(LINES),
+            timestamps: true,
+            ..LogParams::default()
+        };
+        self.ask("read logs", api.logs(pod, &params)).await
+    }
+
+    async fn pages<K>(&self, api: Api<K>, begin: ListParams) -> Result<Vec<K>, ClusterError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
         let what = format!("list {}", K::plural(&()));
-        let (api, mut all, mut params) = (self.api::<K>(), Vec::new(), ListParams::default().limit(PAGE));
+        let (mut all, mut params) = (Vec::new(), begin.clone().limit(PAGE));
         loop {
             let page = self.ask(&what, api.list(&params)).await.map_err(|error| match error {
                 // Lists are always there where the kind is.
@@ -112,7 +166,7 @@ impl Cluster {
             })?;
             all.extend(page.items);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
+                Some(token) => params = begin.clone().limit(PAGE).continue_token(&token),
                 None => return Ok(all),
             }
         }
@@ -122,7 +176,7 @@ impl Cluster {
     pub async fn agent_on(&self, node: &str) -> Result<(String, String), ClusterError> {
         let api: Api<Pod> = Api::all(self.client.clone());
         let params = ListParams::default()
-            .labels("app.kubernetes.io/name=intermezzo,app.kubernetes.io/component=lento")
+            .labels(&format!("{OURS},app.kubernetes.io/component=lento"))
             .fields(&format!("spec.nodeName={node}"))
             .limit(PAGE);
         let pods = self.ask("list pods in all namespaces", api.list(&params)).await?;

@@ -2,7 +2,7 @@
 //! cluster, with the rights of whoever asks.
 //!
 //! It talks to the API server and to nobody else, and changes nothing but one annotation (`wait`). What only an agent knows (the
-//! contents of conflicts) it asks by `kubectl exec`, with the rights of whoever asks (`agent.rs`). Words, tables and exit codes
+//! contents of conflicts, its own status) it asks by `kubectl exec`, with the rights of whoever asks (`agent.rs`). Words, tables and exit codes
 //! are those of `intermezzo`.
 
 mod agent;
@@ -11,6 +11,7 @@ mod cluster;
 mod conflicts;
 mod lag;
 mod status;
+mod support;
 mod view;
 mod wait;
 
@@ -50,6 +51,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
             Command::Status(args) => status::run(&cluster, args).await,
             Command::Lag(args) => lag::run(&cluster, args).await,
             Command::Wait(args) => wait::run(&cluster, args).await,
+            Command::SupportBundle(args) => support::run(&cluster, &cli.target, args).await,
             Command::Conflicts(Conflicts::List(args)) => conflicts::run(&cluster, args).await,
             Command::Conflicts(Conflicts::Show(args)) => agent::show(&cluster, &cli.target, args).await,
             Command::Conflicts(Conflicts::Diff(args)) => agent::diff(&cluster, &cli.target, args).await,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use kube_client::Client;
 use kube_client::client::Body;
 use parking_lot::Mutex;
@@ -16,6 +16,10 @@ pub(crate) struct Objects {
     pub volumes: Vec<Value>,
     pub replicators: Vec<Value>,
     pub conflicts: Vec<Value>,
+    pub pods: Vec<Value>,
+    pub events: Vec<Value>,
+    /// Nobody may read logs.
+    pub no_logs: bool,
     /// Answer everything with this.
     pub refuse: Option<(u16, &'static str)>,
     /// Agents answer a question as soon as it is asked, on these nodes.
@@ -107,15 +111,19 @@ pub(crate) fn cluster(objects: Objects) -> (Cluster, Shared) {
             let (parts, body) = request.into_parts();
             let body: Value =
                 serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
-            let (code, answer) = answer(&mut there.lock(), parts.uri.path(), &body);
-            let bytes = Body::from(answer.to_string().into_bytes());
+            let (code, answer) = answer(&mut there.lock(), &parts.uri, &body);
+            let bytes = Body::from(match answer {
+                Value::String(text) => text.into_bytes(),
+                answer => answer.to_string().into_bytes(),
+            });
             send.send_response(Response::builder().status(code).body(bytes).unwrap());
         }
     });
     (Cluster::with(Client::new(service, "team"), Space::One("team".to_owned())), shared)
 }
 
-fn answer(objects: &mut Objects, path: &str, body: &Value) -> (u16, Value) {
+fn answer(objects: &mut Objects, uri: &Uri, body: &Value) -> (u16, Value) {
+    let path = uri.path();
     let failure = |code: u16, message: &str| {
         (
             code,
@@ -128,6 +136,21 @@ fn answer(objects: &mut Objects, path: &str, body: &Value) -> (u16, Value) {
     let list =
         |items: &[Value]| (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}));
     let parts: Vec<&str> = path.split('/').collect();
+    match &parts[..] {
+        ["", "api", "v1", "pods"] => return list(&objects.pods),
+        ["", "api", "v1", "namespaces", _, "pods", _, "log"] if objects.no_logs => {
+            return failure(403, "you may not");
+        }
+        ["", "api", "v1", "namespaces", _, "pods", pod, "log"] => {
+            let asked: Vec<&str> = uri.query().unwrap_or_default().split('&').collect();
+            let container = asked.iter().find_map(|word| word.strip_prefix("container=")).unwrap_or_default();
+            let life = if asked.contains(&"previous=true") { "life before" } else { "present life" };
+            return (200, Value::String(format!("{life} of {pod}/{container}")));
+        }
+        ["", "api", "v1", "namespaces", "team", "events"] => return list(&objects.events),
+        ["", "api", "v1", "namespaces", _, "events"] | ["", "apis", "apps", "v1", _] => return list(&[]),
+        _ => {}
+    }
     match (parts.get(6), parts.get(7)) {
         (Some(&"volumes"), None) => list(&objects.volumes),
         (Some(&"replicators"), None) => list(&objects.replicators),

@@ -151,7 +151,15 @@ impl Machine {
         match self.lines.recv_timeout(deadline) {
             Ok(line) => Ok(line),
             Err(RecvTimeoutError::Timeout) => bail!("waited {} s for {what}", deadline.as_secs()),
-            Err(RecvTimeoutError::Disconnected) => bail!("the machine ended while it should say {what}"),
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.qemu.try_wait().ok().flatten().map(|status| status.to_string());
+                bail!(
+                    "the machine ended while it should say {what}: {}; QEMU: {}; its console: {}",
+                    status.unwrap_or_else(|| "QEMU runs".to_owned()),
+                    fs::read_to_string(self.console.with_file_name("qemu")).unwrap_or_default().trim(),
+                    self.console()
+                )
+            }
         }
     }
 
