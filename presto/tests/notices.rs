@@ -9,12 +9,11 @@
 )]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use intermezzo_kml::Class;
 use intermezzo_kml::record::{Caller, FileId, Intent, Opcode, Outcome, Recno};
 use parking_lot::Mutex;
-use presto::filter::{DataAnswer, NewMode, Options, PermitAnswer, Safety, Upcalls, Volume};
+use presto::filter::{DataAnswer, NewMode, Options, PermitAnswer, Safety, Upcalls, Volume, Wait};
 
 /// A Lento that only listens.
 #[derive(Default)]
@@ -25,15 +24,15 @@ impl Upcalls for Heard {
         self.0.lock().push(to);
     }
 
-    fn get_permit(&self, _volume: &str, _deadline: Duration) -> PermitAnswer {
+    fn get_permit(&self, _volume: &str, _wait: Wait) -> PermitAnswer {
         PermitAnswer::Stolen
     }
 
-    fn get_data(&self, _volume: &str, _object: FileId, _deadline: Duration) -> DataAnswer {
+    fn get_data(&self, _volume: &str, _object: FileId, _wait: Wait) -> DataAnswer {
         DataAnswer::Present
     }
 
-    fn safety(&self, _volume: &str, _object: FileId, _newest: Recno, _deadline: Duration) -> Safety {
+    fn safety(&self, _volume: &str, _object: FileId, _newest: Recno, _wait: Wait) -> Safety {
         Safety::Unknown
     }
 }
