@@ -131,12 +131,10 @@ impl Client {
     /// Rebuilds what is kept in memory. Whatever is pending may have been received by the server. Greetings are counted from
     /// `greeting`, so that the answer to one of an earlier life is not taken for this one's.
     pub fn open(server: NodeName, store: &dyn Store, tail: u64, greeting: u64) -> Result<Client, StoreError> {
-        let mut cml = Cml::open(store)?;
-        cml.freeze(Recno(u64::MAX));
         Ok(Client {
             server,
             stream: Stream::Down,
-            cml,
+            cml: Cml::open(store)?,
             replaying: Replaying::default(),
             work: Work::load(store)?,
             contents: Contents::default(),
@@ -214,9 +212,7 @@ impl Client {
             self.fallback = Some(Fallback(Some(last)));
             table::put(ctx.store, Table::Meta, FALLBACK, &Fallback(Some(last)))?;
         }
-        if !matches!(self.stream, Stream::Up(_)) {
-            self.cml.freeze(last);
-        }
+        self.cml.begin_after(last);
         self.journal_end = Some(last);
         self.limbo_end = Some(last);
         self.replaying.presto_up(last);

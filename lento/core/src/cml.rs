@@ -39,6 +39,9 @@ use serde::Deserialize;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// Frozen, as long as nobody has said how far the journal goes.
+const ALL: Recno = Recno(u64::MAX);
+
 /// Where the end of what is sealed is noted.
 const SEALED: &[u8] = b"sealed";
 
@@ -136,7 +139,7 @@ impl Cml {
             tally.bytes = tally.bytes.saturating_add(row.bytes());
             Ok(())
         })?;
-        Ok(Cml { tally, ..Cml::default() })
+        Ok(Cml { tally, frozen: ALL, ..Cml::default() })
     }
 
     /// How much is pending.
@@ -146,6 +149,13 @@ impl Cml {
 
     fn count_bytes(&mut self, before: u64, after: u64) {
         self.tally.bytes = self.tally.bytes.saturating_sub(before).saturating_add(after);
+    }
+
+    /// What the journal tells beyond `last` no earlier life can have sent: this one has not been told of it before.
+    pub fn begin_after(&mut self, last: Recno) {
+        if self.frozen == ALL {
+            self.frozen = last;
+        }
     }
 
     /// Nothing before `recno` may be treated any more.
@@ -320,11 +330,13 @@ impl Cml {
 
     /// A later record says that what is in the file now may be torn: it goes in the place of no older record either.
     fn is_torn(store: &dyn Store, object: ObjectId, after: Recno) -> Result<bool, StoreError> {
-        for recno in pending::own(store, object)?.into_iter().filter(|recno| *recno > after) {
+        let mut at = after;
+        while let Some(recno) = pending::own_after(store, object, at)? {
             let torn = |row: &Row| matches!(row.op.kind, OpKind::Close { before: TORN, .. });
             if Cml::row(store, recno)?.as_ref().is_some_and(torn) {
                 return Ok(true);
             }
+            at = recno;
         }
         Ok(false)
     }
@@ -332,7 +344,9 @@ impl Cml {
     /// What a power cut left in this object has been removed since, by a record of this node that the power cut took: nobody
     /// needs it any more.
     pub fn give_up_torn(&mut self, store: &mut dyn Store, object: ObjectId) -> Result<(), StoreError> {
-        for recno in pending::own(store, object)?.into_iter().rev() {
+        let mut at = Recno(u64::MAX);
+        while let Some(recno) = pending::own_before(store, object, at)? {
+            at = recno;
             let Some(row) = Cml::row(store, recno)?.filter(|row| row.slot.is_some()) else { continue };
             let is_torn = matches!(row.op.kind, OpKind::Close { before: TORN, .. });
             return if is_torn { self.discard(store, recno, &row) } else { Ok(()) };
@@ -359,13 +373,27 @@ impl Cml {
     /// then, and as often as it is sent anew, a newer content may take its place (rule 1). So a record that has a
     /// predecessor carries no hash of its own.
     fn predecessor(store: &dyn Store, object: ObjectId, before: Recno) -> Result<Option<Row>, StoreError> {
-        for recno in pending::own(store, object)?.into_iter().rev().filter(|recno| *recno < before) {
+        let mut at = before;
+        while let Some(recno) = pending::own_before(store, object, at)? {
             let row = Cml::row(store, recno)?.filter(|row| left_by(&row.op).is_some());
             if row.is_some() {
                 return Ok(row);
             }
+            at = recno;
         }
         Ok(None)
+    }
+
+    /// Whether a pending record about the object, after this one, has a content on this node's disk.
+    pub fn has_content(store: &dyn Store, object: ObjectId, after: Recno) -> Result<bool, StoreError> {
+        let mut at = after;
+        while let Some(recno) = pending::own_after(store, object, at)? {
+            if Cml::row(store, recno)?.is_some_and(|row| row.slot.is_some()) {
+                return Ok(true);
+            }
+            at = recno;
+        }
+        Ok(false)
     }
 
     /// Limbo files whose contents no pending record needs any more.
@@ -380,10 +408,8 @@ impl Cml {
         if !table::any_with_prefix(store, Table::Limbo, &prefix)? {
             return Ok(());
         }
-        for recno in pending::own(store, object)? {
-            if Cml::row(store, recno)?.is_some_and(|row| row.slot.is_some()) {
-                return Ok(());
-            }
+        if Cml::has_content(store, object, Recno(0))? {
+            return Ok(());
         }
         let mut files = Vec::new();
         let mut keys = Vec::new();

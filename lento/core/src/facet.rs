@@ -151,26 +151,44 @@ pub mod pending {
         with_prefix(store, &facet.key())
     }
 
-    /// The pending records about this object itself, oldest first.
-    pub fn own(store: &dyn Store, object: ObjectId) -> Result<Vec<Recno>, StoreError> {
-        with_prefix(store, &own_prefix(object))
+    /// The first that touches it after this one.
+    pub fn after(store: &dyn Store, facet: &Facet, after: Recno) -> Result<Option<Recno>, StoreError> {
+        first_after(store, &facet.key(), after)
+    }
+
+    /// The first about this object itself after this one.
+    pub fn own_after(store: &dyn Store, object: ObjectId, after: Recno) -> Result<Option<Recno>, StoreError> {
+        first_after(store, &own_prefix(object), after)
+    }
+
+    /// The last about this object itself before this one.
+    pub fn own_before(
+        store: &dyn Store,
+        object: ObjectId,
+        before: Recno,
+    ) -> Result<Option<Recno>, StoreError> {
+        let found = store.before(Table::PendingFacet, &own_key(object, before))?;
+        Ok(found
+            .and_then(|(key, _)| key.strip_prefix(&own_prefix(object)[..]).and_then(table::recno_from_key)))
     }
 
     /// Whether a record about something else touches the object after `after`: for a directory, whether its time moved.
     pub fn touched_after(store: &dyn Store, object: ObjectId, after: Recno) -> Result<bool, StoreError> {
-        let prefix = Facet::Object(object).key();
-        let mut from = key(&Facet::Object(object), Recno(after.0.saturating_add(1)));
-        loop {
-            let Some((found, _)) = store.scan(Table::PendingFacet, &from, 1)?.pop() else { return Ok(false) };
-            let Some(recno) = found.strip_prefix(prefix.as_slice()).and_then(table::recno_from_key) else {
-                return Ok(false);
-            };
+        let mut at = after;
+        while let Some(recno) = self::after(store, &Facet::Object(object), at)? {
             if store.get(Table::PendingFacet, &own_key(object, recno))?.is_none() {
                 return Ok(true);
             }
-            from = found;
-            from.push(0);
+            at = recno;
         }
+        Ok(false)
+    }
+
+    fn first_after(store: &dyn Store, prefix: &[u8], after: Recno) -> Result<Option<Recno>, StoreError> {
+        let mut from = prefix.to_vec();
+        from.extend_from_slice(&table::number_key(after.0.saturating_add(1)));
+        let found = store.scan(Table::PendingFacet, &from, 1)?.pop();
+        Ok(found.and_then(|(key, _)| key.strip_prefix(prefix).and_then(table::recno_from_key)))
     }
 
     fn with_prefix(store: &dyn Store, prefix: &[u8]) -> Result<Vec<Recno>, StoreError> {

@@ -138,6 +138,11 @@ mod tests {
             Ok(rows.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
         }
 
+        fn before(&self, table: Table, before: &[u8]) -> Result<Option<Row>, StoreError> {
+            let last = self.0.range(..(table, before.to_vec())).next_back();
+            Ok(last.filter(|((of, _), _)| *of == table).map(|((_, key), value)| (key.clone(), value.clone())))
+        }
+
         fn len(&self, table: Table) -> Result<u64, StoreError> {
             Ok(self.scan(table, &[], usize::MAX)?.len() as u64)
         }

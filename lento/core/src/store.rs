@@ -103,6 +103,12 @@ pub trait Store {
     /// The database's own.
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError>;
 
+    /// The last row with `key < before`.
+    ///
+    /// # Errors
+    /// The database's own.
+    fn before(&self, table: Table, before: &[u8]) -> Result<Option<Row>, StoreError>;
+
     /// Number of rows, without counting them.
     ///
     /// # Errors

@@ -177,3 +177,26 @@ fn a_file_closed_again_while_it_is_read_travels_however_many_replays_lie_before_
     world.rest();
     world.check_agreement().unwrap();
 }
+
+#[test]
+fn a_life_that_has_not_met_its_server_yet_treats_what_it_reads() {
+    use sim::steps::*;
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "of the life before");
+    world.cut(CLIENT);
+    world.rest_without(&[CLIENT]);
+    world.read_journal(CLIENT, 64);
+    world.kill(CLIENT);
+    for round in 0..100 {
+        store(&mut world, CLIENT, "f", &format!("round {round}"));
+        create(&mut world, CLIENT, "scratch");
+        remove(&mut world, CLIENT, "scratch");
+        while world.read_journal(CLIENT, 8) {}
+    }
+    let node = &world.nodes[CLIENT];
+    let pending = node.volume.as_ref().unwrap().status(&node.store).unwrap().pending;
+    assert!(pending < 10, "{pending} records wait");
+    settle(&mut world);
+    everywhere(&world, "f", Some("round 99"));
+    everywhere(&world, "scratch", None);
+}

@@ -66,6 +66,14 @@ fn scan_from(
     Ok(rows)
 }
 
+fn before_in(
+    table: &impl ReadableTable<Bytes, Bytes>,
+    before: &[u8],
+) -> Result<Option<Row>, redb::StorageError> {
+    let row = table.range::<&[u8]>(..before)?.next_back().transpose()?;
+    Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+}
+
 /// One slot for each table, by its number.
 struct Slots<T>([RefCell<Option<T>>; Table::ALL.len()]);
 
@@ -126,6 +134,10 @@ impl Store for WriteTables<'_, '_> {
 
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
         self.with(table, |open| scan_from(open, from, limit))
+    }
+
+    fn before(&self, table: Table, before: &[u8]) -> Result<Option<Row>, StoreError> {
+        self.with(table, |open| before_in(open, before))
     }
 
     fn len(&self, table: Table) -> Result<u64, StoreError> {
@@ -197,6 +209,10 @@ impl Store for ReadTables<'_, '_> {
 
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
         self.with(table, |open| scan_from(open, from, limit))
+    }
+
+    fn before(&self, table: Table, before: &[u8]) -> Result<Option<Row>, StoreError> {
+        self.with(table, |open| before_in(open, before))
     }
 
     fn len(&self, table: Table) -> Result<u64, StoreError> {

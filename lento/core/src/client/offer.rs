@@ -547,7 +547,7 @@ impl Client {
     pub(super) fn greet_as_new(&mut self, ctx: &mut Context<'_>) {
         ctx.meta.incarnation = ctx.meta.incarnation.saturating_add(1);
         self.stream = Stream::Reading;
-        self.cml.freeze(Recno(u64::MAX));
+        self.cml.freeze(ctx.meta.last_read());
         self.frozen = true;
     }
 }

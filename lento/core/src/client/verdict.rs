@@ -245,11 +245,7 @@ impl Client {
             }
         }
         // A creation that stays may still be to be read from there.
-        let mut needs = false;
-        for recno in pending::own(ctx.store, object)? {
-            needs |= Cml::row(ctx.store, recno)?.is_some_and(|row| row.slot.is_some());
-        }
-        if !needs {
+        if !Cml::has_content(ctx.store, object, Recno(0))? {
             Cml::rename_limbo(ctx.store, object, target)?;
             self.cml.release_limbo(ctx.store, target, ctx.meta.last_read(), ctx.out)?;
         }

@@ -276,8 +276,10 @@ impl Cml {
     /// The records about the object itself that may still be treated, oldest first.
     fn own_rows(&self, store: &dyn Store, object: ObjectId) -> Result<Vec<(Recno, Row)>, StoreError> {
         let mut rows = Vec::new();
-        for recno in pending::own(store, object)?.into_iter().filter(|recno| *recno > self.frozen) {
+        let mut at = self.frozen;
+        while let Some(recno) = pending::own_after(store, object, at)? {
             rows.extend(Cml::row(store, recno)?.map(|row| (recno, row)));
+            at = recno;
         }
         Ok(rows)
     }

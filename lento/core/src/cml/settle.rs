@@ -149,7 +149,9 @@ impl Cml {
         let Some(content) = content_of(told).filter(|content| left_by(&row.op) != Some(content.hash)) else {
             return Ok(());
         };
-        for later in pending::own(store, row.op.object)?.into_iter().filter(|later| *later > recno) {
+        let mut after = recno;
+        while let Some(later) = pending::own_after(store, row.op.object, after)? {
+            after = later;
             let Some(Row { op, slot: Some(slot) }) = Cml::row(store, later)? else { continue };
             let at = left_at(told);
             let is_it = at == left_at(&op) || at == Some(slot.version.mtime);
@@ -162,12 +164,7 @@ impl Cml {
 
     /// Whether a later record stands for what is in the file by now.
     fn is_overwritten(store: &dyn Store, object: ObjectId, recno: Recno) -> Result<bool, StoreError> {
-        for later in pending::own(store, object)?.into_iter().filter(|later| *later > recno) {
-            if Cml::row(store, later)?.is_some_and(|row| row.slot.is_some()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Cml::has_content(store, object, recno)
     }
 
     /// Record `recno` is no predecessor any more: those that had it found this content.
@@ -177,8 +174,9 @@ impl Cml {
         object: ObjectId,
         left: Hash,
     ) -> Result<(), StoreError> {
-        for later in pending::list(store, &Facet::Object(object))?.into_iter().filter(|later| *later > recno)
-        {
+        let mut after = recno;
+        while let Some(later) = pending::after(store, &Facet::Object(object), after)? {
+            after = later;
             let Some(mut row) = Cml::row(store, later)? else { continue };
             if let Some((before, found)) = before_of(&mut row.op)
                 && found == object

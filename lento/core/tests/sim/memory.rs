@@ -58,6 +58,11 @@ impl Store for Memory {
             .collect())
     }
 
+    fn before(&self, table: Table, before: &[u8]) -> Result<Option<Row>, StoreError> {
+        let last = self.rows.range(..(table, before.to_vec())).next_back();
+        Ok(last.filter(|((t, _), _)| *t == table).map(|((_, key), value)| (key.clone(), value.clone())))
+    }
+
     fn len(&self, table: Table) -> Result<u64, StoreError> {
         Ok(self.rows.keys().filter(|(t, _)| *t == table).count() as u64)
     }
