@@ -28,6 +28,12 @@ const NAMES: &str = "find . -xdev \\( -path ./dev -o -path ./proc -o -path ./sys
 /// Of each file what is in it.
 const CONTENTS: &str = "find . -xdev -type f -exec md5sum {} +";
 
+/// What lento has said, and where each of its threads is.
+const LENTO_IS: &str = "tail -n 40 /run/lento.log; \
+                        for each in /proc/$(cat /run/lento.pid)/task/*; do \
+                        echo; cat $each/comm $each/wchan; echo; cat $each/stack; done 2>&1; \
+                        grep . /sys/fs/fuse/connections/*/waiting; true";
+
 /// A scenario: its name, and what is done. It gives what is worth knowing afterwards.
 pub type Scenario = (&'static str, fn(&World, &mut StdRng) -> Result<String>);
 
@@ -94,7 +100,7 @@ fn arrives(world: &World, machine: &mut Running, name: &str, content: &str) -> R
             return Ok(());
         }
         if begin.elapsed() > ARRIVES {
-            let there = machine.must(&format!("cat '/{name}'; tail -n 40 /run/lento.log"))?;
+            let there = machine.must(&format!("cat '/{name}'; {LENTO_IS}"))?;
             let status = world.fleet.fleet.status(&world.server)?;
             bail!(
                 "{name} of the server holds {found:?} and not {content:?}\nthe machine: {there}\n{status:#?}"
