@@ -105,27 +105,39 @@ impl Stories {
 
     /// The first record whose update the tree does not show.
     pub fn first_missing(&self, volume: &Volume) -> Result<Option<Recno>, (Recno, Errno)> {
-        let mut first = None::<Recno>;
+        let mut seen = Vec::with_capacity(self.facets.len());
         for (facet, story) in &self.facets {
             let recno = story.after.first().map_or(Recno::NONE, |(recno, _)| *recno);
-            let is = look(volume, facet).map_err(|errno| (recno, errno))?;
-            if let Some(missing) = story.missing(is) {
-                first = Some(first.map_or(missing, |first| first.min(missing)));
-            }
+            seen.push((story, look(volume, facet).map_err(|errno| (recno, errno))?));
         }
-        Ok(first)
+        Ok(first_of(&seen))
+    }
+}
+
+/// The first record that has not happened. Whatever comes behind it has not either, so other stories end earlier as well, and
+/// may be found to lack more: a name that is absent was given away by a rename, or, without that, never made.
+fn first_of(seen: &[(&Story, Is)]) -> Option<Recno> {
+    let mut first = None;
+    loop {
+        let missing = seen.iter().filter_map(|(story, is)| story.missing(*is, first)).min();
+        match missing {
+            Some(earlier) if first.is_none_or(|first| earlier < first) => first = Some(earlier),
+            _ => return first,
+        }
     }
 }
 
 impl Story {
-    /// The first of its records that has not happened, as what is there now says.
-    fn missing(&self, is: Is) -> Option<Recno> {
-        let (_, last) = self.after.last()?;
+    /// The first of its records that has not happened, as what is there now says, where those from `end` on have not.
+    fn missing(&self, is: Is, end: Option<Recno>) -> Option<Recno> {
+        let told = self.after.partition_point(|(recno, _)| end.is_none_or(|end| *recno < end));
+        let after = self.after.get(..told).unwrap_or_default();
+        let (_, last) = after.last()?;
         if *last == is || *last == Is::Unknown || is == Is::Unknown {
             return None;
         }
-        let earlier = std::iter::once(&self.before).chain(self.after.iter().map(|(_, after)| after));
-        let mut steps = earlier.zip(&self.after);
+        let earlier = std::iter::once(&self.before).chain(after.iter().map(|(_, after)| after));
+        let mut steps = earlier.zip(after);
         steps.find(|(earlier, _)| **earlier == is).map(|(_, (recno, _))| *recno)
     }
 }
@@ -172,12 +184,27 @@ mod tests {
     #[test]
     fn a_story_says_which_of_its_records_the_tree_has_not_seen() {
         let story = Story { before: NOTHING, after: vec![(Recno(5), A), (Recno(7), NOTHING), (Recno(9), B)] };
-        assert_eq!(story.missing(B), None);
-        assert_eq!(story.missing(A), Some(Recno(7)));
+        assert_eq!(story.missing(B, None), None);
+        assert_eq!(story.missing(A, None), Some(Recno(7)));
         // Never made, or removed again: the earlier one is right whatever it was.
-        assert_eq!(story.missing(NOTHING), Some(Recno(5)));
+        assert_eq!(story.missing(NOTHING, None), Some(Recno(5)));
         // Something later: the journal does not know of it.
-        assert_eq!(story.missing(Is::File(FileId { ino: 3, generation: 1 })), None);
-        assert_eq!(story.missing(Is::Unknown), None);
+        assert_eq!(story.missing(Is::File(FileId { ino: 3, generation: 1 }), None), None);
+        assert_eq!(story.missing(Is::Unknown, None), None);
+        // As if the last had not been told.
+        assert_eq!(story.missing(NOTHING, Some(Recno(9))), None);
+        assert_eq!(story.missing(NOTHING, Some(Recno(7))), Some(Recno(5)));
+        assert_eq!(story.missing(NOTHING, Some(Recno(5))), None);
+    }
+
+    #[test]
+    fn what_a_missing_rename_took_away_was_never_made() {
+        // A file is made under one name and renamed over another one; the tree has neither.
+        let temporary = Story { before: NOTHING, after: vec![(Recno(5), B), (Recno(6), NOTHING)] };
+        let target = Story { before: A, after: vec![(Recno(6), B)] };
+        assert_eq!(first_of(&[(&temporary, NOTHING), (&target, A)]), Some(Recno(5)));
+        // It has the first half.
+        assert_eq!(first_of(&[(&temporary, B), (&target, A)]), Some(Recno(6)));
+        assert_eq!(first_of(&[(&temporary, NOTHING), (&target, B)]), None);
     }
 }

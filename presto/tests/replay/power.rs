@@ -43,6 +43,25 @@ fn records_whose_updates_are_not_in_the_tree_are_taken_back_with_all_behind_them
 }
 
 #[test]
+fn a_save_by_rename_that_is_not_in_the_tree_is_taken_back_as_a_whole() {
+    let w = world();
+    w.save("f", "old");
+    let aside = w.cache.join("aside");
+    std::fs::hard_link(w.path("f"), &aside).unwrap();
+    let kept = w.last();
+    w.save("f.tmp", "new");
+    let [from, to] = [&b"f.tmp"[..], b"f"].map(|name| Place { dir: w.root(), name });
+    w.volume.rename(user(), from, to, rustix::fs::RenameFlags::empty()).unwrap();
+    let w = power_cut(w, kept, |tree| {
+        std::fs::remove_file(tree.join("f")).unwrap();
+        std::fs::hard_link(&aside, tree.join("f")).unwrap();
+    });
+    assert_eq!((w.read("f"), w.there("f.tmp")), ("old".into(), false));
+    // The temporary name is absent, as after the rename; but the rename has not been.
+    assert!(states(&w, kept + 1).iter().all(|state| *state == State::Failed), "{:?}", w.records());
+}
+
+#[test]
 fn a_rename_or_a_mode_that_is_not_in_the_tree_is_taken_back() {
     use std::os::unix::fs::PermissionsExt;
     let w = world();
