@@ -141,7 +141,7 @@ impl Pair {
             initramfs: &self.initramfs,
             disks: &[socket],
             append: "",
-            cpus: 2,
+            cpus: 1,
             memory: MEMORY,
             ports: &self.ports,
         })?;
