@@ -60,6 +60,8 @@ test: format clippy architecture deny unit
 	$(MAKE) adopt
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) test-survive KILLS=100
+	$(MAKE) test-power CUTS=6
+	$(MAKE) test-boot ONLY=seed,killed,cut,shutdown BOOTS=1
 	$(MAKE) demo
 	$(MAKE) test-cluster
 

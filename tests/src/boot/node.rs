@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 
 use super::world::World;
 use crate::machine::disk::Disk;
-use crate::machine::qemu::{Machine, Spec};
+use crate::machine::qemu::{Machine, Spec, TRIES};
 
 /// For a machine to boot, if it is emulated and others work here too.
 pub const BOOT: Duration = Duration::from_secs(600);
@@ -33,9 +33,15 @@ impl World {
     /// # Errors
     /// It does not boot; with its console.
     pub fn boot(&self) -> Result<Running> {
-        let mut running = self.power_on(LINE, self.initramfs.clone(), self.image.clone())?;
-        running.is_ready()?;
-        Ok(running)
+        let mut tries = 1;
+        loop {
+            let mut running = self.power_on(LINE, self.initramfs.clone(), self.image.clone())?;
+            let ready = running.is_ready();
+            if ready.is_ok() || tries >= TRIES || !running.machine.is_broken_by_the_emulator() {
+                return ready.map(|()| running);
+            }
+            tries += 1;
+        }
     }
 
     /// Boots with this command line.

@@ -24,6 +24,9 @@ pub const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "virti
 
 /// For QEMU to open its sockets, and to be gone after kill -9.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a machine is started that its emulator breaks.
+pub const TRIES: u32 = 3;
+
 /// Of the console, in an explanation.
 const LINES: usize = 60;
 
@@ -40,8 +43,7 @@ pub struct Spec<'a> {
     pub disks: &'a [PathBuf],
     /// What else is on the kernel's command line.
     pub append: &'a str,
-    /// Number of processors. With more than one, the emulator now and then runs code that the kernel has just changed, and the
-    /// kernel stops with "Oops: int3".
+    /// Number of processors. With more than one, the emulator breaks the kernel more often.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory: u32,
@@ -195,6 +197,12 @@ impl Machine {
     pub fn whole_console(&self) -> String {
         let text = fs::read(&self.console).unwrap_or_default();
         String::from_utf8_lossy(&text).replace('\r', "")
+    }
+
+    /// The emulator ran code that the kernel had just changed, and the kernel stopped: that says nothing about what is tested.
+    #[must_use]
+    pub fn is_broken_by_the_emulator(&self) -> bool {
+        accelerator() != "kvm" && self.whole_console().contains("Oops: int3")
     }
 
     /// The console's last lines.

@@ -21,7 +21,7 @@ use crate::fleet::Temporary;
 use crate::machine::disk::{Disk, Lost};
 use crate::machine::initramfs::{Initramfs, MODULES as MODULE_DIR};
 use crate::machine::kernel::Kernel;
-use crate::machine::qemu::{GUEST, MODULES, Machine, Spec};
+use crate::machine::qemu::{GUEST, MODULES, Machine, Spec, TRIES};
 
 /// For a machine to boot, if it is emulated and others work here too.
 const BOOT: Duration = Duration::from_secs(180);
@@ -133,6 +133,19 @@ impl Pair {
     /// # Errors
     /// It does not boot.
     pub fn boot(&mut self) -> Result<()> {
+        for _ in 1..TRIES {
+            let booted = self.boot_once();
+            let is_broken = |(machine, _): &(Machine, Disk)| machine.is_broken_by_the_emulator();
+            if booted.is_ok() || !self.power.as_ref().is_some_and(is_broken) {
+                return booted;
+            }
+            // It has not come as far as its disk.
+            self.power = None;
+        }
+        self.boot_once()
+    }
+
+    fn boot_once(&mut self) -> Result<()> {
         let socket = self.dir.join("disk.sock");
         let disk = Disk::serve(&self.dir.join("image"), &socket)?;
         let machine = Machine::start(&Spec {
