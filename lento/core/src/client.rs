@@ -6,6 +6,7 @@ mod asking;
 mod backfetch;
 mod materialise;
 mod offer;
+mod permits;
 mod repair;
 mod snapshot;
 mod submit;
@@ -45,6 +46,7 @@ use asking::AskAgain;
 use backfetch::Backfetches;
 use materialise::Work;
 use offer::Offering;
+use permits::Permits;
 use serde::Deserialize;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -90,6 +92,8 @@ pub struct Client {
     offering: Option<Offering>,
     /// Contents that the server has lost.
     backfetches: Backfetches,
+    /// The right of this node's users to write.
+    permits: Permits,
     /// Positions of the server's log that are kept in any case.
     tail: u64,
 }
@@ -158,6 +162,7 @@ impl Client {
             limbo_end: None,
             offering: None,
             backfetches: Backfetches::default(),
+            permits: Permits::default(),
             tail,
         })
     }
@@ -189,6 +194,7 @@ impl Client {
         self.submit(ctx)?;
         self.materialise(ctx)?;
         self.acknowledge(ctx)?;
+        self.tend_permits(ctx)?;
         self.settle_barriers(ctx)
     }
 
@@ -200,6 +206,7 @@ impl Client {
         times.extend(self.read_again.map(|at| (at, "read an unstable file again")));
         times.extend(self.fetch_again.at().map(|at| (at, "fetch again")));
         times.extend(self.work.wake().map(|at| (at, "look again at busy files")));
+        times.extend(self.permit_wake().into_iter().map(|at| (at, "see to the permit")));
         times.extend(
             self.offering.as_ref().and_then(Offering::wake).map(|at| (at, "read an unstable file again")),
         );
@@ -218,11 +225,13 @@ impl Client {
         self.replaying.presto_up(last);
         self.work.requeue_all();
         self.syncing.forget();
+        self.permits.door.presto_up(ctx);
         Ok(())
     }
 
     /// The stream is up.
     pub fn connected(&mut self) {
+        self.permits.stream_ended();
         self.stream = Stream::Reading;
     }
 
@@ -265,6 +274,7 @@ impl Client {
     /// The stream is gone.
     pub fn disconnected(&mut self) {
         self.stream = Stream::Down;
+        self.permits.stream_ended();
         self.offering = None;
         self.backfetches.clear();
         self.acked = Ack::default();
@@ -349,6 +359,14 @@ impl Client {
             Message::SnapshotBegin { position, objects } => self.snapshot_begin(ctx, position, objects),
             Message::SnapshotChunk(objects) => self.snapshot_chunk(ctx, objects),
             Message::SnapshotEnd(position) => self.snapshot_end(ctx, position),
+            Message::PermitGranted { epoch, position, stamp } => {
+                self.permit_granted(ctx, epoch, position, stamp);
+                Ok(())
+            }
+            Message::PermitRevoked { epoch } => {
+                self.permit_revoked(epoch);
+                Ok(())
+            }
             Message::BarrierReached { id } => {
                 if self.barriers.remove(&id).is_some() {
                     ctx.out.push(Output::BarrierReached(id));
@@ -362,6 +380,8 @@ impl Client {
             | Message::SnapshotStored(_)
             | Message::Backfetched { .. }
             | Message::Ahead { .. }
+            | Message::PermitAsk { .. }
+            | Message::PermitReleased { .. }
             | Message::Barrier { .. } => {
                 ctx.out.push(Output::Hangup(node.clone(), "a client's message from the server".into()));
                 Ok(())
@@ -373,6 +393,7 @@ impl Client {
     pub fn presto_down(&mut self) {
         self.replaying.presto_down();
         self.syncing.forget();
+        self.permits.door.presto_down();
     }
 
     /// Answer to a replay.

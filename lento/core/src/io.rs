@@ -6,6 +6,7 @@
 mod conflicts;
 mod event;
 mod mass;
+mod permit;
 mod scrub;
 
 pub use conflicts::ConflictOptions;
@@ -13,6 +14,8 @@ pub use conflicts::Policy;
 pub use event::Event;
 pub use mass::Judgement;
 pub use mass::MassOptions;
+pub use permit::Alone;
+pub use permit::Writes;
 
 pub use scrub::Listed;
 pub use scrub::Listing;
@@ -34,6 +37,7 @@ use crate::types::Recno;
 use crate::types::Ticket;
 use crate::types::Time;
 use crate::types::Version;
+use crate::volume::Millis;
 
 /// Name of a node, as its certificate proves it.
 pub type NodeName = String;
@@ -113,6 +117,18 @@ pub enum Input {
     Judged(NodeName, Judgement),
     /// Server: what becomes of updates that exclude each other.
     Conflicts(ConflictOptions),
+    /// How users' updates are admitted.
+    Writes(Writes),
+    /// A user of this node waits for the permit.
+    PermitWanted,
+    /// Answer to [`Output::Revoke`]: no user is let in any more, and what was ends with this record. `None`: some update does not
+    /// end, or presto went away.
+    Revoked {
+        /// Which.
+        ticket: Ticket,
+        /// The last record.
+        upto: Option<Recno>,
+    },
     /// Server: the nodes of the replication list, this one not among them.
     Replist(Vec<NodeName>),
     /// Server: how much of the log is kept for Replicators that are away.
@@ -251,6 +267,22 @@ pub enum Output {
         untouched_since: Recno,
         /// What becomes of what differs.
         found: Found,
+    },
+    /// Users' updates are let in until then, and those that wait go on: downcall `Mark`, and the answer to upcalls `GetPermit`.
+    Admit {
+        /// Larger each time; what was revoked with a number as large means nothing any more.
+        serial: u64,
+        /// On the node's clock.
+        until: Millis,
+    },
+    /// Those that wait for the permit fail: the server is away, and users may only read.
+    RefuseWriters,
+    /// Downcall `RevokePermit`: whatever was let in with this number or a smaller one.
+    Revoke {
+        /// To answer with.
+        ticket: Ticket,
+        /// The number.
+        serial: u64,
     },
     /// Downcall `Mark{adopted}`: everything in an adopted tree is known.
     Adopted,

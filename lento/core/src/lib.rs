@@ -17,6 +17,7 @@ mod ledger;
 pub mod lineage;
 mod local;
 pub mod message;
+mod permit;
 mod promise;
 pub mod record;
 mod replaying;

@@ -11,6 +11,7 @@ use crate::types::ObjectId;
 use crate::types::Operation;
 use crate::types::Position;
 use crate::types::Recno;
+use crate::volume::Millis;
 
 /// Both directions.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +45,16 @@ pub enum Message {
         id: u64,
         /// The client's own record that must have its verdict first.
         after: Recno,
+    },
+    /// Client: a user of its node wants to write, or goes on to.
+    PermitAsk {
+        /// Its clock.
+        stamp: Millis,
+    },
+    /// Client: it has given the permit back; all that it admitted was submitted before.
+    PermitReleased {
+        /// Which grant.
+        epoch: u64,
     },
     /// Server, first.
     Welcome(Welcome),
@@ -90,6 +101,21 @@ pub enum Message {
         object: ObjectId,
         /// What there is.
         holds: Holds,
+    },
+    /// Server: the client may let its users write, once it has applied up to the position, and until its own clock is a lease
+    /// beyond the stamp.
+    PermitGranted {
+        /// Which grant.
+        epoch: u64,
+        /// Others' updates end here.
+        position: Position,
+        /// Of the client's question.
+        stamp: Millis,
+    },
+    /// Server: others wait for the permit.
+    PermitRevoked {
+        /// Which grant.
+        epoch: u64,
     },
     /// Server: answer to `Barrier`.
     BarrierReached {

@@ -11,6 +11,7 @@ mod gone;
 mod judging;
 mod offers;
 mod orphans;
+mod permits;
 mod removals;
 mod resolving;
 mod restoring;
@@ -60,6 +61,7 @@ use crate::volume::Millis;
 use crate::volume::Safety;
 use offers::Offers;
 use orphans::Orphans;
+use permits::Permits;
 use retelling::Retelling;
 use serde::Deserialize;
 use serde::Serialize;
@@ -144,6 +146,8 @@ pub struct Server {
     judged: Judged,
     /// What clients have of a log that this server has lost.
     offers: Offers,
+    /// Whose turn it is to write.
+    permits: Permits,
     /// Objects in one message of a snapshot.
     snapshot_chunk: usize,
 }
@@ -267,6 +271,7 @@ impl Server {
         server.removals = Removals::load(store)?;
         server.orphans = Orphans::load(store)?;
         server.torn = TornFiles::load(store)?;
+        server.permits = Permits::load(store)?;
         Ok(server)
     }
 
@@ -286,6 +291,7 @@ impl Server {
             self.unread.sync_begins();
             self.asked = read;
         }
+        self.tend_permits(ctx)?;
         self.settle_offers(ctx);
         self.forward(ctx)?;
         self.settle_barriers(ctx)
@@ -307,13 +313,15 @@ impl Server {
         times.extend(self.sessions.values().filter_map(|session| {
             session.refused.as_ref().map(|refused| (refused.until, "try a refused record again"))
         }));
+        times.extend(self.permit_wake().into_iter().map(|at| (at, "see to the permit")));
         times.extend(self.read_again.values().map(|at| (*at, "read an unstable file again")));
         times
     }
 
     /// Presto serves the volume.
-    pub fn presto_up(&mut self, last: Recno) {
+    pub fn presto_up(&mut self, ctx: &mut Context<'_>, last: Recno) {
         self.requeue();
+        self.permits.door.presto_up(ctx);
         self.replaying.presto_up(last);
         self.syncing.forget();
         self.reads.clear();
@@ -327,6 +335,7 @@ impl Server {
     pub fn presto_down(&mut self) {
         self.requeue();
         self.replaying.presto_down();
+        self.permits.door.presto_down();
         self.syncing.forget();
         self.unread.forget_reads();
     }
@@ -427,6 +436,7 @@ impl Server {
             self.sessions.keys().filter(|node| !self.replist.contains(*node)).cloned().collect();
         for node in strangers {
             self.sessions.remove(&node);
+            self.permits.stream_ended(&node);
             self.drop_stage_of(ctx, &node);
             ctx.out.push(Output::Hangup(node, "not in the replication list any more".into()));
         }

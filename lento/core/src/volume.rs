@@ -1,8 +1,10 @@
 //! One Volume on this node.
 
+mod permit;
 mod safety;
 mod status;
 
+pub use permit::PermitState;
 pub use safety::Safety;
 pub use status::CmlEntry;
 pub use status::ReplicatorStatus;
@@ -183,7 +185,7 @@ impl Volume {
             Role::Server => {
                 let mut server = Server::open(store, meta.last_read(), config.snapshot_chunk)?;
                 if config.unclean {
-                    server.may_have_lost();
+                    server.may_have_lost(store)?;
                 }
                 Part::Server(Box::new(server))
             }
@@ -268,8 +270,11 @@ impl Volume {
         if !self.presto {
             // Asked of the presto that is gone, with plans that the next one must not carry out.
             let gone = |output: &Output| {
-                use Output::{List, Replay, Scrub, Sync};
-                matches!(output, Replay { .. } | Sync { .. } | List { .. } | Scrub { .. })
+                use Output::{Admit, List, Replay, Revoke, Scrub, Sync};
+                matches!(
+                    output,
+                    Replay { .. } | Sync { .. } | List { .. } | Scrub { .. } | Admit { .. } | Revoke { .. }
+                )
             };
             self.out.retain(|output| !gone(output));
             out.retain(|output| !gone(output));
@@ -443,7 +448,7 @@ fn feed_server(
         Input::PrestoUp { last, .. } => {
             // A server needs no limbo: what its users remove, nobody else decides about.
             ctx.out.push(Output::Settled(Recno(u64::MAX)));
-            server.presto_up(last);
+            server.presto_up(ctx, last);
         }
         Input::Timeout | Input::Scrub(_) | Input::Listed { .. } | Input::Scrubbed { .. } => {}
         Input::PrestoDown => server.presto_down(),
@@ -465,6 +470,9 @@ fn feed_server(
         Input::MassRemoval(options) => server.set_mass_options(ctx, options)?,
         Input::Judged(node, judgement) => server.judged_removals(ctx, &node, judgement)?,
         Input::Replist(nodes) => server.set_replist(ctx, nodes)?,
+        Input::Writes(writes) => server.set_writes(ctx, writes)?,
+        Input::PermitWanted => server.permit_wanted(ctx),
+        Input::Revoked { ticket, upto } => server.door_closed(ctx.now, ticket, upto),
         Input::LogLimit(limit) => server.set_log_limit(ctx, limit)?,
         Input::Barrier { id, upto, all } => server.barrier(id, upto, all),
     }
@@ -490,6 +498,9 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         | Input::Replist(_)
         | Input::LogLimit(_) => {}
         Input::Synced { ticket, recno } => client.synced(ctx, ticket, recno.is_some()),
+        Input::Writes(writes) => client.set_writes(ctx, writes),
+        Input::PermitWanted => client.permit_wanted(ctx),
+        Input::Revoked { ticket, upto } => client.door_closed(ctx.now, ticket, upto),
         Input::Connected(_) => client.connected(),
         Input::Disconnected(_) => client.disconnected(),
         Input::Message(node, message) => client.message(ctx, &node, message)?,

@@ -11,6 +11,7 @@ use lento_core::lineage::Lineage;
 use lento_core::message::*;
 use lento_core::record::*;
 use lento_core::types::*;
+use lento_core::volume::Millis;
 use sim::world::Dice;
 use sim::world::World;
 
@@ -145,6 +146,14 @@ fn message(dice: &mut Dice) -> Message {
         }),
         // Rubbish.
         5 if dice.roll(2) == 0 => Message::Ahead { removals: number(dice), upto: Recno(number(dice)) },
+        5 if dice.roll(2) == 0 => Message::PermitAsk { stamp: Millis(number(dice)) },
+        5 if dice.roll(2) == 0 => Message::PermitReleased { epoch: number(dice) },
+        5 if dice.roll(2) == 0 => Message::PermitRevoked { epoch: number(dice) },
+        5 if dice.roll(2) == 0 => Message::PermitGranted {
+            epoch: number(dice),
+            position: Position(number(dice)),
+            stamp: Millis(number(dice)),
+        },
         5 => Message::Barrier { id: number(dice), after: Recno(number(dice)) },
         6 => Message::Welcome(Welcome {
             greeting: dice.roll(3),

@@ -7,11 +7,13 @@
 mod sim;
 
 use lento_core::Volume;
+use lento_core::io::Alone;
 use lento_core::io::ConflictOptions;
 use lento_core::io::Input;
 use lento_core::io::LogLimit;
 use lento_core::io::MassOptions;
 use lento_core::io::Policy;
+use lento_core::io::Writes;
 use lento_core::types::mode;
 use sim::disk::ROOT;
 use sim::timing::Timing;
@@ -43,6 +45,8 @@ struct Mix {
     keep_for: u64,
     /// A person is asked before one node removes so much; `None`: never.
     mass: Option<u8>,
+    /// How users' updates are admitted.
+    writes: Writes,
     /// People resolve conflicts.
     resolves: bool,
     /// Of so many things that happen 84 are users' or troubles, others are the machines' own steps.
@@ -66,6 +70,7 @@ const CALM: Mix = Mix {
     policy: Some(Policy::KeepBoth),
     keep_for: ConflictOptions::KEEP_FOR,
     mass: None,
+    writes: Writes::Optimistic,
     resolves: false,
     things: 200,
     pace: 3,
@@ -100,6 +105,12 @@ fn any(seed: u64) -> Mix {
         keep_for: [50, 1000, ConflictOptions::KEEP_FOR][dice.roll(3) as usize],
         resolves: dice.roll(2) == 0,
         mass: [None, None, Some(1), Some(30)][dice.roll(4) as usize],
+        writes: [
+            Writes::Optimistic,
+            Writes::Optimistic,
+            Writes::Permits(Alone::Steal),
+            Writes::Permits(Alone::ReadOnly),
+        ][dice.roll(4) as usize],
     }
 }
 
@@ -291,10 +302,11 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
     world.give(0, Input::Conflicts(world.conflicts));
     world.mass = MassOptions { percent: mix.mass, minimum: 2 };
     world.give(0, Input::MassRemoval(world.mass));
+    world.set_writes(mix.writes);
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(mix.things) {
-            0..=59 => user_action(&mut world, index),
+            0..=59 if world.may_write(index) => user_action(&mut world, index),
             60..=62 if mix.cuts && index > 0 => world.cut(index),
             71 if mix.cuts && index > 0 => world.greet_again(index),
             63..=67 if index > 0 => world.connect(index),

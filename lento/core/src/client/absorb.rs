@@ -37,6 +37,7 @@ impl Client {
         }
         match record.origin {
             KmlOrigin::User => {
+                self.permits.door.note_use(ctx.now);
                 if let Some((file, _)) = absorbed.orphan {
                     ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto: record.recno });
                 }

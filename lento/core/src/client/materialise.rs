@@ -105,6 +105,12 @@ impl Work {
         }
     }
 
+    /// Whether everything up to here is in the tree but what users keep out, who have files open for writing.
+    pub fn is_visible_to(&self, position: Position) -> bool {
+        let rests = self.todo.is_empty() && self.planned.is_empty() && self.for_content.is_empty();
+        self.applied(position) >= position || rests && !self.busy.is_empty()
+    }
+
     /// Number of dirty facets.
     pub fn len(&self) -> u64 {
         self.dirty.len() as u64

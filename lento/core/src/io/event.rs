@@ -77,6 +77,12 @@ pub enum Event {
         /// What is left, where that is known by now.
         left: Option<Hash>,
     },
+    /// Client, under permits: users write without the server (or no longer do).
+    PermitStolen(bool),
+    /// Client: the server was not heard of for so long that the permit is another's by now.
+    PermitLapsed,
+    /// Server: the holder of the permit was not heard of for so long that it goes to whoever waits.
+    PermitExpired(NodeName),
     /// Something waits: text names the path and the reason.
     Waiting(String),
     /// A replay that the lower file system refuses; retried.

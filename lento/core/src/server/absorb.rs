@@ -105,6 +105,7 @@ impl Server {
                 id
             }
             KmlOrigin::User => {
+                self.permits.door.note_use(ctx.now);
                 let touched = absorbed.operation.as_ref().map(facet::touched).unwrap_or_default();
                 self.replaying.disturbed(&touched);
                 ctx.own(record.recno.0)

@@ -15,6 +15,7 @@ use crate::io::Output;
 use crate::judge::Decision;
 use crate::message::Hello;
 use crate::message::Message;
+use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
 use crate::table;
@@ -120,8 +121,9 @@ impl Offers {
 
 impl Server {
     /// This life follows a power cut or a restored backup.
-    pub fn may_have_lost(&mut self) {
+    pub fn may_have_lost(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
         self.offers.grace = Grace::NotBegun;
+        self.permits.may_have_lost(store)
     }
 
     /// Where this client's log and ours have forked, if it has gone on from there.

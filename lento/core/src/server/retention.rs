@@ -137,6 +137,7 @@ impl Server {
 
     /// A stream is gone.
     pub fn disconnected(&mut self, now: Millis, node: &NodeName) {
+        self.permits.stream_ended(node);
         self.sessions.remove(node);
         self.torn.peer_changed(node);
         self.away.insert(node.clone(), now);

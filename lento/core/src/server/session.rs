@@ -233,6 +233,7 @@ impl Server {
     /// A stream came up; an older one of the same node is fenced by it.
     pub fn connected(&mut self, node: NodeName, generation: u64) {
         self.torn.peer_changed(&node);
+        self.permits.stream_ended(&node);
         self.sessions.insert(node, Session { generation, ..Session::default() });
     }
 
@@ -279,6 +280,7 @@ impl Server {
                 session.snapshot = None;
                 session.offer = Offer::default();
                 self.torn.peer_changed(node);
+                self.permits.stream_ended(node);
                 self.drop_stage_of(ctx, node);
             }
             Message::Submit(operations) => {
@@ -307,6 +309,8 @@ impl Server {
                 }
             }
             Message::Backfetched { object, holds } => self.backfetched(ctx, node, object, holds)?,
+            Message::PermitAsk { stamp } => self.permit_asked(ctx, node, stamp),
+            Message::PermitReleased { epoch } => self.permit_released(ctx.now, node, epoch),
             Message::Ack(ack) => self.acknowledged(ctx, node, ack)?,
             Message::Barrier { .. } if session.barriers.len() >= vetting::BARRIERS => {
                 ctx.out.push(Output::Hangup(node.clone(), "too many barriers".into()));
@@ -320,6 +324,8 @@ impl Server {
             | Message::SnapshotBegin { .. }
             | Message::SnapshotChunk(_)
             | Message::SnapshotEnd(_)
+            | Message::PermitGranted { .. }
+            | Message::PermitRevoked { .. }
             | Message::BarrierReached { .. } => {
                 ctx.out.push(Output::Hangup(node.clone(), "a server's message from a client".into()));
             }

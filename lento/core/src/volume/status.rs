@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 
 use super::Fault;
 use super::Part;
+use super::PermitState;
 use super::Volume;
 
 /// One pending record, for people.
@@ -73,6 +74,12 @@ pub struct Status {
     pub newest_conflict: Position,
     /// Server: verdicts given since the volume was opened.
     pub judged: Judged,
+    /// How this node's users stand towards the permit.
+    pub permit: PermitState,
+    /// Server: the client that holds it.
+    pub permit_holder: Option<NodeName>,
+    /// Server: nodes that wait for it.
+    pub permit_waiting: u64,
     /// What it waits for and why.
     pub waiting: Vec<String>,
     /// How the last scrub went, or goes.
@@ -218,6 +225,7 @@ impl Volume {
             Part::Server(server) => {
                 let mut replicators = Vec::new();
                 let (sums, tally) = (server.sums(), server.conflicts());
+                let (permit_holder, permit_waiting) = server.permit_holder();
                 for node in server.replist() {
                     let row = ReplicatorRow::get(store, node)?;
                     let session = server.session(node);
@@ -245,6 +253,9 @@ impl Volume {
                     conflicts_dropped: server.conflicts_dropped(),
                     newest_conflict: server.newest_conflict(),
                     judged: server.judged(),
+                    permit: server.permit_state(),
+                    permit_holder: permit_holder.cloned(),
+                    permit_waiting,
                     waiting: server.waiting(store)?,
                     connected: true,
                     ..Status::default()
@@ -258,6 +269,7 @@ impl Volume {
                 pending_since: Cml::oldest(store)?,
                 dirty: client.dirty(),
                 connected: client.is_connected(),
+                permit: client.permit_state(),
                 waiting: client.waiting(&self.meta, store)?,
                 ..Status::default()
             }),

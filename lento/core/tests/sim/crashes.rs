@@ -3,6 +3,7 @@
 use super::disk::Disk;
 use super::disk::Keeps;
 use super::memory::Memory;
+use super::permits::Door;
 use super::world::Backup;
 use super::world::Node;
 use super::world::SERVER;
@@ -64,6 +65,7 @@ impl World {
         self.cut_all(index);
         let node = &mut self.nodes[index];
         node.volume = None;
+        node.door = Door::default();
         node.store.crash();
         let synced = node.disk.durable_contents();
         let torn = self.tears.then_some(&mut self.dice);
@@ -182,9 +184,12 @@ impl World {
                     });
                 }
                 Output::Sync { ticket } => inputs.push(Input::Synced { ticket, recno: None }),
+                Output::Revoke { ticket, .. } => inputs.push(Input::Revoked { ticket, upto: None }),
+                Output::Admit { .. } => {}
                 other => self.nodes[index].jobs.push_back(other),
             }
         }
+        self.nodes[index].door = Door::default();
         inputs.push(Input::PrestoDown);
         self.give_all(index, inputs);
         // Descriptors die with presto; when it comes back it journals what they had written.

@@ -3,11 +3,13 @@
 #![allow(dead_code)]
 
 pub mod acts;
+mod contents;
 pub mod crashes;
 mod dice;
 pub mod disk;
 pub mod looking;
 pub mod memory;
+pub mod permits;
 pub mod replay;
 mod resting;
 pub mod scrub;

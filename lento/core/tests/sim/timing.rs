@@ -35,7 +35,7 @@ impl Timing {
     }
 
     /// From now on all files are quiet.
-    pub(super) fn calm(&mut self) {
+    pub fn calm(&mut self) {
         self.restless = 0;
     }
 

@@ -5,6 +5,7 @@ use super::disk::Disk;
 use super::disk::ROOT;
 use super::disk::STAGING;
 use super::memory::Memory;
+use super::permits::Door;
 use super::timing::Timing;
 use lento_core::Volume;
 use lento_core::io::ConflictOptions;
@@ -14,15 +15,13 @@ use lento_core::io::KeepContent;
 use lento_core::io::LogLimit;
 use lento_core::io::MassOptions;
 use lento_core::io::Output;
-use lento_core::io::ReadResult;
 use lento_core::io::ReplayItem;
+use lento_core::io::Writes;
 use lento_core::message::Message;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
-use lento_core::types::INLINE_MAX;
 use lento_core::types::OpId;
 use lento_core::types::Recno;
-use lento_core::types::Ticket;
 use lento_core::volume::Config;
 use lento_core::volume::Millis;
 use lento_core::volume::Role;
@@ -42,7 +41,7 @@ pub struct Node {
     pub(super) half_synced: bool,
     pub kept: BTreeSet<Hash>,
     /// The same by the record that it is kept of.
-    kept_of: BTreeMap<OpId, BTreeSet<Hash>>,
+    pub(super) kept_of: BTreeMap<OpId, BTreeSet<Hash>>,
     pub(super) lives: u64,
     pub faults: Vec<String>,
     /// Time inside the core.
@@ -56,6 +55,8 @@ pub struct Node {
     pub unreadable: BTreeMap<FileId, u32>,
     /// How often its disk has been replaced.
     pub wiped: u64,
+    /// What its presto lets in, under permits.
+    pub door: Door,
 }
 
 /// What the server's disk held once.
@@ -74,7 +75,7 @@ pub struct World {
     pub now: u64,
     pub(super) counter: u64,
     /// Contents that were staged at the server.
-    staged: u64,
+    pub(super) staged: u64,
     pub log: Vec<String>,
     /// Contents that were closed.
     pub written: BTreeMap<Hash, String>,
@@ -94,6 +95,8 @@ pub struct World {
     pub conflicts: ConflictOptions,
     /// When a person is asked before one node's removals are done.
     pub mass: MassOptions,
+    /// How users' updates are admitted.
+    pub writes: Writes,
     /// What was asked.
     pub asked: u64,
     /// A power cut tears files that were being written.
@@ -142,6 +145,7 @@ impl World {
                 kept_of: BTreeMap::new(),
                 lives: 0,
                 wiped: 0,
+                door: Door::default(),
                 faults: vec![],
                 spent: std::time::Duration::ZERO,
                 barriers: BTreeSet::new(),
@@ -165,6 +169,7 @@ impl World {
             log_limit: LogLimit::default(),
             conflicts: ConflictOptions::default(),
             mass: MassOptions::default(),
+            writes: Writes::default(),
             asked: 0,
             tears: false,
             skews: false,
@@ -226,6 +231,7 @@ impl World {
         }
         let last = node.disk.last();
         self.give(index, Input::PrestoUp { first: Recno(1), last });
+        self.give(index, Input::Writes(self.writes));
         if index == SERVER {
             self.give(index, Input::Replist(replist));
             self.give(index, Input::LogLimit(self.log_limit));
@@ -241,11 +247,12 @@ impl World {
 
     /// Feeds inputs in one transaction, as the shell does, and takes the outputs.
     pub fn give_all(&mut self, index: usize, inputs: Vec<Input>) {
+        let clock = self.clock_of(index);
         let node = &mut self.nodes[index];
         let began = std::time::Instant::now();
         for input in inputs {
             let Some(volume) = &mut node.volume else { return };
-            if let Err(fault) = volume.handle(Millis(self.now), input, &mut node.store) {
+            if let Err(fault) = volume.handle(Millis(clock), input, &mut node.store) {
                 node.faults.push(fault.to_string());
                 node.volume = None;
                 node.store.abort();
@@ -456,60 +463,12 @@ impl World {
             }
             Output::Forget(record) => self.forget(index, record),
             Output::Truncate(_) => {}
+            Output::Admit { serial, until } => self.nodes[index].door.admit(serial, until.0),
+            Output::Revoke { ticket, serial } => self.revoke(index, ticket, serial),
+            Output::RefuseWriters => {}
             Output::Event(event) => self.told(index, event),
         }
         true
-    }
-
-    /// What was kept of this record goes, and whoever said so knows it.
-    fn forget(&mut self, index: usize, record: OpId) {
-        let node = &mut self.nodes[index];
-        for hash in node.kept_of.remove(&record).unwrap_or_default() {
-            if !node.kept_of.values().any(|kept| kept.contains(&hash)) {
-                node.kept.remove(&hash);
-                self.superseded.insert(hash);
-            }
-        }
-    }
-
-    fn read_content(&mut self, index: usize, ticket: Ticket, file: FileId, stage: bool) {
-        let racy = self.dice.roll(3) == 0;
-        if let Some(times) = self.nodes[index].unreadable.get_mut(&file).filter(|times| **times > 0) {
-            *times -= 1;
-            self.give(index, Input::ContentRead { ticket, result: ReadResult::Failed("I/O error".into()) });
-            return;
-        }
-        let changes = self.restless.contains(&(index, file))
-            || self.timing.as_ref().is_some_and(|timing| timing.is_restless(file));
-        let node = &self.nodes[index];
-        let result = match node.disk.inodes.get(&file) {
-            None => ReadResult::Gone,
-            Some(_) if changes => ReadResult::Unstable,
-            Some(inode) => {
-                let small = inode.bytes.len() as u64 <= INLINE_MAX && !travels_alone(&inode.bytes);
-                ReadResult::Whole {
-                    hash: Hash::of(&inode.bytes),
-                    size: inode.bytes.len() as u64,
-                    version: node.disk.version(file),
-                    racy,
-                    inline: small.then(|| inode.bytes.clone()),
-                }
-            }
-        };
-        if let (ReadResult::Whole { hash, size, inline: None, .. }, true) = (&result, stage) {
-            let (hash, size) = (*hash, *size);
-            let bytes = node.disk.inodes[&file].bytes.clone();
-            if !self.up[index] {
-                self.give(index, Input::ContentRead { ticket, result: ReadResult::Failed("cut".into()) });
-                return;
-            }
-            self.staged += 1;
-            let name = format!("{hash}-{}", self.staged);
-            self.nodes[SERVER].disk.stage.insert(name.clone(), bytes);
-            let node = self.nodes[index].name.clone();
-            self.give(SERVER, Input::Staged { node, hash, size, name });
-        }
-        self.give(index, Input::ContentRead { ticket, result });
     }
 
     /// Replays never take away a content that is not known to be safe elsewhere: the core's own promise.
@@ -539,7 +498,7 @@ impl World {
             return false;
         };
         if std::env::var_os("SIM_TRACE").is_some() {
-            self.note(format!("n{from} -> n{to}: {message:?}"));
+            self.note(format!("t{} n{from} -> n{to}: {message:?}", self.now));
         }
         let name = self.nodes[from].name.clone();
         let Some(mangle) = &mut self.mangle else {
@@ -560,7 +519,7 @@ impl World {
     pub fn timeout(&mut self, index: usize) {
         let Some(volume) = &self.nodes[index].volume else { return };
         if let Some((at, _)) = volume.poll_timeout()
-            && at.0 <= self.now
+            && at.0 <= self.clock_of(index)
         {
             self.give(index, Input::Timeout);
         }
@@ -601,9 +560,4 @@ impl World {
             _ => self.timeout(index),
         }
     }
-}
-
-/// As if it were too large for a batch of records. It is the content that says so: what is equal travels alike.
-fn travels_alone(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && Hash::of(bytes).0[0].is_multiple_of(4)
 }
