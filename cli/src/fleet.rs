@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use intermezzo_api::Replicator;
 use intermezzo_api::manifest::Manifests;
+pub use intermezzo_api::volume::WhenAlone;
+use intermezzo_api::volume::Writes;
 use intermezzo_proto::v1::{ConflictRecord, StatusReply};
 
 use crate::admin::{self, Admin, AdminError, Scope};
@@ -427,6 +429,19 @@ impl Fleet {
         let mut manifests = self.manifests()?;
         for volume in manifests.volumes.values_mut() {
             volume.spec.exclude = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        }
+        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+    }
+
+    /// One node writes at a time from now on, as somebody wants it with an editor.
+    ///
+    /// # Errors
+    /// The manifest is wrong or cannot be written.
+    pub fn set_permits(&self, when_alone: WhenAlone) -> Result<(), FleetError> {
+        let mut manifests = self.manifests()?;
+        for volume in manifests.volumes.values_mut() {
+            volume.spec.writes = Writes::Permits;
+            volume.spec.when_alone = when_alone;
         }
         layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
     }

@@ -17,6 +17,7 @@ use lento_core::scrub::Found;
 use lento_core::types::Position;
 use lento_core::types::Recno;
 use lento_core::types::Time;
+use lento_core::volume::PermitState;
 use lento_core::volume::ReplicatorStatus;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
@@ -412,6 +413,21 @@ pub(crate) fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::
         pending_bytes: status.pending_bytes,
         pending_seconds: clock::seconds_since(status.pending_since, now),
         reached: String::new(),
+        permit: permit(status.permit).into(),
+        permit_holder: status.permit_holder.unwrap_or_default(),
+        permit_waiting: status.permit_waiting,
+    }
+}
+
+fn permit(state: PermitState) -> v1::Permit {
+    match state {
+        PermitState::NotNeeded => v1::Permit::NotNeeded,
+        PermitState::Without => v1::Permit::Without,
+        PermitState::Asked => v1::Permit::Asked,
+        PermitState::Held => v1::Permit::Held,
+        PermitState::Leaving => v1::Permit::Leaving,
+        PermitState::Stolen => v1::Permit::Stolen,
+        PermitState::ReadOnly => v1::Permit::ReadOnly,
     }
 }
 

@@ -5,15 +5,19 @@ use intermezzo_api::Replicator;
 use intermezzo_api::Volume;
 use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
+use intermezzo_api::volume;
 use intermezzo_api::volume::Conflicts;
 use intermezzo_api::volume::LimitsSpec;
 use intermezzo_api::volume::MassAction;
 use intermezzo_api::volume::Source;
+use intermezzo_api::volume::WhenAlone;
 use intermezzo_api::volume::WhenFull;
+use lento_core::io::Alone;
 use lento_core::io::ConflictOptions;
 use lento_core::io::MassOptions;
 use lento_core::io::NodeName;
 use lento_core::io::Policy;
+use lento_core::io::Writes;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -35,6 +39,8 @@ pub struct DesiredVolume {
     pub log_max_bytes: Option<u64>,
     /// What writers meet when the KML is full.
     pub when_full: WhenFull,
+    /// How users' updates are admitted.
+    pub writes: Writes,
     /// What becomes of updates that exclude each other.
     pub conflicts: ConflictOptions,
     /// When a person is asked before one node's removals are done.
@@ -78,6 +84,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             paused: nodes(&|replicator| replicator.spec.paused),
             access,
             log_max_bytes: volume.spec.log.max_bytes,
+            writes: writes(volume),
             conflicts: conflict_options(volume),
             mass: mass_options(volume),
             when_full: volume.spec.log.when_full,
@@ -88,6 +95,14 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
         desired.insert(name.clone(), entry);
     }
     desired
+}
+
+fn writes(volume: &Volume) -> Writes {
+    match (volume.spec.writes, volume.spec.when_alone) {
+        (volume::Writes::Optimistic, _) => Writes::Optimistic,
+        (volume::Writes::Permits, WhenAlone::Steal) => Writes::Permits(Alone::Steal),
+        (volume::Writes::Permits, WhenAlone::ReadOnly) => Writes::Permits(Alone::ReadOnly),
+    }
 }
 
 fn conflict_options(volume: &Volume) -> ConflictOptions {

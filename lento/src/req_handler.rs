@@ -2,10 +2,12 @@
 //! within the deadline that the upcall names, or dropped when nobody waits any more.
 
 use crate::channel::convert::file_id_back;
+use crate::volume::Permit;
 use crate::volume::Volumes;
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::Done;
 use intermezzo_channel::v1::Failure;
+use intermezzo_channel::v1::GetPermit;
 use intermezzo_channel::v1::GetSafety;
 use intermezzo_channel::v1::PermitGranted;
 use intermezzo_channel::v1::packet::Body;
@@ -16,6 +18,9 @@ use rustix::io::Errno;
 use std::time::Duration;
 use tokio::time::timeout;
 use tracing::debug;
+
+/// So much earlier than presto gives up waiting for the permit, it is told so.
+const SOONER: Duration = Duration::from_millis(500);
 
 /// Knows the volumes.
 #[derive(Clone, Debug)]
@@ -51,13 +56,31 @@ impl ReqHandler {
             Body::GetSafety(asked) => self.safety(volume, &asked).await,
             // Every content is here in full mode: an open may go on.
             Body::GetData(_) => Body::Done(Done {}),
-            // Writes are optimistic: everybody may write, the server's verdicts decide.
-            Body::GetPermit(_) => Body::PermitGranted(PermitGranted { epoch: 0 }),
+            Body::GetPermit(asked) => self.permit(volume, &asked).await,
             other => {
                 debug!(target: "channel", volume, ?other, "not an upcall");
                 let message = format!("{volume}: this lento does not know that upcall");
                 Body::Failure(Failure { errno: Errno::NOSYS.raw_os_error(), message })
             }
+        }
+    }
+
+    /// Presto's deadline is a little later than ours, so that it hears why.
+    async fn permit(&self, volume: &str, asked: &GetPermit) -> Body {
+        let failure = |errno: Errno, why: &str| {
+            let message = format!("{volume}: {why}");
+            Body::Failure(Failure { errno: errno.raw_os_error(), message })
+        };
+        let nobody = || failure(Errno::NOTCONN, "nobody here can say who may write");
+        let Some(handle) = self.volumes.get(volume) else { return nobody() };
+        let deadline = Duration::from_millis(asked.deadline_ms).saturating_sub(SOONER);
+        match timeout(deadline, handle.permit()).await {
+            Ok(Some(Permit::Granted { serial, until })) => {
+                Body::PermitGranted(PermitGranted { serial, until_ms: until.0 })
+            }
+            Ok(Some(Permit::ReadOnly)) => failure(Errno::ROFS, "the server is away: read-only meanwhile"),
+            Ok(None) => nobody(),
+            Err(_) => failure(Errno::TIMEDOUT, "the permit did not come in time"),
         }
     }
 

@@ -13,6 +13,7 @@ use lento_core::types::Hash;
 use lento_core::types::Position;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
+use lento_core::volume::Millis;
 use lento_core::volume::Safety;
 use lento_core::volume::Status;
 use parking_lot::RwLock;
@@ -57,6 +58,8 @@ pub enum Mail {
     Desired(Box<crate::desired::DesiredVolume>),
     /// Where is this lower file safe, of which that is the newest record?
     Safety(FileId, Recno, oneshot::Sender<Safety>),
+    /// A user waits for the permit; dropped when nobody can say.
+    Permit(oneshot::Sender<Permit>),
     /// How is it?
     Report(oneshot::Sender<Report>),
     /// Tell when everything up to the newest record of now is safe.
@@ -72,6 +75,20 @@ pub enum Mail {
     Scrub(lento_core::scrub::Found),
     /// The end: leave the store clean.
     Stop(oneshot::Sender<()>),
+}
+
+/// What a user who waits for the permit is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Go on.
+    Granted {
+        /// Numbers what was granted.
+        serial: u64,
+        /// When it ends, on this node's clock.
+        until: Millis,
+    },
+    /// The server is away, and the volume is to be read only meanwhile.
+    ReadOnly,
 }
 
 /// How a volume is.
@@ -195,6 +212,13 @@ impl VolumeHandle {
     pub async fn safety(&self, file: FileId, newest: Recno) -> Option<Safety> {
         let (reply, answer) = oneshot::channel();
         self.send(Mail::Safety(file, newest, reply)).await;
+        answer.await.ok()
+    }
+
+    /// The permit for a user's update; `None`: nobody can say. Waits as long as it takes.
+    pub async fn permit(&self) -> Option<Permit> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Mail::Permit(reply)).await;
         answer.await.ok()
     }
 

@@ -5,6 +5,7 @@
 //! reason stays in the status, and a new life begins from the store after a while. Other volumes do not notice.
 
 mod life;
+mod permit;
 mod serve;
 
 use crate::clock;
@@ -28,6 +29,8 @@ use lento_core::message::Message;
 use lento_core::types::Recno;
 use lento_core::volume::Status;
 use life::Life;
+use life::Reached;
+use permit::Waiting;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -98,6 +101,8 @@ pub struct VolumeTask {
     retry_at: Option<Instant>,
     /// When to say hello again after a refusal.
     ask_again_at: Option<Instant>,
+    /// Users that wait for the permit.
+    writers: Waiting,
     waits: BTreeMap<u64, oneshot::Sender<()>>,
     next_wait: u64,
 }
@@ -140,6 +145,7 @@ impl VolumeTask {
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             retry_at: None,
             ask_again_at: None,
+            writers: Waiting::default(),
             waits: BTreeMap::new(),
             next_wait: 1,
         };
@@ -211,6 +217,7 @@ impl VolumeTask {
 
     fn clock(&mut self, inputs: &mut Vec<Input>) {
         let now = Instant::now();
+        self.writers.look(self.life.is_some());
         if self.retry_at.is_some_and(|then| then <= now) {
             self.retry_at = None;
             // Its journal has gone on since it was asked last.
@@ -274,6 +281,7 @@ impl VolumeTask {
                     let _ = reply.send(safety);
                 }
             }
+            Mail::Permit(reply) => self.permit_wanted(reply, inputs),
             Mail::Report(reply) => drop(reply.send(self.report())),
             Mail::Wait { upto, all, reached } => {
                 if self.life.is_some() {
@@ -343,13 +351,18 @@ impl VolumeTask {
         let list_changed = desired.replication_list != self.desired.replication_list;
         let limits_changed = (desired.log_max_bytes, desired.when_full)
             != (self.desired.log_max_bytes, self.desired.when_full);
+        let writes_changed = desired.writes != self.desired.writes;
         let options_changed = limits_changed
+            || writes_changed
             || (desired.access, desired.limits) != (self.desired.access, self.desired.limits)
             || desired.exclude != self.desired.exclude;
         let conflicts_changed =
             (desired.conflicts, desired.mass) != (self.desired.conflicts, self.desired.mass);
         self.desired = desired;
         self.admit();
+        if self.life.is_some() && writes_changed {
+            inputs.push(Input::Writes(self.desired.writes));
+        }
         if self.desired.is_server(&self.around.node) {
             if self.life.is_some() && (list_changed || paused_changed) {
                 self.part_with_refused(inputs);
@@ -424,9 +437,14 @@ impl VolumeTask {
 
     fn run_outputs(&mut self) {
         let Some(life) = self.life.as_mut() else { return };
-        for id in life.run_outputs(&self.handle, &self.links) {
-            if let Some(waiting) = self.waits.remove(&id) {
-                let _ = waiting.send(());
+        for reached in life.run_outputs(&self.handle, &self.links) {
+            match reached {
+                Reached::Permit(permit) => self.writers.tell(permit),
+                Reached::Barrier(id) => {
+                    if let Some(waiting) = self.waits.remove(&id) {
+                        let _ = waiting.send(());
+                    }
+                }
             }
         }
     }
@@ -445,6 +463,7 @@ impl VolumeTask {
     /// Whoever waits asks the next one, and peers begin anew with it.
     fn end_life(&mut self) {
         self.life = None;
+        self.writers.life_ended();
         self.waits.clear();
         if self.desired.is_server(&self.around.node) {
             for link in std::mem::take(&mut self.links).values() {

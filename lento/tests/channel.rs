@@ -21,8 +21,11 @@ use lento::req_dispatcher::CallError;
 use lento::req_dispatcher::Downcalls;
 use lento::req_dispatcher::ReqDispatcher;
 use lento::req_handler::ReqHandler;
+use lento::volume::Mail;
+use lento::volume::Permit;
 use lento::volume::VolumeHandle;
 use lento::volume::Volumes;
+use lento_core::volume::Millis;
 use std::io::Read;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -153,7 +156,7 @@ async fn what_is_asked_of_a_presto_that_has_gone_does_not_reach_the_next_one() {
 #[tokio::test]
 async fn upcalls_are_answered_and_a_journal_rings_the_volume() {
     let setup = setup();
-    let (volume, _mailbox) = VolumeHandle::new("ns/v");
+    let (volume, mut mailbox) = VolumeHandle::new("ns/v");
     setup.volumes.insert(volume.clone());
     let mut presto = setup.presto.attach().await;
     let upcall = |id, body| Packet { id, volume: "ns/v".to_owned(), body: Some(body) };
@@ -161,9 +164,17 @@ async fn upcalls_are_answered_and_a_journal_rings_the_volume() {
     presto.send(&upcall(0, Body::Journal(v1::Journal { from: 1, to: 2 }))).await;
     soon(volume.bell().notified()).await;
 
-    presto.send(&upcall(2, Body::GetPermit(v1::GetPermit::default()))).await;
+    presto.send(&upcall(2, Body::GetPermit(v1::GetPermit { deadline_ms: 9000 }))).await;
+    let Some(Mail::Permit(user)) = soon(mailbox.recv()).await else { panic!("no word of it") };
+    user.send(Permit::Granted { serial: 3, until: Millis(9) }).unwrap();
     let answer = presto.receive().await;
-    assert!(answer.id == 2 && matches!(answer.body, Some(Body::PermitGranted(_))), "{answer:?}");
+    let granted = v1::PermitGranted { serial: 3, until_ms: 9 };
+    assert!(answer.id == 2 && answer.body == Some(Body::PermitGranted(granted)), "{answer:?}");
+    // Who waits too long is told why, a moment before presto gives up.
+    presto.send(&upcall(6, Body::GetPermit(v1::GetPermit { deadline_ms: 600 }))).await;
+    let answer = presto.receive().await;
+    let late = |failure: &v1::Failure| failure.errno == rustix::io::Errno::TIMEDOUT.raw_os_error();
+    assert!(matches!(&answer.body, Some(Body::Failure(failure)) if late(failure)), "{answer:?}");
     presto.send(&upcall(4, Body::GetData(v1::GetData::default()))).await;
     let answer = presto.receive().await;
     assert!(answer.id == 4 && matches!(answer.body, Some(Body::Done(_))), "{answer:?}");

@@ -131,6 +131,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         when_full: WhenFull::Wait,
         limits: Default::default(),
         conflicts: Default::default(),
+        writes: Default::default(),
         mass: Default::default(),
         source: None,
         exclude: Vec::new(),

@@ -249,7 +249,7 @@ fn journal_notices_reach_the_newest_record_and_merge_when_nobody_reads() {
 }
 
 fn permit() -> Body {
-    Body::GetPermit(GetPermit { subtree: String::new(), deadline_ms: 5000 })
+    Body::GetPermit(GetPermit { deadline_ms: 5000 })
 }
 
 #[test]
@@ -260,10 +260,10 @@ fn an_upcall_is_answered_by_id() {
     let asker = std::thread::spawn(move || link.ask("a/b", permit(), Wait::own(PATIENCE)));
     let packet = far.hear();
     assert_eq!(packet.id % 2, 0, "upcalls have even ids");
-    far.tell(packet.id + 2, "a/b", Body::PermitGranted(PermitGranted { epoch: 8 }));
-    far.tell(packet.id, "a/b", Body::PermitGranted(PermitGranted { epoch: 9 }));
+    far.tell(packet.id + 2, "a/b", Body::PermitGranted(PermitGranted { serial: 8, until_ms: 0 }));
+    far.tell(packet.id, "a/b", Body::PermitGranted(PermitGranted { serial: 9, until_ms: 0 }));
     let Answer::Answered(Body::PermitGranted(granted)) = asker.join().unwrap() else { panic!("not granted") };
-    assert_eq!(granted.epoch, 9);
+    assert_eq!(granted.serial, 9);
 }
 
 #[test]

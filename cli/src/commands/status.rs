@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use indicatif::BinaryBytes;
-use intermezzo_proto::v1::{Position, ReplicatorStatus, StatusReply, VolumeStatus};
+use intermezzo_proto::v1::{Permit, Position, ReplicatorStatus, StatusReply, VolumeStatus};
 use serde::Serialize;
 
 use super::agents;
@@ -63,10 +63,22 @@ struct VolumeView {
     mountpoint: String,
     cache: String,
     kml: KmlView,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permit: Option<PermitView>,
     waiting: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     fault: String,
     replicators: Vec<ReplicatorView>,
+}
+
+/// How a node stands towards the permit of a volume that needs one.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PermitView {
+    state: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    holder: String,
+    waiting: u64,
 }
 
 #[derive(Serialize)]
@@ -125,7 +137,9 @@ impl From<StatusReply> for NodeView {
 
 impl From<VolumeStatus> for VolumeView {
     fn from(volume: VolumeStatus) -> VolumeView {
+        let permit = permit(&volume);
         VolumeView {
+            permit,
             name: volume.name,
             role: volume.role,
             server: volume.server,
@@ -186,6 +200,9 @@ fn table(nodes: &[NodeView], format: Format) -> String {
         if !volume.fault.is_empty() {
             text.push_str(&format!("{place} has stopped: {}\n", volume.fault));
         }
+        if let Some(permit) = &volume.permit {
+            text.push_str(&permit_line(volume, &place, permit));
+        }
         for reason in &volume.waiting {
             text.push_str(&format!("{place} waits: {reason}\n"));
         }
@@ -194,6 +211,37 @@ fn table(nodes: &[NodeView], format: Format) -> String {
         text.push_str(&format!("{}: lento has no channel to presto\n", node.node));
     }
     text
+}
+
+fn permit(volume: &VolumeStatus) -> Option<PermitView> {
+    let state = match volume.permit() {
+        Permit::NotNeeded => return None,
+        Permit::Without => "Without",
+        Permit::Asked => "Asked",
+        Permit::Held => "Held",
+        Permit::Leaving => "Leaving",
+        Permit::Stolen => "Stolen",
+        Permit::ReadOnly => "ReadOnly",
+    };
+    Some(PermitView { state, holder: volume.permit_holder.clone(), waiting: volume.permit_waiting })
+}
+
+/// One line of the server about who writes, and one of each node that is on its own.
+fn permit_line(volume: &VolumeView, place: &str, permit: &PermitView) -> String {
+    match permit.state {
+        "Stolen" => format!("{place} writes without the permit: server {} is away\n", volume.server),
+        "ReadOnly" => format!("{place} is read-only: server {} is away\n", volume.server),
+        state if volume.role == "Server" => {
+            let holder = match (permit.holder.as_str(), state) {
+                ("", "Held" | "Leaving") => volume.server.as_str(),
+                ("", _) => "nobody",
+                (node, _) => node,
+            };
+            let name = &volume.name;
+            format!("{name}: the permit is held by {holder}, nodes that wait for it: {}\n", permit.waiting)
+        }
+        _ => String::new(),
+    }
 }
 
 fn volume_row(node: &NodeView, volume: &VolumeView, wide: bool) -> Vec<String> {

@@ -3,6 +3,7 @@
 mod fetch;
 mod keep;
 mod notes;
+mod permit;
 mod read;
 mod replay;
 mod scrub;
@@ -31,6 +32,7 @@ use lento_core::types::ObjectId;
 use lento_core::types::OpId;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
+use lento_core::volume::Millis;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -210,6 +212,16 @@ impl Jobs {
     /// `Output::Scrub`.
     pub fn scrub(&self, ticket: Ticket, items: Vec<ScrubItem>, untouched_since: Recno, found: Found) {
         self.shared.spawn(scrub::scrub(self.shared.clone(), ticket, items, untouched_since, found));
+    }
+
+    /// `Output::Admit`.
+    pub fn admit(&self, serial: u64, until: Millis) {
+        self.shared.spawn(permit::admit(self.shared.clone(), serial, until));
+    }
+
+    /// `Output::Revoke`.
+    pub fn revoke(&self, ticket: Ticket, serial: u64) {
+        self.shared.spawn(permit::revoke(self.shared.clone(), ticket, serial));
     }
 
     /// Downcalls without an answer, in order.

@@ -3,6 +3,7 @@
 use super::Seen;
 use crate::clock;
 use lento_core::types::Time;
+use lento_core::volume::PermitState;
 use lento_core::volume::ReplicatorStatus;
 use lento_core::volume::Status;
 use prometheus_client::collector::Collector;
@@ -232,6 +233,28 @@ impl Page {
             "Bytes kept of conflicts that the volume's policy has decided",
             of_status(volumes, server, |status| status.conflict_bytes.1),
         );
+        let permit = |status: &Status, states: &[PermitState]| u64::from(states.contains(&status.permit));
+        let under_permits =
+            |seen: &Seen| seen.status().is_some_and(|status| status.permit != PermitState::NotNeeded);
+        self.gauge(
+            "volume_permit_held",
+            "1 while users of this node may write by the permit (writes: Permits)",
+            of_status(volumes, under_permits, |status| permit(status, &[PermitState::Held])),
+        );
+        self.gauge(
+            "volume_permit_stolen",
+            "1 while users of this node write without the permit, since its server is away",
+            of_status(volumes, under_permits, |status| permit(status, &[PermitState::Stolen])),
+        );
+        self.gauge(
+            "volume_permit_waiting",
+            "Nodes that wait for the permit",
+            of_status(
+                volumes,
+                |seen| seen.is_server() && under_permits(seen),
+                |status| status.permit_waiting,
+            ),
+        );
         self.gauge(
             "volume_connected",
             "1 while the stream to the peer is up: a client's to its server, a server's to each Replicator",
@@ -388,6 +411,12 @@ impl Page {
             stats(|stats| stats.limbo_files),
         );
         self.gauge("open_files", "Files open for writing", stats(|stats| stats.open_files));
+        self.counter(
+            "permit_stolen_updates",
+            None,
+            "Updates that presto let in without the permit since lento was away",
+            stats(|stats| stats.stolen),
+        );
         let limited = |value: fn(&intermezzo_channel::v1::Stats) -> Option<u64>| {
             volumes.iter().filter_map(move |seen| Some((seen.labels(), value(seen.stats.as_ref()?)?)))
         };

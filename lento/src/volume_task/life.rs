@@ -8,6 +8,7 @@ use crate::journal::Journal;
 use crate::link::Link;
 use crate::store::TransactionError;
 use crate::store::VolumeStore;
+use crate::volume::Permit;
 use crate::volume::VolumeHandle;
 use lento_core::Volume;
 use lento_core::io::Event;
@@ -37,6 +38,7 @@ enum Waiting {
     Replay,
     Read,
     Sync,
+    Revoke,
     /// Not Presto's to answer.
     Other,
 }
@@ -57,6 +59,12 @@ pub struct Life {
     fresh: bool,
     open: BTreeMap<Ticket, Waiting>,
     greeted: bool,
+}
+
+/// Something that others wait for.
+pub(super) enum Reached {
+    Barrier(u64),
+    Permit(Permit),
 }
 
 /// Why a transaction was dropped.
@@ -142,6 +150,7 @@ impl Life {
                 Some(Input::ContentRead { ticket, result })
             }
             Waiting::Sync => Some(Input::Synced { ticket, recno: None }),
+            Waiting::Revoke => Some(Input::Revoked { ticket, upto: None }),
             Waiting::Other => None,
         }));
         inputs.push(Input::PrestoDown);
@@ -193,17 +202,17 @@ impl Life {
         }
     }
 
-    /// Runs what the core wants done, in order; the barriers that were reached.
+    /// Runs what the core wants done, in order; what others wait for.
     pub(super) fn run_outputs(
         &mut self,
         volume: &VolumeHandle,
         links: &BTreeMap<NodeName, Link>,
-    ) -> Vec<u64> {
-        let mut barriers = Vec::new();
+    ) -> Vec<Reached> {
+        let mut reached = Vec::new();
         while let Some(output) = self.core.poll_output() {
-            self.run_output(output, volume, links, &mut barriers);
+            self.run_output(output, volume, links, &mut reached);
         }
-        barriers
+        reached
     }
 
     fn run_output(
@@ -211,7 +220,7 @@ impl Life {
         output: Output,
         volume: &VolumeHandle,
         links: &BTreeMap<NodeName, Link>,
-        barriers: &mut Vec<u64>,
+        reached: &mut Vec<Reached>,
     ) {
         match output {
             Output::Send(node, message) => {
@@ -261,7 +270,16 @@ impl Life {
                 self.jobs.scrub(ticket, items, untouched_since, found);
             }
             Output::Adopted => self.jobs.note(Note::Adopted),
-            Output::BarrierReached(id) => barriers.push(id),
+            Output::BarrierReached(id) => reached.push(Reached::Barrier(id)),
+            Output::Admit { serial, until } => {
+                self.jobs.admit(serial, until);
+                reached.push(Reached::Permit(Permit::Granted { serial, until }));
+            }
+            Output::RefuseWriters => reached.push(Reached::Permit(Permit::ReadOnly)),
+            Output::Revoke { ticket, serial } => {
+                self.open.insert(ticket, Waiting::Revoke);
+                self.jobs.revoke(ticket, serial);
+            }
             Output::Event(event) => tell(&volume.name, event),
         }
     }
@@ -326,6 +344,18 @@ fn tell(volume: &str, event: Event) {
         Event::Unknown { recno, file } => {
             warn!(target: "volume", volume, %recno, file.ino, file.generation,
                 "a record does not follow from those before it: the tree was changed behind presto's back and is looked through");
+        }
+        Event::PermitStolen(true) => {
+            warn!(target: "volume", volume, "the server is away: users of this node write without the permit, and conflicts are possible");
+        }
+        Event::PermitStolen(false) => {
+            info!(target: "volume", volume, "the server is back: users of this node write under the permit again");
+        }
+        Event::PermitLapsed => {
+            warn!(target: "volume", volume, "the server was not heard of for so long that the permit of this node has ended");
+        }
+        Event::PermitExpired(node) => {
+            warn!(target: "volume", volume, node, "the holder of the permit was not heard of for so long that others get it");
         }
         Event::Waiting(reason) => info!(target: "volume", volume, reason, "waiting"),
         Event::ReplayRefused { path, errno, message } => {

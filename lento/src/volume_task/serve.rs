@@ -22,7 +22,9 @@ use intermezzo_channel::v1;
 use intermezzo_channel::v1::VolumeInfo;
 use intermezzo_channel::v1::packet::Body;
 use lento_core::Volume;
+use lento_core::io::Alone;
 use lento_core::io::Input;
+use lento_core::io::Writes;
 use lento_core::types::Recno;
 use lento_core::volume::Config;
 use lento_core::volume::Role;
@@ -92,7 +94,16 @@ impl VolumeTask {
                 WhenFull::ReadOnly => v1::WhenFull::ReadOnly,
             }
             .into(),
-            no_lento: v1::NoLento::Steal.into(),
+            no_lento: match self.desired.writes {
+                Writes::Permits(Alone::ReadOnly) => v1::NoLento::Fail,
+                Writes::Permits(Alone::Steal) | Writes::Optimistic => v1::NoLento::Steal,
+            }
+            .into(),
+            writes: match self.desired.writes {
+                Writes::Permits(_) => v1::Writes::Permits,
+                Writes::Optimistic => v1::Writes::Optimistic,
+            }
+            .into(),
             source: self.source(),
             exclude: self.desired.exclude.clone(),
             max_bytes: self.desired.limits.max_bytes.unwrap_or(0),
@@ -191,6 +202,8 @@ impl VolumeTask {
         if !self.life.as_mut().is_some_and(Life::first_time) {
             return Ok(());
         }
+        inputs.push(Input::Writes(self.desired.writes));
+        self.writers_wait(inputs);
         if self.desired.is_server(&self.around.node) {
             // Before anything is judged or let go.
             inputs.push(Input::Conflicts(self.desired.conflicts));

@@ -46,6 +46,7 @@ use lento_core::types::LogRecord;
 use lento_core::types::ObjectId;
 use lento_core::types::Position;
 use lento_core::types::Recno;
+use lento_core::volume::Millis;
 
 fn position(position: Position) -> Option<v1::Position> {
     Some(v1::Position { epoch: 0, number: position.0 })
@@ -138,6 +139,10 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
         Message::Ahead { removals, upto } => {
             vec![Client::Ahead(v1::Ahead { removals: *removals, upto: upto.0 })]
         }
+        Message::PermitAsk { stamp } => vec![Client::PermitAsk(v1::PermitAsk { stamp: stamp.0 })],
+        Message::PermitReleased { epoch } => {
+            vec![Client::PermitReleased(v1::PermitReleased { epoch: *epoch })]
+        }
         Message::Barrier { id, after } => {
             vec![Client::Barrier(v1::Barrier { id: *id, after: after.0 })]
         }
@@ -200,6 +205,8 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
             holds: holds_back(need("backfetched.holds", told.holds)?)?,
         },
         Client::Ahead(ahead) => Message::Ahead { removals: ahead.removals, upto: Recno(ahead.upto) },
+        Client::PermitAsk(ask) => Message::PermitAsk { stamp: Millis(ask.stamp) },
+        Client::PermitReleased(released) => Message::PermitReleased { epoch: released.epoch },
         Client::Barrier(barrier) => Message::Barrier { id: barrier.id, after: Recno(barrier.after) },
         Client::Goodbye(_) => return Ok(None),
     }))
@@ -241,6 +248,13 @@ pub fn server_frames(volume: &str, message: &Message) -> Vec<v1::ServerFrame> {
             .collect(),
         Message::SnapshotEnd(at) => {
             vec![Server::SnapshotEnd(v1::SnapshotEnd { position: position(*at) })]
+        }
+        Message::PermitGranted { epoch, position, stamp } => {
+            let granted = v1::PermitGranted { epoch: *epoch, position: position.0, stamp: stamp.0 };
+            vec![Server::PermitGranted(granted)]
+        }
+        Message::PermitRevoked { epoch } => {
+            vec![Server::PermitRevoked(v1::PermitRevoked { epoch: *epoch })]
         }
         Message::BarrierReached { id } => {
             vec![Server::BarrierReached(v1::BarrierReached { id: *id, position: None })]
@@ -323,6 +337,12 @@ pub fn from_server(body: Option<Server>) -> Result<Message, WireError> {
         Server::SnapshotEnd(end) => {
             Message::SnapshotEnd(position_back("snapshot_end.position", end.position)?)
         }
+        Server::PermitGranted(granted) => Message::PermitGranted {
+            epoch: granted.epoch,
+            position: Position(granted.position),
+            stamp: Millis(granted.stamp),
+        },
+        Server::PermitRevoked(revoked) => Message::PermitRevoked { epoch: revoked.epoch },
         Server::BarrierReached(reached) => Message::BarrierReached { id: reached.id },
     })
 }

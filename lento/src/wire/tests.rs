@@ -38,6 +38,7 @@ use lento_core::types::Replaced;
 use lento_core::types::Tag;
 use lento_core::types::Time;
 use lento_core::types::Verdict;
+use lento_core::volume::Millis;
 use prost::Message as _;
 
 fn tag(number: u64) -> Tag {
@@ -230,6 +231,8 @@ fn what_a_client_says_comes_back() {
         Message::SnapshotStored(object(5)),
         Message::Barrier { id: 4, after: Recno(0) },
         Message::Ahead { removals: 70, upto: Recno(99) },
+        Message::PermitAsk { stamp: Millis(u64::MAX) },
+        Message::PermitReleased { epoch: 3 },
     ];
     for message in messages {
         assert_eq!(through_client(&message), std::slice::from_ref(&message));
@@ -262,6 +265,8 @@ fn what_a_server_says_comes_back() {
         Message::SnapshotBegin { position: Position(6), objects: 1 << 33 },
         Message::SnapshotChunk(vec![snapshot]),
         Message::SnapshotEnd(Position(8)),
+        Message::PermitGranted { epoch: 3, position: Position(4), stamp: Millis(5) },
+        Message::PermitRevoked { epoch: 3 },
         Message::BarrierReached { id: 8 },
     ];
     for message in messages {

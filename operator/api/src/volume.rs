@@ -42,6 +42,10 @@ pub struct VolumeSpec {
     /// How updates are admitted: `Optimistic` (anybody writes at once, conflicts are kept) or `Permits` (one writer at a time).
     #[serde(default)]
     pub writes: Writes,
+    /// With `writes: Permits`, what programs may do on a node that cannot reach the volume's server: `Steal` (write; what
+    /// excludes each other is a conflict later) or `ReadOnly` (EROFS).
+    #[serde(default)]
+    pub when_alone: WhenAlone,
     /// What happens to two updates that exclude each other. Whatever is chosen, the losing content is kept for a time.
     #[serde(default)]
     pub conflicts: Conflicts,
@@ -168,8 +172,18 @@ pub enum Writes {
     /// Every node writes at once; the server judges afterwards.
     #[default]
     Optimistic,
-    /// A node writes while it holds the permit.
+    /// One node writes at a time: the holder of the permit, which programs of other nodes wait for.
     Permits,
+}
+
+/// What programs may do under permits on a node that cannot reach the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenAlone {
+    /// Write, as with `Optimistic`.
+    #[default]
+    Steal,
+    /// Read.
+    ReadOnly,
 }
 
 /// What happens to two updates that exclude each other.

@@ -46,9 +46,9 @@ fn what_cannot_be_is_named_with_its_field() {
     let of = |spec| judge(&volume("v", spec), &all);
     let missing = of(json!({"server": {"nodeName": "z"}}));
     assert_eq!((reasons(&missing), missing.server), (vec!["NodeNotFound"], None));
-    let later = of(json!({"server": {"nodeName": "a"}, "writes": "Permits"}));
+    let later = of(json!({"server": {"nodeName": "a"}, "durability": "Applied"}));
     assert_eq!((reasons(&later), later.server), (vec!["NotSupported"], None));
-    assert!(later.problems[0].message.starts_with("spec.writes: "));
+    assert!(later.problems[0].message.starts_with("spec.durability: "));
     let tenant = of(json!({"server": {"nodeName": "a"}, "source": {"hostPath": {"path": "/etc"}}}));
     assert_eq!(reasons(&tenant), ["SourceNotAllowed"]);
     assert_eq!(
@@ -60,7 +60,7 @@ fn what_cannot_be_is_named_with_its_field() {
 #[test]
 fn what_was_served_goes_on_whatever_its_new_spec_says() {
     let all = world(vec![], vec![]);
-    let wrong = served(volume("v", json!({"server": {"nodeName": "b"}, "writes": "Permits"})), "a", &[]);
+    let wrong = served(volume("v", json!({"server": {"nodeName": "b"}, "durability": "Applied"})), "a", &[]);
     let judged = judge(&wrong, &all);
     assert_eq!(judged.server.as_deref(), Some("a"));
     assert_eq!(reasons(&judged), ["NotSupported", "ServerCannotMove"]);
@@ -169,7 +169,6 @@ fn conditions_say_how_it_is() {
 fn what_agents_cannot_do_yet_is_said_at_once_with_its_field() {
     for (field, more) in [
         ("spec.replication.mode", json!({"replication": {"mode": "OnDemand"}})),
-        ("spec.writes", json!({"writes": "Permits"})),
         ("spec.durability", json!({"durability": "Applied"})),
     ] {
         let mut spec = json!({"server": {"nodeName": "a"}});

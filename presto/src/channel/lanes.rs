@@ -1,6 +1,6 @@
 //! Worker threads for downcalls: one volume never waits for another, and quick questions never wait for long work.
 //!
-//! Each volume has an ordered lane (one call after the other, answered in order) and a quick lane.
+//! Each volume has an ordered lane (one call after the other, answered in order), a quick lane, and one for the permit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ const IDLE: Duration = Duration::from_secs(120);
 pub enum Lane {
     /// Whatever changes the volume, and `Sync`: in order.
     Ordered,
+    /// The permit: a revocation waits for users, and no replay for it.
+    Permit,
     /// Opens and looks at things; must not wait behind a sync or a long replay.
     Quick,
 }
@@ -35,6 +37,7 @@ pub enum Lane {
 impl Lane {
     fn of(body: &Body) -> Lane {
         match body {
+            Body::RevokePermit(_) | Body::AdmitWriters(_) => Lane::Permit,
             Body::Resolve(_) | Body::OpenStage(_) | Body::Stat(_) => Lane::Quick,
             _ => Lane::Ordered,
         }

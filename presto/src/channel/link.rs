@@ -276,16 +276,17 @@ impl Link {
 fn wait_for(receiver: &Receiver<Body>, wait: Wait) -> Answer {
     let since = Instant::now();
     loop {
+        // The kernel tells presto of signals, but the FUSE library does not pass it on. Who is killed while the kernel keeps
+        // him waiting for another one comes here with his signal.
+        if wait.thread != 0 && is_interrupted(wait.thread) {
+            return Answer::Interrupted;
+        }
         let left = wait.deadline.saturating_sub(since.elapsed());
-        // The kernel tells presto of signals, but the FUSE library does not pass it on.
         match receiver.recv_timeout(left.min(SIGNAL_POLL)) {
             Ok(body) => return Answer::Answered(body),
             Err(RecvTimeoutError::Disconnected) => return Answer::Away,
             Err(RecvTimeoutError::Timeout) if left <= SIGNAL_POLL => return Answer::Late,
             Err(RecvTimeoutError::Timeout) => {}
-        }
-        if wait.thread != 0 && is_interrupted(wait.thread) {
-            return Answer::Interrupted;
         }
     }
 }

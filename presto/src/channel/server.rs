@@ -145,6 +145,7 @@ impl Shared {
             | Body::DiscardVolume(_)
             | Body::Replay(_)
             | Body::RevokePermit(_)
+            | Body::AdmitWriters(_)
             | Body::Mark(_)
             | Body::Truncate(_)
             | Body::Resolve(_)
@@ -180,6 +181,7 @@ impl Shared {
             | Body::Listed(_)
             | Body::Scrubbed(_)
             | Body::Discarded(_)
+            | Body::PermitRevoked(_)
             | Body::Stats(_) => refuse(Errno::OPNOTSUPP, "only Presto sends that".to_owned()),
         }
     }

@@ -17,19 +17,22 @@ impl Upcalls for Link {
     }
 
     fn get_permit(&self, volume: &str, wait: Wait) -> PermitAnswer {
-        let deadline_ms = milliseconds(wait.deadline);
-        let body = Body::GetPermit(GetPermit { subtree: String::new(), deadline_ms });
+        let body = Body::GetPermit(GetPermit { deadline_ms: milliseconds(wait.deadline) });
+        let unheard = || match self.policy(volume) {
+            NoLento::Steal => PermitAnswer::Stolen,
+            NoLento::Fail => PermitAnswer::ReadOnly,
+        };
         match self.ask(volume, body, wait) {
-            Answer::Answered(Body::PermitGranted(_)) => PermitAnswer::Granted,
-            Answer::Answered(Body::Failure(failure)) => {
-                PermitAnswer::Refused(errno(failure.errno, Errno::AGAIN))
+            Answer::Answered(Body::PermitGranted(granted)) => {
+                PermitAnswer::Granted { serial: granted.serial, until: granted.until_ms }
             }
+            Answer::Answered(Body::Failure(failure)) => match errno(failure.errno, Errno::AGAIN) {
+                Errno::NOTCONN => unheard(),
+                errno => PermitAnswer::Refused(errno),
+            },
             Answer::Answered(_) => PermitAnswer::Refused(Errno::PROTO),
             Answer::Interrupted => PermitAnswer::Refused(Errno::INTR),
-            Answer::Away | Answer::Late => match self.policy(volume) {
-                NoLento::Steal => PermitAnswer::Stolen,
-                NoLento::Fail => PermitAnswer::Refused(Errno::AGAIN),
-            },
+            Answer::Away | Answer::Late => unheard(),
         }
     }
 

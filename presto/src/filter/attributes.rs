@@ -78,7 +78,7 @@ impl Changes {
 impl Volume {
     /// Changes attributes; the new ones.
     pub fn setattr(&self, caller: Caller, id: FileId, changes: &Changes) -> Result<Stat, Errno> {
-        self.update(|told| {
+        self.update(caller, |told| {
             let file = self.object(id)?;
             let _held = self.locks.lock(&[id]);
             let before = Stat::of(&file)?;
@@ -205,7 +205,7 @@ impl Volume {
         if name.starts_with(xattr::HIDDEN) || name == SAFE {
             return Err(Errno::PERM);
         }
-        self.update(|told| {
+        self.update(caller, |told| {
             let file = self.object(id)?;
             let _held = self.locks.lock(&[id]);
             let before = Stat::of(&file)?;

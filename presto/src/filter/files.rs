@@ -143,7 +143,7 @@ impl Volume {
         if !access.writes() {
             return self.open_reading(id);
         }
-        self.update(|_| {
+        self.update(caller, |_| {
             let _held = self.locks.lock(&[id]);
             self.open_writing(id, access)
         })

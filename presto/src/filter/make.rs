@@ -60,7 +60,7 @@ impl Volume {
         new: NewMode,
         access: Access,
     ) -> Result<(Entry, Arc<Handle>), Errno> {
-        self.update(|told| {
+        self.update(caller, |told| {
             self.may_make(parent, name)?;
             self.quota.may_make(&self.name)?;
             let dir = self.lower.dir(parent)?;
@@ -150,7 +150,7 @@ impl Volume {
             Kind::Node { kind, .. } => (Opcode::Mknod, kind),
             Kind::Symlink(_) => (Opcode::Symlink, FileType::Symlink),
         };
-        self.update(|told| {
+        self.update(caller, |told| {
             self.may_make(parent, name)?;
             self.quota.may_make(&self.name)?;
             let dir = self.lower.dir(parent)?;
@@ -194,7 +194,7 @@ impl Volume {
 
     /// Gives an object another name.
     pub fn link(&self, caller: Caller, object: FileId, parent: FileId, name: &[u8]) -> Result<Entry, Errno> {
-        self.update(|told| {
+        self.update(caller, |told| {
             self.may_make(parent, name)?;
             let dir = self.lower.dir(parent)?;
             let file = self.object(object)?;

@@ -14,8 +14,6 @@ pub struct Marks {
     pub no_filter: Switch,
     /// This replica is known to be equal to the server's.
     pub in_sync: Switch,
-    /// The right to update is here. Without it the first update asks Lento.
-    pub permit: Switch,
     /// Some contents may be missing here: opens look for the mark and ask Lento.
     pub on_demand: Switch,
     /// The log was full under the read-only policy; users' updates are refused until there is space.
@@ -31,7 +29,6 @@ impl Default for Marks {
             unnamed: Switch::new(false),
             no_filter: Switch::new(false),
             in_sync: Switch::new(false),
-            permit: Switch::new(true),
             on_demand: Switch::new(false),
             full: Switch::new(false),
             ended: Switch::new(false),

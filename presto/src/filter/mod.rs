@@ -19,6 +19,7 @@ mod make;
 mod marks;
 mod notifier;
 mod open_files;
+mod permit;
 mod quota;
 mod read;
 mod remove;
@@ -70,6 +71,7 @@ pub use notifier::Notice;
 pub use notifier::Notifier;
 pub use open_files::Files;
 pub use open_files::OpenFile;
+pub use permit::Permit;
 pub use quota::Limits;
 pub use quota::Quota;
 pub use quota::Usage;
@@ -186,6 +188,8 @@ pub struct Volume {
     pub quota: Quota,
     /// Switches.
     pub marks: Marks,
+    /// The right of users to update.
+    pub permit: Permit,
     /// Kernel caches to be corrected.
     pub notifier: Notifier,
     /// Lento.
@@ -254,6 +258,7 @@ impl Volume {
             locals,
             quota: Quota::default(),
             marks: Marks::default(),
+            permit: Permit::default(),
             notifier: Notifier::default(),
             upcalls,
             gate: RwLock::new(()),

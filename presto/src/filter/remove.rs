@@ -21,7 +21,7 @@ use crate::lower::Stat;
 impl Volume {
     /// Removes a name of something that is no directory.
     pub fn unlink(&self, caller: Caller, parent: FileId, name: &[u8]) -> Result<(), Errno> {
-        self.removing(parent, name, |told, dir, object, before| {
+        self.removing(caller, parent, name, |told, dir, object, before| {
             if before.is_dir() {
                 return Err(Stop::Errno(Errno::ISDIR));
             }
@@ -50,7 +50,7 @@ impl Volume {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: Caller, parent: FileId, name: &[u8]) -> Result<(), Errno> {
-        self.removing(parent, name, |told, dir, object, before| {
+        self.removing(caller, parent, name, |told, dir, object, before| {
             if !before.is_dir() {
                 return Err(Stop::Errno(Errno::NOTDIR));
             }
@@ -69,11 +69,12 @@ impl Volume {
     /// Runs an update that removes a name, under the locks of the directory and of what the name stands for.
     fn removing(
         &self,
+        caller: Caller,
         parent: FileId,
         name: &[u8],
         remove: impl Fn(&mut Told, &Dir, FileId, Stat) -> Result<(), Stop>,
     ) -> Result<(), Errno> {
-        self.update(|told| {
+        self.update(caller, |told| {
             if self.lower.hides(parent, name) {
                 return Err(Stop::Errno(Errno::NOENT));
             }

@@ -35,7 +35,7 @@ impl Volume {
         to: Place<'_>,
         flags: RenameFlags,
     ) -> Result<(), Errno> {
-        self.update(|told| {
+        self.update(caller, |told| {
             if self.lower.hides(from.dir, from.name) {
                 return Err(Stop::Errno(Errno::NOENT));
             }

@@ -12,10 +12,17 @@ use super::Safety;
 /// Answer to `get_permit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PermitAnswer {
-    /// The permit is here until it is revoked.
-    Granted,
+    /// Updates are let in until then (milliseconds from boot). Larger serials come later.
+    Granted {
+        /// Serial.
+        serial: u64,
+        /// End.
+        until: u64,
+    },
     /// Lento is away and the volume's policy is to go on; ask again next time.
     Stolen,
+    /// Lento is away and the volume's policy is to read only.
+    ReadOnly,
     /// The update fails with this.
     Refused(Errno),
 }

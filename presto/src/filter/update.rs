@@ -13,16 +13,13 @@ use intermezzo_kml::record::Outcome;
 use intermezzo_kml::record::Recno;
 use rustix::io::Errno;
 
-use super::PermitAnswer;
 use super::Volume;
-use super::Wait;
 use super::WhenFull;
 use super::faults;
 use super::faults::Point;
 use super::now;
+use super::permit::Entry;
 
-/// How long an update waits for the permit.
-const PERMIT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long it waits for room in the journal.
 const SPACE_DEADLINE: Duration = Duration::from_secs(30);
 /// How often it looks whether the volume has changed under its hands before it gives up.
@@ -64,32 +61,22 @@ impl Volume {
     /// again when there was no room or an entry had changed.
     pub(crate) fn update<T>(
         &self,
+        caller: Caller,
         mut attempt: impl FnMut(&mut Told) -> Result<T, Stop>,
     ) -> Result<T, Errno> {
         if !self.is_writable() {
             return Err(Errno::ROFS);
         }
-        let mut stolen = false;
+        let mut entry = Entry::default();
         let mut full_since = None;
         for _ in 0..ATTEMPTS {
             if self.marks.ended.is_on() {
                 return Err(Errno::NOTCONN);
             }
-            let gate = self.gate.read();
-            if !self.marks.permit.is_on() && !stolen && !self.marks.no_filter.is_on() {
-                drop(gate);
-                match self.upcalls.get_permit(&self.name, Wait::own(PERMIT_DEADLINE)) {
-                    PermitAnswer::Granted => {
-                        self.marks.permit.set(true);
-                    }
-                    PermitAnswer::Stolen => stolen = true,
-                    PermitAnswer::Refused(errno) => return Err(errno),
-                }
-                continue;
-            }
+            let Some(inside) = self.enter(caller, &mut entry)? else { continue };
             let mut told = Told::default();
             let result = attempt(&mut told);
-            drop(gate);
+            drop(inside);
             self.tell(&told);
             match result {
                 Ok(value) => return Ok(value),

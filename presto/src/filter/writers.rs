@@ -53,6 +53,8 @@ impl Access {
 pub struct Writer {
     /// Descriptors open for writing.
     pub open: u32,
+    /// When the newest of them was opened.
+    pub opened: Instant,
     /// Some descriptor could map it shared and writable, so stores may happen at any time.
     pub mappable: bool,
     /// Attributes at the last close record, or at open.
@@ -140,6 +142,7 @@ impl Writers {
         let writer = files.entry(id).or_insert(Writer {
             fine_stamps: self.fine_stamps,
             open: 0,
+            opened: Instant::now(),
             mappable: false,
             recorded: attributes,
             read_at,
@@ -147,6 +150,7 @@ impl Writers {
             probe: None,
         });
         writer.open = writer.open.saturating_add(1);
+        writer.opened = Instant::now();
         writer.mappable |= access == Access::ReadWrite;
         writer.probe = None;
     }
@@ -157,7 +161,10 @@ impl Writers {
         let mut files = self.files.lock();
         self.ledger.add(id);
         let fine_stamps = self.fine_stamps;
-        files.insert(id, Writer { open, mappable, recorded, read_at, capability, fine_stamps, probe: None });
+        let opened = Instant::now();
+        let probe = None;
+        files
+            .insert(id, Writer { open, opened, mappable, recorded, read_at, capability, fine_stamps, probe });
     }
 
     /// A descriptor for writing is gone. Says what remains.
@@ -246,6 +253,18 @@ impl Writers {
             .map(|(id, _)| *id)
             .collect();
         (open, probe)
+    }
+
+    /// Whether a file that is open for writing was opened less than this long ago.
+    #[must_use]
+    pub fn has_opened_within(&self, limit: Duration) -> bool {
+        self.files.lock().values().any(|writer| writer.open > 0 && writer.opened.elapsed() < limit)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<FileId> {
+        self.files.lock().keys().copied().collect()
     }
 
     /// How many files.

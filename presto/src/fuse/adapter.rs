@@ -29,6 +29,16 @@ use crate::filter::Seek;
 
 pub(crate) struct Adapter(pub(super) Arc<Serving>);
 
+impl Adapter {
+    /// Serves an update: here, if it is let in at once, else where it may wait for the permit.
+    fn update(&self, work: impl FnOnce(&Serving) + Send + 'static) {
+        match self.volume.admit() {
+            Some(_admitted) => self.0.serve(Served::Here, work),
+            None => self.0.serve(Served::Aside, work),
+        }
+    }
+}
+
 impl Deref for Adapter {
     type Target = Serving;
 
@@ -105,9 +115,12 @@ impl Filesystem for Adapter {
     ) {
         let changes =
             Changes { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-        let place = if size.is_some_and(|size| size > 0) { self.place(ino) } else { Served::Here };
         let asked = asked(req);
-        self.0.serve(place, move |serving| serving.setattr(asked, ino, &changes, reply));
+        let work = move |serving: &Serving| serving.setattr(asked, ino, &changes, reply);
+        match size {
+            Some(size) if size > 0 && self.place(ino) == Served::Aside => self.0.serve(Served::Aside, work),
+            _ => self.update(work),
+        }
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -129,37 +142,40 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(parent).and_then(|dir| {
+        let (asked, name) = (asked(req), name.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(parent).and_then(|dir| {
                 let (new, device) = (new_mode(mode, umask), decode_device(rdev));
-                self.made(asked(req), || {
-                    self.volume.mknod(caller(req), dir, name.as_bytes(), new, device).map_err(errno)
+                serving.made(asked, || {
+                    serving.volume.mknod(asked.caller, dir, name.as_bytes(), new, device).map_err(errno)
                 })
             });
-            self.reply_entry(result, reply);
+            serving.reply_entry(result, reply);
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(parent).and_then(|dir| {
+        let (asked, name) = (asked(req), name.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(parent).and_then(|dir| {
                 let new = new_mode(mode, umask);
-                self.made(asked(req), || {
-                    self.volume.mkdir(caller(req), dir, name.as_bytes(), new).map_err(errno)
+                serving.made(asked, || {
+                    serving.volume.mkdir(asked.caller, dir, name.as_bytes(), new).map_err(errno)
                 })
             });
-            self.reply_entry(result, reply);
+            serving.reply_entry(result, reply);
         });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(parent).and_then(|dir| {
-                self.changed(asked(req), || {
-                    self.volume.unlink(caller(req), dir, name.as_bytes()).map_err(errno)
+        let (asked, name) = (asked(req), name.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(parent).and_then(|dir| {
+                serving.changed(asked, || {
+                    serving.volume.unlink(asked.caller, dir, name.as_bytes()).map_err(errno)
                 })
             });
             answer(result, reply);
@@ -167,11 +183,12 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(parent).and_then(|dir| {
-                self.changed(asked(req), || {
-                    self.volume.rmdir(caller(req), dir, name.as_bytes()).map_err(errno)
+        let (asked, name) = (asked(req), name.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(parent).and_then(|dir| {
+                serving.changed(asked, || {
+                    serving.volume.rmdir(asked.caller, dir, name.as_bytes()).map_err(errno)
                 })
             });
             answer(result, reply);
@@ -179,14 +196,15 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(parent).and_then(|dir| {
+        let (asked, name, target) = (asked(req), link_name.to_owned(), target.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(parent).and_then(|dir| {
                 let target = target.as_os_str().as_bytes();
-                let name = link_name.as_bytes();
-                self.made(asked(req), || self.volume.symlink(caller(req), dir, name, target).map_err(errno))
+                let name = name.as_bytes();
+                serving.made(asked, || serving.volume.symlink(asked.caller, dir, name, target).map_err(errno))
             });
-            self.reply_entry(result, reply);
+            serving.reply_entry(result, reply);
         });
     }
 
@@ -200,34 +218,42 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(parent).and_then(|from| {
+        let (asked, name, newname) = (asked(req), name.to_owned(), newname.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(parent).and_then(|from| {
                 let from = Place { dir: from, name: name.as_bytes() };
-                let to = Place { dir: self.file(newparent)?, name: newname.as_bytes() };
+                let to = Place { dir: serving.file(newparent)?, name: newname.as_bytes() };
                 let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-                self.changed(asked(req), || self.volume.rename(caller(req), from, to, flags).map_err(errno))
+                serving.changed(asked, || serving.volume.rename(asked.caller, from, to, flags).map_err(errno))
             });
             answer(result, reply);
         });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(ino).and_then(|object| {
-                let dir = self.file(newparent)?;
-                let name = newname.as_bytes();
-                self.made(asked(req), || self.volume.link(caller(req), object, dir, name).map_err(errno))
+        let (asked, name) = (asked(req), newname.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(ino).and_then(|object| {
+                let dir = serving.file(newparent)?;
+                let name = name.as_bytes();
+                serving.made(asked, || serving.volume.link(asked.caller, object, dir, name).map_err(errno))
             });
-            self.reply_entry(result, reply);
+            serving.reply_entry(result, reply);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let place = if flags.0 & libc::O_TRUNC == 0 { self.place(ino) } else { Served::Here };
         let asked = asked(req);
-        self.0.serve(place, move |serving| serving.open(asked, ino, flags, reply));
+        let truncates = flags.0 & libc::O_TRUNC != 0;
+        let place = if truncates { Served::Here } else { self.place(ino) };
+        let work = move |serving: &Serving| serving.open(asked, ino, flags, reply);
+        if place == Served::Here && (truncates || super::convert::access(flags).writes()) {
+            self.update(work);
+        } else {
+            self.0.serve(place, work);
+        }
     }
 
     fn create(
@@ -240,24 +266,27 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let created = self.file(parent).and_then(|dir| {
+        let (asked, name) = (asked(req), name.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let created = serving.file(parent).and_then(|dir| {
                 let access = super::convert::access(OpenFlags(flags));
                 let new = new_mode(mode, umask);
-                self.created(asked(req), access, || {
-                    self.volume.create(caller(req), dir, name.as_bytes(), new, access).map_err(errno)
+                serving.created(asked, access, || {
+                    serving.volume.create(asked.caller, dir, name.as_bytes(), new, access).map_err(errno)
                 })
             });
             let (entry, handle) = match created {
                 Ok(created) => created,
+                // Another node has made it while this one waited: the kernel looks the name up again and opens what is there.
+                Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => return reply.error(Errno::ESTALE),
                 Err(error) => return reply.error(error),
             };
-            let attr = self.remembered(&entry);
+            let attr = serving.remembered(&entry);
             let (number, flags) = (FileHandle(handle.number), open_flags(handle.access));
-            match self.way(&handle) {
-                Way::Kernel(backing) => backing.created(reply, (self.ttl(), &attr), number, flags),
-                Way::Daemon => reply.created(self.ttl(), &attr, Generation(0), number, flags),
+            match serving.way(&handle) {
+                Way::Kernel(backing) => backing.created(reply, (serving.ttl(), &attr), number, flags),
+                Way::Daemon => reply.created(serving.ttl(), &attr, Generation(0), number, flags),
             }
         });
     }
@@ -451,13 +480,14 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
+        let (asked, name, value) = (asked(req), name.to_owned(), value.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
             let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-            let result = self.file(ino).and_then(|id| {
-                let (caller, name) = (caller(req), name.as_bytes());
-                self.changed(asked(req), || {
-                    self.volume.setxattr(caller, id, name, value, flags).map_err(errno)
+            let result = serving.file(ino).and_then(|id| {
+                let (caller, name) = (asked.caller, name.as_bytes());
+                serving.changed(asked, || {
+                    serving.volume.setxattr(caller, id, name, &value, flags).map_err(errno)
                 })
             });
             answer(result, reply);
@@ -480,11 +510,12 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(&self.volume, || {
-            let _serving = self.serving(asked(req));
-            let result = self.file(ino).and_then(|id| {
-                self.changed(asked(req), || {
-                    self.volume.removexattr(caller(req), id, name.as_bytes()).map_err(errno)
+        let (asked, name) = (asked(req), name.to_owned());
+        self.update(move |serving| {
+            let _request = serving.serving(asked);
+            let result = serving.file(ino).and_then(|id| {
+                serving.changed(asked, || {
+                    serving.volume.removexattr(asked.caller, id, name.as_bytes()).map_err(errno)
                 })
             });
             answer(result, reply);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::{
-    DropStage, List, Mark, OpenStage, ReleaseLimbo, Resolve, Resolved, RevokePermit, Stats, Synced, Truncate,
+    DropStage, List, Mark, OpenStage, PermitRevoked, ReleaseLimbo, Resolve, Resolved, RevokePermit, Stats,
+    Synced, Truncate,
 };
 use intermezzo_kml::record::{FileId, Recno};
 use rustix::fs::OFlags;
@@ -48,6 +49,10 @@ impl Served {
             }
             Body::ReleaseLimbo(release) => running.release_limbo(&release),
             Body::RevokePermit(revoke) => running.revoke_permit(&revoke),
+            Body::AdmitWriters(admit) => {
+                running.volume.permit.admit(admit.serial, admit.until_ms);
+                Reply::done()
+            }
             Body::List(list) => running.list(&list),
             Body::Scrub(batch) => Reply::of(Body::Scrubbed(running.scrubber.run(batch))),
             Body::Stat(_) => Reply::of(Body::Stats(running.stats(self.log_max_bytes()))),
@@ -174,12 +179,10 @@ impl Running {
 
     /// New updates ask for the permit again; those that run are waited for, so that the journal holds all of them.
     fn revoke_permit(&self, revoke: &RevokePermit) -> Reply {
-        let volume = &self.volume;
-        volume.marks.permit.set(false);
         let deadline = Duration::from_millis(revoke.deadline_ms).min(MAX_DRAIN);
-        match volume.gate.try_write_for(deadline) {
-            Some(_drained) => Reply::done(),
-            None => self.failure(Errno::TIMEDOUT, "updates still run"),
+        match self.volume.revoke_permit(revoke.serial, deadline) {
+            Ok(upto) => Reply::of(Body::PermitRevoked(PermitRevoked { upto: upto.0 })),
+            Err(errno) => self.failure(errno, "updates still run"),
         }
     }
 
@@ -199,6 +202,7 @@ impl Running {
             max_bytes: limits.bytes.unwrap_or(0),
             max_inodes: limits.inodes.unwrap_or(0),
             usage: usage.map(|Usage { bytes, inodes }| v1::Usage { bytes, inodes }),
+            stolen: volume.permit.stolen(),
         }
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::background::Syncer;
 use super::mount::{Mounted, Mounter, prepare, vacate};
 use super::source::{Surroundings, uncover};
-use super::spec::Spec;
+use super::spec::{Spec, Writes};
 use crate::channel::{Link, convert};
 use crate::filter::{OpenError, Volume};
 use crate::recovery;
@@ -138,6 +138,7 @@ impl Served {
             .set_exclude(spec.exclude()?)
             .map_err(|errno| format!("volume {}: exclude is not changed: {errno}", spec.name))?;
         running.volume.set_limits(spec.limits());
+        running.volume.permit.set_needed(spec.writes == Writes::Permits);
         running.apply_access(spec);
         *present = spec.clone();
         Ok(true)
@@ -312,6 +313,7 @@ fn open(
     }
     volume.marks.read_only.set(spec.is_read_only());
     volume.set_limits(spec.limits());
+    volume.permit.set_needed(spec.writes == Writes::Permits);
     // A volume that cannot be shown is still replicated: Lento can read and replay.
     let at = root.unwrap_or(&spec.mountpoint);
     let ready = || if root.is_some() { super::root::is_free(at) } else { prepare(at) };

@@ -31,6 +31,16 @@ pub enum WhenFull {
     ReadOnly,
 }
 
+/// How users' updates are admitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Writes {
+    /// All of them.
+    #[default]
+    Optimistic,
+    /// While the permit is here.
+    Permits,
+}
+
 /// One line of the mount table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -60,6 +70,9 @@ pub struct Spec {
     /// Lento away.
     #[serde(default)]
     pub no_lento: NoLento,
+    /// What users' updates need.
+    #[serde(default)]
+    pub writes: Writes,
     /// Patterns of names that stay on this node, as in `.gitignore`.
     #[serde(default)]
     pub exclude: Vec<String>,
@@ -93,6 +106,10 @@ impl Spec {
             no_lento: match set.no_lento() {
                 v1::NoLento::Fail => NoLento::Fail,
                 v1::NoLento::Steal | v1::NoLento::Unspecified => NoLento::Steal,
+            },
+            writes: match set.writes() {
+                v1::Writes::Permits => Writes::Permits,
+                v1::Writes::Optimistic | v1::Writes::Unspecified => Writes::Optimistic,
             },
             exclude: set.exclude.clone(),
             max_bytes: set.max_bytes,
@@ -194,6 +211,7 @@ mod tests {
             log_max_bytes: 0,
             when_full: WhenFull::default(),
             no_lento: NoLento::default(),
+            writes: Writes::default(),
             exclude: Vec::new(),
             max_bytes: 0,
             max_inodes: 0,

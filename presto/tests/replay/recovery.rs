@@ -311,10 +311,16 @@ fn truncate_forgets_what_lento_has() {
 #[test]
 fn a_revoked_permit_is_asked_for_again_and_stolen_without_lento() {
     let w = world();
-    let reply = w.call(Body::RevokePermit(v1::RevokePermit { deadline_ms: 1000, ..Default::default() }));
-    assert!(matches!(reply.body, Body::Done(_)), "{:?}", reply.body);
-    assert!(!w.volume.marks.permit.is_on());
+    w.volume.permit.set_needed(true);
+    let admitted = w.call(Body::AdmitWriters(v1::AdmitWriters { serial: 1, until_ms: u64::MAX }));
+    assert!(matches!(admitted.body, Body::Done(_)), "{:?}", admitted.body);
+    w.user_mkdir("c");
+    let last = w.last();
+    let reply = w.call(Body::RevokePermit(v1::RevokePermit { serial: 1, deadline_ms: 1000 }));
+    assert!(matches!(&reply.body, Body::PermitRevoked(revoked) if revoked.upto == last), "{:?}", reply.body);
+    assert!(!w.volume.permit.is_held());
     w.user_mkdir("d");
+    assert_eq!(w.volume.permit.stolen(), 1);
 }
 
 #[test]

@@ -8,8 +8,9 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/intermezzo.channel.v1.rs"));
 }
 
-/// Version both sides must speak. 2: a version without ctime is one of which the ctime is not known.
-pub const PROTOCOL: u32 = 2;
+/// Version both sides must speak. 2: a version without ctime is one of which the ctime is not known. 3: permits
+/// (`AdmitWriters`, `RevokePermit`).
+pub const PROTOCOL: u32 = 3;
 
 /// Longest packet either side accepts, in bytes.
 pub const MAX_PACKET: usize = 4 << 20;

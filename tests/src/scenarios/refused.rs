@@ -21,7 +21,7 @@ const VOLUMES: [(&str, &str); 7] = [
 const UNACCEPTED: [(&str, &str, &str); 5] = [
     ("no-such-node", "server: {nodeName: node9}", "spec.server.nodeName"),
     ("nobody-matches", "server: {nodeSelector: {matchLabels: {disk: none}}}", "spec.server.nodeSelector"),
-    ("permits", "server: {nodeName: node1}\nwrites: Permits", "spec.writes"),
+    ("applied", "server: {nodeName: node1}\ndurability: Applied", "spec.durability"),
     (
         "on-demand",
         "server: {nodeName: node1}\nreplication: {nodeSelector: {}, mode: OnDemand}",

@@ -2,7 +2,7 @@
 
 use super::Manifests;
 use super::error::{Problem, Problems};
-use crate::volume::{Durability, Writes};
+use crate::volume::Durability;
 use crate::{DeletionPolicy, Mode, Replicator, ReplicatorSpec, Volume, VolumeSpec};
 
 const LATER: &str = "not supported yet";
@@ -67,7 +67,6 @@ pub fn unsupported_in_volume(volume: &Volume) -> Vec<(&'static str, String)> {
         }
     };
     unless(spec.replication.mode == Mode::Full, "spec.replication.mode", "OnDemand");
-    unless(spec.writes == Writes::Optimistic, "spec.writes", "Permits");
     unless(spec.durability == Durability::Synced, "spec.durability", "Applied");
     refused
 }
@@ -90,7 +89,6 @@ pub fn unsupported_in_replicator(replicator: &Replicator) -> Vec<(&'static str, 
 /// Takes back to their defaults what [`unsupported_in_volume`] names: what agents do in truth.
 pub fn as_supported_volume(spec: &mut VolumeSpec) {
     spec.replication.mode = Mode::default();
-    spec.writes = Writes::default();
     spec.durability = Durability::default();
 }
 

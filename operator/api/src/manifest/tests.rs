@@ -107,7 +107,6 @@ fn rules_between_objects() {
 #[test]
 fn what_does_not_work_yet_is_refused() {
     for (spec, field) in [
-        ("writes: Permits", "spec.writes"),
         ("durability: Applied", "spec.durability"),
         ("replication: {mode: OnDemand}", "spec.replication.mode"),
         ("replication: {nodeSelector: {matchLabels: {a: b}}}", "spec.replication.nodeSelector"),
