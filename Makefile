@@ -10,6 +10,8 @@ KEEP    ?= 0
 NODES   ?= 2
 # Of `make test-survive`.
 KILLS   ?= 1000
+# Of `make test-permits`.
+TURNS   ?= 1000
 # Of `make test-power`.
 CUTS    ?= 20
 # Of `make test-boot`: clean ends of a machine.
@@ -25,16 +27,17 @@ DENY_VERSION    := 0.20.2
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Of the whole workspace, and not of packages: with other features the dependencies would be built once more.
-PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck survive power kernel walk bench boot intermezzo-boot
+PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck permits survive power kernel walk bench boot intermezzo-boot
 CLUSTER    := cluster cluster-check cluster-test images kubectl-intermezzo
 
-.PHONY: help demo test sim test-fast test-kill test-survive test-power test-kernel test-boot boot test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test sim test-fast test-permits test-kill test-survive test-power test-kernel test-boot boot test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
 	@echo "make test            everything, from format to kills and demo (root)"
 	@echo "make test-fast       the inner loop: format, clippy, architecture, tests without mounts"
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
+	@echo "make test-permits    three nodes write to one file under permits, one at a time (root; TURNS=1000)"
 	@echo "make test-survive    kill -9 of presto under programs that may notice nothing (root; KILLS=1000 SEED=n)"
 	@echo "make sim             random histories on simulated nodes (RUNS=1000 for each mix, FROM=first seed)"
 	@echo "make test-power      power cuts of a virtual machine that is a node (root, QEMU; CUTS=20 SEED=n)"
@@ -59,6 +62,7 @@ test: format clippy architecture deny unit
 	$(MAKE) workload
 	$(MAKE) adopt
 	$(MAKE) test-kill ROUNDS=12
+	$(MAKE) test-permits TURNS=100
 	$(MAKE) test-survive KILLS=100
 	$(MAKE) test-power CUTS=6
 	$(MAKE) test-boot ONLY=seed,killed,cut,shutdown BOOTS=1
@@ -75,6 +79,10 @@ test-fast: format clippy architecture
 
 test-kill: bins
 	$(BIN_DIR)/kill --rounds $(ROUNDS)
+
+# Nodes that write to one file, one at a time: nothing is lost, nothing conflicts.
+test-permits: bins
+	$(BIN_DIR)/permits --turns $(TURNS)
 
 # Presto killed under programs that may notice nothing but a pause.
 test-survive: bins
