@@ -12,10 +12,10 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use intermezzo_api::Replicator;
 use intermezzo_api::manifest::Manifests;
 pub use intermezzo_api::volume::WhenAlone;
 use intermezzo_api::volume::Writes;
+use intermezzo_api::{Mode, Replicator};
 use intermezzo_proto::v1::{ConflictRecord, StatusReply};
 
 use crate::admin::{self, Admin, AdminError, Scope};
@@ -417,6 +417,20 @@ impl Fleet {
         let mine = |one: &&mut Replicator| one.spec.node_name == node.name;
         for replicator in manifests.replicators.values_mut().filter(mine) {
             replicator.spec.paused = paused;
+        }
+        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+    }
+
+    /// Says how much a node keeps, and what of it in any case.
+    ///
+    /// # Errors
+    /// The manifest is wrong or cannot be written.
+    pub fn set_mode(&self, node: &Node, mode: Mode, pins: &[&str]) -> Result<(), FleetError> {
+        let mut manifests = self.manifests()?;
+        let mine = |one: &&mut Replicator| one.spec.node_name == node.name;
+        for replicator in manifests.replicators.values_mut().filter(mine) {
+            replicator.spec.mode = Some(mode);
+            replicator.spec.pins = pins.iter().map(|pin| (*pin).to_owned()).collect();
         }
         layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
     }

@@ -1,6 +1,7 @@
 //! What this node shall do, taken from the manifests: one entry for each volume in which it takes part.
 
 use intermezzo_api::Access;
+use intermezzo_api::Mode;
 use intermezzo_api::Replicator;
 use intermezzo_api::Volume;
 use intermezzo_api::manifest::Manifests;
@@ -18,6 +19,8 @@ use lento_core::io::MassOptions;
 use lento_core::io::NodeName;
 use lento_core::io::Policy;
 use lento_core::io::Writes;
+use lento_core::keeping::Keeping;
+use lento_core::keeping::Pin;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -51,6 +54,8 @@ pub struct DesiredVolume {
     pub exclude: Vec<String>,
     /// What the tree may hold.
     pub limits: LimitsSpec,
+    /// How much of it this node keeps; a server keeps all of it.
+    pub keeping: Keeping,
 }
 
 impl DesiredVolume {
@@ -78,6 +83,10 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             (Role::Client, Some(replicator)) => replicator.access(volume),
             _ => Access::ReadWrite,
         };
+        let keeping = match (role, manifests.replicator_on(name, node)) {
+            (Role::Client, Some(replicator)) => keeping(replicator, volume),
+            _ => Keeping::All,
+        };
         let entry = DesiredVolume {
             server: server.to_owned(),
             replication_list: nodes(&|_| true),
@@ -91,6 +100,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
             exclude: volume.spec.exclude.clone(),
             limits: volume.spec.limits,
+            keeping,
         };
         desired.insert(name.clone(), entry);
     }
@@ -102,6 +112,15 @@ fn writes(volume: &Volume) -> Writes {
         (volume::Writes::Optimistic, _) => Writes::Optimistic,
         (volume::Writes::Permits, WhenAlone::Steal) => Writes::Permits(Alone::Steal),
         (volume::Writes::Permits, WhenAlone::ReadOnly) => Writes::Permits(Alone::ReadOnly),
+    }
+}
+
+fn keeping(replicator: &Replicator, volume: &Volume) -> Keeping {
+    match replicator.mode(volume) {
+        Mode::Full => Keeping::All,
+        Mode::OnDemand => {
+            Keeping::OnDemand { pins: replicator.spec.pins.iter().map(|pattern| Pin::new(pattern)).collect() }
+        }
     }
 }
 

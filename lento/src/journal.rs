@@ -166,7 +166,8 @@ fn update(record: &kml::Record) -> Result<Update, JournalError> {
     let flags = flags(record);
     let malformed = |reason| JournalError::Malformed { recno: record.recno.0, reason };
     let object = file(if outcome.object.is_none() { intent.object } else { outcome.object });
-    let after = after(&outcome.after);
+    let missing = flags.contains(Flags::MISSING).then_some(Hash(intent.origin.hash));
+    let after = After { missing, ..after(&outcome.after) };
     let name = intent.name.clone();
     let dir = file(intent.parent);
     let dir_mtime = time(outcome.parent_mtime);
@@ -283,6 +284,7 @@ fn after(attributes: &kml::Attributes) -> After {
             size: attributes.size,
         },
         nlink: attributes.nlink,
+        missing: None,
     }
 }
 

@@ -5,19 +5,28 @@ use crate::channel::convert::file_id_back;
 use crate::volume::Permit;
 use crate::volume::Volumes;
 use intermezzo_channel::v1;
+use intermezzo_channel::v1::Coming;
 use intermezzo_channel::v1::Done;
 use intermezzo_channel::v1::Failure;
+use intermezzo_channel::v1::GetData;
 use intermezzo_channel::v1::GetPermit;
 use intermezzo_channel::v1::GetSafety;
 use intermezzo_channel::v1::PermitGranted;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::safety::Is;
+use lento_core::io::Demanded;
 use lento_core::types::Recno;
 use lento_core::volume::Safety;
 use rustix::io::Errno;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio::time::timeout;
 use tracing::debug;
+use tracing::warn;
+
+/// How long a volume that does not run yet is waited for, and how often it is asked.
+const BEGINNING: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// So much earlier than presto gives up waiting for the permit, it is told so.
 const SOONER: Duration = Duration::from_millis(500);
@@ -54,8 +63,7 @@ impl ReqHandler {
     pub async fn answer(&self, volume: &str, body: Body) -> Body {
         match body {
             Body::GetSafety(asked) => self.safety(volume, &asked).await,
-            // Every content is here in full mode: an open may go on.
-            Body::GetData(_) => Body::Done(Done {}),
+            Body::GetData(asked) => self.data(volume, &asked).await,
             Body::GetPermit(asked) => self.permit(volume, &asked).await,
             other => {
                 debug!(target: "channel", volume, ?other, "not an upcall");
@@ -82,6 +90,38 @@ impl ReqHandler {
             Ok(None) => nobody(),
             Err(_) => failure(Errno::TIMEDOUT, "the permit did not come in time"),
         }
+    }
+
+    async fn data(&self, name: &str, asked: &GetData) -> Body {
+        let file = file_id_back(&asked.object.unwrap_or_default());
+        let began = Instant::now();
+        let answered = loop {
+            let answered = match self.volumes.get(name) {
+                Some(volume) => volume.demand(file).await,
+                None => None,
+            };
+            if answered.is_some() || began.elapsed() >= BEGINNING {
+                break answered;
+            }
+            // It may be about to begin.
+            tokio::time::sleep(ASK_AGAIN).await;
+        };
+        let (errno, why) = match answered {
+            Some(Demanded::Look) => return Body::Done(Done {}),
+            Some(Demanded::Coming) => return Body::Coming(Coming {}),
+            Some(Demanded::Gone) => (Errno::STALE.raw_os_error(), "it is another file by now".to_owned()),
+            Some(Demanded::Unreachable) => {
+                (Errno::HOSTUNREACH.raw_os_error(), "its server is away".to_owned())
+            }
+            Some(Demanded::Failed { errno, why }) => {
+                warn!(target: "volume", volume = name, errno, why, "somebody waited for a content, and did not get it");
+                (errno, why)
+            }
+            None => {
+                (Errno::HOSTUNREACH.raw_os_error(), "this node's part of the volume does not run".to_owned())
+            }
+        };
+        Body::Failure(Failure { errno, message: format!("volume {name}: a content that is not here: {why}") })
     }
 
     async fn safety(&self, volume: &str, asked: &GetSafety) -> Body {

@@ -4,6 +4,7 @@ use crate::content::known::Known;
 use crate::link::Link;
 use crate::meters::Meters;
 use crate::store::VolumeStore;
+use lento_core::io::Demanded;
 use lento_core::io::Input;
 use lento_core::io::Judgement;
 use lento_core::io::NodeName;
@@ -60,6 +61,8 @@ pub enum Mail {
     Safety(FileId, Recno, oneshot::Sender<Safety>),
     /// A user waits for the permit; dropped when nobody can say.
     Permit(oneshot::Sender<Permit>),
+    /// Somebody opens a lower file that lacks its content; dropped when he waits no more.
+    Demand(FileId, oneshot::Sender<Demanded>),
     /// How is it?
     Report(oneshot::Sender<Report>),
     /// Tell when everything up to the newest record of now is safe.
@@ -219,6 +222,13 @@ impl VolumeHandle {
     pub async fn permit(&self) -> Option<Permit> {
         let (reply, answer) = oneshot::channel();
         self.send(Mail::Permit(reply)).await;
+        answer.await.ok()
+    }
+
+    /// What becomes of somebody who opens a file that lacks its content; `None`: nobody can say now.
+    pub async fn demand(&self, file: FileId) -> Option<Demanded> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Mail::Demand(file, reply)).await;
         answer.await.ok()
     }
 

@@ -4,6 +4,7 @@
 //! A core is opened when Presto serves the volume. That is a *life*. A fault ends it: the transaction is dropped, the
 //! reason stays in the status, and a new life begins from the store after a while. Other volumes do not notice.
 
+mod demands;
 mod life;
 mod permit;
 mod serve;
@@ -19,6 +20,7 @@ use crate::store::VolumeStore;
 use crate::volume::Mail;
 use crate::volume::Report;
 use crate::volume::VolumeHandle;
+use demands::Demands;
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::VolumeInfo;
 use intermezzo_channel::v1::packet::Body;
@@ -105,6 +107,8 @@ pub struct VolumeTask {
     writers: Waiting,
     waits: BTreeMap<u64, oneshot::Sender<()>>,
     next_wait: u64,
+    /// Who waits for contents.
+    demands: Demands,
 }
 
 enum Action {
@@ -148,6 +152,7 @@ impl VolumeTask {
             writers: Waiting::default(),
             waits: BTreeMap::new(),
             next_wait: 1,
+            demands: Demands::default(),
         };
         task.admit();
         task
@@ -218,6 +223,7 @@ impl VolumeTask {
     fn clock(&mut self, inputs: &mut Vec<Input>) {
         let now = Instant::now();
         self.writers.look(self.life.is_some());
+        inputs.extend(self.demands.given_up());
         if self.retry_at.is_some_and(|then| then <= now) {
             self.retry_at = None;
             // Its journal has gone on since it was asked last.
@@ -282,6 +288,11 @@ impl VolumeTask {
                 }
             }
             Mail::Permit(reply) => self.permit_wanted(reply, inputs),
+            Mail::Demand(file, reply) => {
+                if self.life.is_some() {
+                    inputs.push(self.demands.begin(file, reply));
+                }
+            }
             Mail::Report(reply) => drop(reply.send(self.report())),
             Mail::Wait { upto, all, reached } => {
                 if self.life.is_some() {
@@ -358,10 +369,14 @@ impl VolumeTask {
             || desired.exclude != self.desired.exclude;
         let conflicts_changed =
             (desired.conflicts, desired.mass) != (self.desired.conflicts, self.desired.mass);
+        let keeping_changed = desired.keeping != self.desired.keeping;
         self.desired = desired;
         self.admit();
         if self.life.is_some() && writes_changed {
             inputs.push(Input::Writes(self.desired.writes));
+        }
+        if self.life.is_some() && keeping_changed {
+            inputs.push(Input::Keep(self.desired.keeping.clone()));
         }
         if self.desired.is_server(&self.around.node) {
             if self.life.is_some() && (list_changed || paused_changed) {
@@ -445,6 +460,7 @@ impl VolumeTask {
                         let _ = waiting.send(());
                     }
                 }
+                Reached::Demanded(id, answer) => self.demands.answered(id, answer),
             }
         }
     }
@@ -465,6 +481,7 @@ impl VolumeTask {
         self.life = None;
         self.writers.life_ended();
         self.waits.clear();
+        self.demands = Demands::default();
         if self.desired.is_server(&self.around.node) {
             for link in std::mem::take(&mut self.links).values() {
                 self.refuse(link);

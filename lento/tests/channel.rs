@@ -25,6 +25,7 @@ use lento::volume::Mail;
 use lento::volume::Permit;
 use lento::volume::VolumeHandle;
 use lento::volume::Volumes;
+use lento_core::io::Demanded;
 use lento_core::volume::Millis;
 use std::io::Read;
 use std::time::Duration;
@@ -171,13 +172,27 @@ async fn upcalls_are_answered_and_a_journal_rings_the_volume() {
     let granted = v1::PermitGranted { serial: 3, until_ms: 9 };
     assert!(answer.id == 2 && answer.body == Some(Body::PermitGranted(granted)), "{answer:?}");
     // Who waits too long is told why, a moment before presto gives up.
-    presto.send(&upcall(6, Body::GetPermit(v1::GetPermit { deadline_ms: 600 }))).await;
+    presto.send(&upcall(8, Body::GetPermit(v1::GetPermit { deadline_ms: 600 }))).await;
     let answer = presto.receive().await;
     let late = |failure: &v1::Failure| failure.errno == rustix::io::Errno::TIMEDOUT.raw_os_error();
     assert!(matches!(&answer.body, Some(Body::Failure(failure)) if late(failure)), "{answer:?}");
-    presto.send(&upcall(4, Body::GetData(v1::GetData::default()))).await;
+    // Who waits for a content keeps nobody else from being answered.
+    let data = || Body::GetData(v1::GetData { deadline_ms: 60_000, ..Default::default() });
+    presto.send(&upcall(4, data())).await;
+    presto.send(&upcall(6, data())).await;
+    let (Some(Mail::Demand(_, first)), Some(Mail::Demand(_, second))) =
+        (soon(mailbox.recv()).await, soon(mailbox.recv()).await)
+    else {
+        panic!("nobody asked for contents");
+    };
+    presto.send(&upcall(4, Body::Interrupt(v1::Interrupt {}))).await;
+    let mut demands = [first, second];
+    soon(demands[0].closed()).await;
+    let [_, second] = demands;
+    second.send(Demanded::Unreachable).unwrap();
     let answer = presto.receive().await;
-    assert!(answer.id == 4 && matches!(answer.body, Some(Body::Done(_))), "{answer:?}");
+    let Some(Body::Failure(failure)) = answer.body else { panic!("{answer:?}") };
+    assert_eq!((answer.id, failure.errno), (6, 113), "EHOSTUNREACH");
 }
 
 #[tokio::test]

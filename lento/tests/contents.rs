@@ -51,7 +51,6 @@ use lento_core::types::Recno;
 use lento_core::types::Tag;
 use lento_core::types::Ticket;
 use lento_core::types::Time;
-use lento_core::types::Version;
 use lento_core::types::mode;
 use lento_core::volume::Config;
 use lento_core::volume::Fault;
@@ -90,7 +89,7 @@ fn inserted(old: &[u8]) -> Vec<u8> {
 
 fn after(path: &Path) -> After {
     let version = version(&File::open(path).unwrap()).unwrap();
-    After { attributes: attributes(), version, nlink: 1 }
+    After { attributes: attributes(), version, nlink: 1, missing: None }
 }
 
 fn attributes() -> Attributes {
@@ -102,7 +101,7 @@ fn make(name: &[u8], file: FileId) -> Update {
         dir: ROOT,
         name: name.to_vec(),
         file,
-        after: After { attributes: attributes(), version: Version::default(), nlink: 1 },
+        after: After { attributes: attributes(), nlink: 1, ..After::default() },
         symlink: Vec::new(),
         xattrs: Vec::new(),
         dir_mtime: Time::default(),

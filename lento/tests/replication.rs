@@ -53,6 +53,7 @@ fn hello() -> Message {
         tail_from: Position(0),
         position: Position(0),
         has: (Recno(0), Recno(0)),
+        partial: false,
     })
 }
 

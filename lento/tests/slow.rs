@@ -72,6 +72,7 @@ fn hello() -> Message {
         tail_from: Position(0),
         position: Position(0),
         has: (Recno(0), Recno(0)),
+        partial: false,
     })
 }
 
@@ -248,7 +249,7 @@ fn known(server: &Node, path: &std::path::Path, hash: Hash, size: u64) {
             dir: FileId { ino: 2, generation: 1 },
             name: b"f".to_vec(),
             file: FILE,
-            after: After { attributes, version: Version { size, ..version }, nlink: 1 },
+            after: After { attributes, version: Version { size, ..version }, nlink: 1, missing: None },
             symlink: Vec::new(),
             xattrs: Vec::new(),
             dir_mtime: Time::default(),

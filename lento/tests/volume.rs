@@ -135,6 +135,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         mass: Default::default(),
         source: None,
         exclude: Vec::new(),
+        keeping: Default::default(),
     };
     let (volume, mailbox) = VolumeHandle::new(VOLUME);
     let task = tokio::spawn(VolumeTask::new(around, volume.clone(), mailbox, wanted.clone()).run());

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use intermezzo_api::manifest::{as_supported_replicator, as_supported_volume};
+use intermezzo_api::manifest::as_supported_volume;
 use intermezzo_api::wait::Ask;
 use intermezzo_api::{DeletionPolicy, Replicator, ReplicatorSpec, Volume, VolumeSpec};
 use kube_client::Resource;
@@ -104,9 +104,8 @@ fn handed_out(volume: &Volume, server: &str) -> Volume {
 }
 
 fn stripped(replicator: &Replicator) -> Replicator {
-    let mut spec = replicator.spec.clone();
-    as_supported_replicator(&mut spec);
-    let mut stripped = Replicator::new(&kube_client::ResourceExt::name_any(replicator), spec);
+    let mut stripped =
+        Replicator::new(&kube_client::ResourceExt::name_any(replicator), replicator.spec.clone());
     stripped.metadata.namespace = replicator.metadata.namespace.clone();
     stripped.metadata.uid = replicator.metadata.uid.clone();
     stripped

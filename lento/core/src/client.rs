@@ -4,6 +4,7 @@
 mod absorb;
 mod asking;
 mod backfetch;
+mod demand;
 mod materialise;
 mod offer;
 mod permits;
@@ -44,6 +45,7 @@ use crate::types::Ticket;
 use crate::volume::Millis;
 use asking::AskAgain;
 use backfetch::Backfetches;
+use demand::Demands;
 use materialise::Work;
 use offer::Offering;
 use permits::Permits;
@@ -94,6 +96,8 @@ pub struct Client {
     backfetches: Backfetches,
     /// The right of this node's users to write.
     permits: Permits,
+    /// Contents that are not here.
+    demands: Demands,
     /// Positions of the server's log that are kept in any case.
     tail: u64,
 }
@@ -163,6 +167,7 @@ impl Client {
             offering: None,
             backfetches: Backfetches::default(),
             permits: Permits::default(),
+            demands: Demands::default(),
             tail,
         })
     }
@@ -192,6 +197,7 @@ impl Client {
         self.offer(ctx)?;
         self.greet(ctx)?;
         self.submit(ctx)?;
+        self.bring_missing(ctx)?;
         self.materialise(ctx)?;
         self.acknowledge(ctx)?;
         self.tend_permits(ctx)?;
@@ -207,6 +213,7 @@ impl Client {
         times.extend(self.fetch_again.at().map(|at| (at, "fetch again")));
         times.extend(self.work.wake().map(|at| (at, "look again at busy files")));
         times.extend(self.permit_wake().into_iter().map(|at| (at, "see to the permit")));
+        times.extend(self.demands.wake().into_iter().map(|at| (at, "contents that are not here")));
         times.extend(
             self.offering.as_ref().and_then(Offering::wake).map(|at| (at, "read an unstable file again")),
         );
@@ -266,6 +273,7 @@ impl Client {
             tail_from: ctx.meta.tail_from,
             snapshot: ctx.meta.snapshot.map(|snapshot| snapshot.upto),
             has: (first, ctx.meta.last_read().max(first)),
+            partial: self.is_partial(ctx)?,
         };
         ctx.out.push(Output::Send(self.server.clone(), Message::Hello(hello)));
         Ok(())
@@ -391,6 +399,7 @@ impl Client {
 
     /// The channel broke.
     pub fn presto_down(&mut self) {
+        self.forget_asks();
         self.replaying.presto_down();
         self.syncing.forget();
         self.permits.door.presto_down();
@@ -413,6 +422,7 @@ impl Client {
                     ReplayOutcome::Stale { recno: None } => ctx.doubtful.push((object, dirs)),
                     ReplayOutcome::Busy => self.work.busy(ctx.now, object, path),
                     ReplayOutcome::Refused { errno, message } => {
+                        self.fill_refused(ctx, object, errno, &message)?;
                         ctx.out.push(Output::Event(Event::ReplayRefused { path, errno, message }));
                     }
                     ReplayOutcome::Applied { .. } | ReplayOutcome::Stale { .. } => {}
@@ -424,6 +434,9 @@ impl Client {
 
     /// Answer to a fetch.
     pub fn fetched(&mut self, ctx: &mut Context<'_>, ticket: Ticket, results: Vec<FetchResult>) {
+        if self.demand_fetched(ctx, ticket, &results) {
+            return;
+        }
         let Some(items) = self.fetching.remove(&ticket) else { return };
         for (index, (hash, object)) in items.into_iter().enumerate() {
             match results.get(index) {
@@ -568,6 +581,7 @@ impl Client {
             ));
         }
         list.extend(self.work.waiting(store)?);
+        self.demands.explain(store, &mut list)?;
         Ok(list)
     }
 }

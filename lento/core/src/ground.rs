@@ -44,7 +44,7 @@ pub fn of(
     };
     let candidates = [Some(object), over].into_iter().flatten();
     for object in candidates.chain(instead(store, object, Which::Base, Which::Local)?) {
-        let state = local.object(object)?.filter(|state| state.attributes.is_file());
+        let state = local.object(object)?.filter(|state| state.attributes.is_file() && !state.missing);
         if let Some(state) = state.filter(|state| state.version.size >= enough) {
             return Ok(Some(ground(state, torn::is_torn(store, object)?)));
         }

@@ -4,6 +4,7 @@
 //! runs them. It answers every output that carries a [`Ticket`] exactly once, with a failure if need be.
 
 mod conflicts;
+mod demand;
 mod event;
 mod mass;
 mod permit;
@@ -11,6 +12,7 @@ mod scrub;
 
 pub use conflicts::ConflictOptions;
 pub use conflicts::Policy;
+pub use demand::Demanded;
 pub use event::Event;
 pub use mass::Judgement;
 pub use mass::MassOptions;
@@ -22,6 +24,7 @@ pub use scrub::Listing;
 pub use scrub::ScrubItem;
 pub use scrub::ScrubOutcome;
 
+use crate::keeping::Keeping;
 use crate::message::Message;
 use crate::record::KmlRecord;
 use crate::scrub::Found;
@@ -143,6 +146,17 @@ pub enum Input {
         /// Every Replicator, not only the server.
         all: bool,
     },
+    /// Client: somebody opens a lower file that lacks its content. Answered by [`Output::Demanded`].
+    Demand {
+        /// Chosen by the shell.
+        id: u64,
+        /// The file.
+        file: FileId,
+    },
+    /// Client: he waits no more.
+    Undemand(u64),
+    /// Client: how much of the volume is kept here.
+    Keep(Keeping),
     /// A person, or the shell, wants the lower tree looked through.
     Scrub(Found),
     /// Answer to [`Output::List`].
@@ -248,6 +262,8 @@ pub enum Output {
     DropStage(Vec<String>),
     /// The barrier with this id is reached.
     BarrierReached(u64),
+    /// Client: what became of the demand with this id.
+    Demanded(u64, Demanded),
     /// Downcall `List`.
     List {
         /// To answer with.
@@ -407,6 +423,13 @@ pub enum ReplayOp {
         /// Wait for writers or not.
         busy: Busy,
     },
+    /// The content of a file that lacks it, in place: the one that the item's hash names.
+    Fill {
+        /// Object.
+        file: Ref,
+        /// The content.
+        content: ReplayContent,
+    },
     /// Extended attribute set.
     SetXattr {
         /// Object.
@@ -437,6 +460,7 @@ impl ReplayOp {
             | ReplayOp::Install { dir, .. } => vec![*dir],
             ReplayOp::Rename { from, to, .. } => vec![*from, *to],
             ReplayOp::SetAttr { .. }
+            | ReplayOp::Fill { .. }
             | ReplayOp::SetXattr { .. }
             | ReplayOp::DelXattr { .. }
             | ReplayOp::Noop => Vec::new(),
@@ -460,6 +484,8 @@ pub enum ReplayContent {
     Inline(Vec<u8>),
     /// In presto's stage: name and size.
     Staged(String, u64),
+    /// Not here: the file stands for it, and is as large. The item's hash says which it is.
+    Missing(u64),
 }
 
 /// Answer to one item.

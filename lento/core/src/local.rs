@@ -87,6 +87,7 @@ pub fn absorb(store: &mut dyn Store, me: (u64, u32), record: &KmlRecord) -> Resu
                 made: record.recno,
                 written: record.recno,
                 moved: false,
+                missing: after.missing.is_some(),
             };
             let mut tree = reading.tree();
             tree.set_object(object, Some(&row))?;
@@ -378,7 +379,7 @@ impl<'a> Reading<'a> {
     }
 
     fn content_of(&self, after: &After) -> Option<Content> {
-        let hash = self.replay.and_then(|(_, hash)| hash)?;
+        let hash = after.missing.or(self.replay.and_then(|(_, hash)| hash))?;
         Some(Content { hash, size: after.version.size, inline: None })
     }
 
@@ -421,6 +422,7 @@ impl<'a> Reading<'a> {
         row.version = after.version;
         row.written = self.record.recno;
         row.file = file;
+        row.missing = after.missing.is_some();
         let kept = row.attributes;
         row.attributes = after.attributes;
         apply::drop_privileges(&mut row);
@@ -439,7 +441,12 @@ impl<'a> Reading<'a> {
         };
         let content = content.unwrap_or(Content { hash: UNKNOWN, size: after.version.size, inline: None });
         let op = OpKind::Close { before, content, mtime: after.attributes.mtime };
-        Ok(Absorbed { unread, promised: left == Left::Synced, ..self.says(object, op)? })
+        let absorbed = Absorbed { unread, promised: left == Left::Synced, ..self.says(object, op)? };
+        if self.is_user() && after.missing.is_some() {
+            // A scrub has found what a replay left: that a content is not here is nobody's update.
+            return Ok(Absorbed { aside: absorbed.operation, operation: None, ..absorbed });
+        }
+        Ok(absorbed)
     }
 }
 

@@ -160,6 +160,8 @@ pub struct Hello {
     pub snapshot: Option<ObjectId>,
     /// Its records that it still has, of this incarnation: first and last, both 0 if none.
     pub has: (Recno, Recno),
+    /// Contents may lack there: its positions say nothing of them.
+    pub partial: bool,
 }
 
 /// Where the client stands.

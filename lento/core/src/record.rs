@@ -66,6 +66,8 @@ pub struct After {
     pub version: Version,
     /// Links.
     pub nlink: u32,
+    /// Of what was made or closed without its content: which one it stands for.
+    pub missing: Option<Hash>,
 }
 
 /// What a record did.

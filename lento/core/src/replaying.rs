@@ -128,6 +128,11 @@ impl Replaying {
                     self.bytes += bytes.len();
                 }
             }
+            ReplayOp::Fill { content, .. } => {
+                if let ReplayContent::Inline(bytes) = content {
+                    self.bytes += bytes.len();
+                }
+            }
             ReplayOp::Link { .. }
             | ReplayOp::Remove { .. }
             | ReplayOp::Rename { .. }

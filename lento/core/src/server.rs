@@ -488,7 +488,7 @@ impl Server {
             return Ok(Safety::Local);
         }
         let upto = if or_later { self.durable } else { Position(upto.0) };
-        let everywhere = self.durable_everywhere(store)? >= upto;
+        let everywhere = self.durable_everywhere(store)? >= upto && !self.is_any_partial(store)?;
         Ok(if everywhere { Safety::Everywhere } else { Safety::Server })
     }
 

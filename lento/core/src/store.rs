@@ -51,11 +51,13 @@ pub enum Table {
     Standing = 20,
     /// Server: removals that wait for a person, by node.
     Held = 21,
+    /// Client: objects of the local tree whose content is not here.
+    Missing = 22,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 22] = [
+    pub const ALL: [Table; 23] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -78,6 +80,7 @@ impl Table {
         Table::Torn,
         Table::Standing,
         Table::Held,
+        Table::Missing,
     ];
 }
 

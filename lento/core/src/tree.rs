@@ -4,6 +4,7 @@
 //! position. The overlay lies over local while replays are under way. `apply.rs` says what an operation does to a tree.
 
 use crate::facet::Facet;
+use crate::missing;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Table;
@@ -41,6 +42,8 @@ pub struct Object {
     pub written: Recno,
     /// Local tree: it no longer has the name it was made with.
     pub moved: bool,
+    /// Local tree: the file stands for its content, which is not here.
+    pub missing: bool,
 }
 
 /// A content by name.
@@ -286,6 +289,9 @@ impl<'a> Tree<'a> {
         if let Some(overlay) = &mut self.overlay {
             overlay.objects.insert(id, object.cloned());
             return Ok(());
+        }
+        if self.which == Which::Local {
+            missing::note(self.store, id, object)?;
         }
         match object {
             Some(object) => table::put(self.store, self.which.objects(), &table::object_key(id), object),

@@ -13,11 +13,13 @@ pub use status::Status;
 use crate::client::Client;
 use crate::context::Context;
 use crate::context::Meta;
+use crate::io::Demanded;
 use crate::io::Input;
 use crate::io::NodeName;
 use crate::io::Output;
 use crate::io::Ref;
 use crate::lineage::Lineage;
+use crate::missing;
 use crate::record::KmlRecord;
 use crate::scrub::Found;
 use crate::scrub::Scrub;
@@ -174,6 +176,13 @@ impl Volume {
             }
             None => Volume::begin(&config, server, store)?,
         };
+        let lacks = missing::sum(store)?;
+        if server && lacks.files > 0 {
+            return Err(Fault::Inconsistent(format!(
+                "{}: {} contents are not on this node, which cannot serve the volume without them: let it fetch all first (mode: Full)",
+                config.name, lacks.files
+            )));
+        }
         if config.unclean {
             crate::scrub::doubt_tree(store)?;
         }
@@ -393,6 +402,7 @@ impl Volume {
         }
         let state = View::new(store, Which::Local).object(object)?;
         let state = state.filter(|state| state.content.is_some_and(|content| content.hash == hash));
+        let state = state.filter(|state| !state.missing);
         Ok(state.map(|state| (state.file, state.version)))
     }
 
@@ -455,7 +465,9 @@ fn feed_server(
         Input::Journal(records) => in_order(ctx, &records, |ctx, record| server.absorb(ctx, record))?,
         Input::Replayed { ticket, outcomes } => server.replayed(ctx, ticket, &outcomes)?,
         Input::ContentRead { ticket, result } => server.content_read(ctx, ticket, result)?,
-        Input::Fetched { .. } => {}
+        Input::Fetched { .. } | Input::Undemand(_) | Input::Keep(_) => {}
+        // A server has all its contents.
+        Input::Demand { id, .. } => ctx.out.push(Output::Demanded(id, Demanded::Look)),
         Input::Kept { ticket, result } => server.kept(ctx, ticket, result)?,
         Input::Synced { ticket, recno } => server.synced(ctx, ticket, recno.is_some())?,
         Input::Connected(node) => {
@@ -489,6 +501,9 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         Input::Replayed { ticket, outcomes } => client.replayed(ctx, ticket, &outcomes)?,
         Input::ContentRead { ticket, result } => client.content_read(ctx, ticket, result)?,
         Input::Fetched { ticket, results } => client.fetched(ctx, ticket, results),
+        Input::Demand { id, file } => client.demand(ctx, id, file),
+        Input::Undemand(id) => client.undemand(id),
+        Input::Keep(keeping) => client.keep(ctx, keeping)?,
         Input::Kept { .. }
         | Input::Staged { .. }
         | Input::Resolved(_)

@@ -134,6 +134,7 @@ fn message(dice: &mut Dice) -> Message {
             tail_from: Position(number(dice)),
             position: Position(number(dice)),
             has: (Recno(number(dice)), Recno(number(dice))),
+            partial: dice.roll(2) == 0,
         }),
         1..=3 => {
             let count = dice.roll(5);

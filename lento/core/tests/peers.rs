@@ -154,6 +154,7 @@ fn said(world: &mut World, replica: u64, messages: Vec<Message>) -> Vec<String> 
         tail_from: Default::default(),
         snapshot: None,
         has: (Recno(0), Recno(0)),
+        partial: false,
     };
     world.give(SERVER, Input::Message(node.clone(), Message::Hello(hello)));
     world.give(SERVER, Input::Timeout);

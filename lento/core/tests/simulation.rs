@@ -14,6 +14,8 @@ use lento_core::io::LogLimit;
 use lento_core::io::MassOptions;
 use lento_core::io::Policy;
 use lento_core::io::Writes;
+use lento_core::keeping::Keeping;
+use lento_core::keeping::Pin;
 use lento_core::types::mode;
 use sim::disk::ROOT;
 use sim::timing::Timing;
@@ -53,6 +55,8 @@ struct Mix {
     things: u64,
     /// Machines' steps at a time.
     pace: u64,
+    /// Some nodes keep contents on demand.
+    on_demand: bool,
 }
 
 const CALM: Mix = Mix {
@@ -74,6 +78,7 @@ const CALM: Mix = Mix {
     resolves: false,
     things: 200,
     pace: 3,
+    on_demand: false,
 };
 
 /// A mix of its own for each seed.
@@ -111,6 +116,7 @@ fn any(seed: u64) -> Mix {
             Writes::Permits(Alone::Steal),
             Writes::Permits(Alone::ReadOnly),
         ][dice.roll(4) as usize],
+        on_demand: dice.roll(3) == 0,
     }
 }
 
@@ -278,6 +284,46 @@ fn change_policy(world: &mut World) {
     world.give(0, Input::Conflicts(world.conflicts));
 }
 
+fn any_keeping(world: &mut World) -> Keeping {
+    match world.dice.roll(3) {
+        0 => Keeping::All,
+        1 => Keeping::OnDemand { pins: vec![] },
+        _ => Keeping::OnDemand { pins: vec![Pin::new("/a"), Pin::new("/**/b")] },
+    }
+}
+
+/// Nobody waits, and whatever lacks somewhere can be had.
+fn check_on_demand(world: &mut World, waits: usize) -> Result<(), String> {
+    if waits > 0 {
+        return Err(format!("{waits} wait for contents, and nobody tells them anything"));
+    }
+    for client in 1..world.nodes.len() {
+        (0..5).for_each(|_| world.open_missing(client));
+    }
+    world.settle();
+    let waits = world.nodes.iter().map(|node| node.asks.len()).sum::<usize>();
+    if waits > 0 {
+        return Err(format!("{waits} opened what is not here, with everybody there, and wait"));
+    }
+    world.check_agreement()?;
+    for client in 1..world.nodes.len() {
+        world.keep(client, Keeping::All);
+    }
+    // It is looked again after a while.
+    for _ in 0..4 {
+        world.settle();
+        world.now += 40_000;
+    }
+    world.check_agreement()?;
+    for node in &world.nodes {
+        let missing: Vec<_> = node.disk.inodes.iter().filter(|(_, inode)| inode.missing.is_some()).collect();
+        if !missing.is_empty() {
+            return Err(format!("{} keeps everything and lacks {missing:?}", node.name));
+        }
+    }
+    Ok(())
+}
+
 /// What a history was a test of.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
@@ -285,6 +331,8 @@ struct Seen {
     restored: u64,
     /// Times that a person was asked about removals.
     asked: u64,
+    /// Times that somebody had a content that had not been there.
+    had: u64,
 }
 
 fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
@@ -303,6 +351,11 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
     world.mass = MassOptions { percent: mix.mass, minimum: 2 };
     world.give(0, Input::MassRemoval(world.mass));
     world.set_writes(mix.writes);
+    for client in 1..=mix.clients {
+        if mix.on_demand && world.dice.roll(2) == 0 {
+            world.keep(client, Keeping::OnDemand { pins: vec![] });
+        }
+    }
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(mix.things) {
@@ -322,6 +375,11 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
             89 if mix.policy.is_none() => change_policy(&mut world),
             90..=92 if mix.mass.is_some() => drop(world.answer()),
             93 | 94 if mix.mass.is_some() && index > 0 => remove_much(&mut world, index),
+            95..=98 if mix.on_demand && index > 0 => world.open_missing(index),
+            99 if mix.on_demand && index > 0 => {
+                let keeping = any_keeping(&mut world);
+                world.keep(index, keeping);
+            }
             79..=82 if mix.clocks => world.set_clock(index),
             72..=75 if mix.backups && index == 0 => world.back_up(),
             76..=78 if mix.backups && index == 0 => world.restore(),
@@ -345,6 +403,10 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
     rested &= !world.is_torn();
     let mut result =
         if tears_all { world.check_agreement().and_then(|()| world.check_torn()) } else { world.check() };
+    let waits = world.nodes.iter().map(|node| node.asks.len()).sum::<usize>();
+    if mix.on_demand {
+        result = result.and_then(|()| check_on_demand(&mut world, waits));
+    }
     if world.has_staged() {
         // What a client staged and did not need goes when it greets anew.
         (1..=mix.clients).for_each(|client| world.cut(client));
@@ -365,7 +427,7 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
         }
         return Err(format!("seed {seed}: rested {rested}: {}", result.err().unwrap_or_default()));
     }
-    Ok(Seen { restored: world.restored, asked: world.asked })
+    Ok(Seen { restored: world.restored, asked: world.asked, had: world.had })
 }
 
 fn runs(default: u64) -> std::ops::Range<u64> {
@@ -394,7 +456,11 @@ fn each(mix: impl Fn(u64) -> Mix, default: u64) -> Seen {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, mix(seed))))
             .unwrap_or_else(|_| Err(format!("seed {seed}: panic")));
         match outcome {
-            Ok(seen) => (all.restored, all.asked) = (all.restored + seen.restored, all.asked + seen.asked),
+            Ok(seen) => {
+                all.restored += seen.restored;
+                all.asked += seen.asked;
+                all.had += seen.had;
+            }
             Err(why) => bad.push(why),
         }
     }
@@ -505,6 +571,17 @@ fn three_nodes_of_which_one_removes_much_at_a_time() {
     let mix = |seed| Mix { power: power(seed), server_power: power(seed), backups: seed % 5 == 0, ..mix };
     let asked = each(mix, 1000).asked;
     assert!(few() || asked > 50, "a person was asked {asked} times only: what is this a test of?");
+}
+
+#[test]
+fn three_nodes_that_keep_contents_on_demand() {
+    let mix = Mix { clients: 2, steps: 250, cuts: true, kills: true, on_demand: true, pace: 10, ..CALM };
+    let mix = |seed: u64| {
+        let power = seed % 2 == 0;
+        Mix { power, server_power: power, tears: seed % 4 == 0, backups: seed % 5 == 0, ..mix }
+    };
+    let had = each(mix, 1000).had;
+    assert!(few() || had > 1000, "somebody had what was not there {had} times only: what is this a test of?");
 }
 
 #[test]

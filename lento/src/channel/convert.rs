@@ -80,6 +80,7 @@ fn content(content: ReplayContent) -> v1::Content {
             (v1::content::From::Inline(bytes.into()), size)
         }
         ReplayContent::Staged(name, size) => (v1::content::From::Staged(name), size),
+        ReplayContent::Missing(size) => (v1::content::From::Missing(v1::Missing {}), size),
     };
     v1::Content { from: Some(from), size }
 }
@@ -167,6 +168,9 @@ fn replay_op(op: ReplayOp) -> Op {
             name: name.into(),
             busy: busy(b),
         }),
+        ReplayOp::Fill { file, content: c } => {
+            Op::Fill(v1::Fill { file: Some(reference(file)), content: Some(content(c)) })
+        }
         ReplayOp::SetXattr { file, name, value } => {
             Op::SetXattr(v1::SetXattr { file: Some(reference(file)), name: name.into(), value: value.into() })
         }
@@ -260,11 +264,12 @@ pub fn scrub_item(item: ScrubItem) -> v1::ScrubItem {
                 given_up,
             })
         }
-        ScrubItem::Object { file, expect, size, xattrs: x } => What::Object(v1::ScrubObject {
+        ScrubItem::Object { file, expect, size, xattrs: x, missing } => What::Object(v1::ScrubObject {
             file: Some(file_id(file)),
             expect: Some(attributes(&expect)),
             size,
             xattrs: xattrs(x),
+            missing: missing.map(|hash| bytes::Bytes::copy_from_slice(&hash.0)).unwrap_or_default(),
         }),
     };
     v1::ScrubItem { what: Some(what) }

@@ -173,6 +173,7 @@ impl Made {
                 resolve(dir);
             }
             ReplayOp::SetAttr { file, .. }
+            | ReplayOp::Fill { file, .. }
             | ReplayOp::SetXattr { file, .. }
             | ReplayOp::DelXattr { file, .. } => resolve(file),
             ReplayOp::Noop => {}
@@ -190,6 +191,7 @@ fn length(item: &ReplayItem) -> usize {
     let content = |content: &lento_core::io::ReplayContent| match content {
         lento_core::io::ReplayContent::Inline(bytes) => bytes.len(),
         lento_core::io::ReplayContent::Staged(name, _) => name.len(),
+        lento_core::io::ReplayContent::Missing(_) => 0,
     };
     fixed
         + match &item.op {
@@ -202,6 +204,7 @@ fn length(item: &ReplayItem) -> usize {
             ReplayOp::Link { name, .. } | ReplayOp::Remove { name, .. } | ReplayOp::DelXattr { name, .. } => {
                 name.len()
             }
+            ReplayOp::Fill { content: c, .. } => content(c),
             ReplayOp::SetAttr { .. } | ReplayOp::Noop => 0,
         }
 }

@@ -209,6 +209,21 @@ impl Page {
             of_status(volumes, client, |status| status.dirty),
         );
         self.gauge(
+            "volume_missing_files",
+            "Files whose content is not here (mode OnDemand)",
+            of_status(volumes, client, |status| status.missing.files),
+        );
+        self.gauge(
+            "volume_missing_bytes",
+            "Bytes of these contents",
+            of_status(volumes, client, |status| status.missing.bytes),
+        );
+        self.gauge(
+            "volume_waiting_for_contents",
+            "Programs that wait for one of them",
+            of_status(volumes, client, |status| status.waiting_for_contents),
+        );
+        self.gauge(
             "volume_conflicts",
             "Conflicts that wait for a person",
             of_status(volumes, server, |status| status.conflicts),

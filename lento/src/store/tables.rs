@@ -43,6 +43,7 @@ fn definition(table: Table) -> Definition {
         Table::Torn => "torn",
         Table::Standing => "standing",
         Table::Held => "held",
+        Table::Missing => "missing",
     })
 }
 

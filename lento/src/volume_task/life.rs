@@ -11,6 +11,7 @@ use crate::store::VolumeStore;
 use crate::volume::Permit;
 use crate::volume::VolumeHandle;
 use lento_core::Volume;
+use lento_core::io::Demanded;
 use lento_core::io::Event;
 use lento_core::io::Input;
 use lento_core::io::NodeName;
@@ -65,6 +66,7 @@ pub struct Life {
 pub(super) enum Reached {
     Barrier(u64),
     Permit(Permit),
+    Demanded(u64, Demanded),
 }
 
 /// Why a transaction was dropped.
@@ -280,6 +282,7 @@ impl Life {
                 self.open.insert(ticket, Waiting::Revoke);
                 self.jobs.revoke(ticket, serial);
             }
+            Output::Demanded(id, answer) => reached.push(Reached::Demanded(id, answer)),
             Output::Event(event) => tell(&volume.name, event),
         }
     }

@@ -212,6 +212,8 @@ impl VolumeTask {
             inputs.push(self.log_limit());
             inputs.extend(self.links.keys().cloned().map(Input::Connected));
         } else {
+            // Before the hello, which says it.
+            inputs.push(Input::Keep(self.desired.keeping.clone()));
             self.greet(inputs);
         }
         Ok(())

@@ -114,6 +114,7 @@ pub fn client_frames(volume: &str, message: &Message) -> Vec<v1::ClientFrame> {
             tail_from: hello.tail_from.0,
             has_from: hello.has.0.0,
             has_to: hello.has.1.0,
+            partial: hello.partial,
         })],
         Message::Submit(operations) => groups(operations, operation)
             .into_iter()
@@ -182,6 +183,7 @@ pub fn from_client(body: Option<Client>) -> Result<Option<Message>, WireError> {
                 applied: Position(hello.applied),
                 tail_from: Position(hello.tail_from),
                 has: (Recno(hello.has_from), Recno(hello.has_to)),
+                partial: hello.partial,
             })
         }
         Client::Submit(submit) => {

@@ -18,7 +18,8 @@ pub use words::object_id;
 pub use words::tag;
 
 /// Version of the replication protocol. 3: contents that a power cut took from a server come back (`Backfetch`). 4: conflicts
-/// are resolved for all nodes, removals wait for a person (`Ahead`). 5: permits.
+/// are resolved for all nodes, removals wait for a person (`Ahead`). 5: permits; contents may lack at a client
+/// (`Hello.partial`).
 pub const PROTOCOL: u32 = 5;
 /// Messages are split so that none is longer, in bytes.
 pub const MESSAGE_TARGET: usize = 3 << 20;

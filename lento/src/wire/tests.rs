@@ -224,6 +224,7 @@ fn what_a_client_says_comes_back() {
             applied: Position(35),
             tail_from: Position(20),
             has: (Recno(5), Recno(9)),
+            partial: true,
         }),
         Message::Submit(operations()),
         Message::Offer { records: records(), upto: Position(99) },

@@ -58,6 +58,7 @@ fn hello_of_replication() -> Message {
         tail_from: lento_core::types::Position(0),
         position: lento_core::types::Position(0),
         has: Default::default(),
+        partial: false,
     })
 }
 

@@ -20,9 +20,7 @@ use crate::{Replicator, Volume};
 pub use each::ObjectProblem;
 pub use error::{Problem, Problems};
 pub use parse::{Object, parse};
-pub use supported::{
-    as_supported_replicator, as_supported_volume, unsupported_in_replicator, unsupported_in_volume,
-};
+pub use supported::{as_supported_volume, unsupported_in_volume};
 
 /// Namespace of objects that name none.
 pub const DEFAULT_NAMESPACE: &str = "default";

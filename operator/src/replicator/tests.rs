@@ -22,15 +22,10 @@ fn what_cannot_be_is_named() {
     let v = served(volume("v", json!({"server": {"nodeName": "a"}})), "a", &[]);
     let mut second = replicator("v", "b");
     second.metadata.name = Some("z-second".into());
-    let mut later = replicator("v", "c");
-    later.spec.pins = vec!["*.o".into()];
-    let all = world(
-        vec![v, volume("new", json!({"server": {}}))],
-        vec![replicator("v", "b"), second.clone(), later.clone()],
-    );
+    let all =
+        world(vec![v, volume("new", json!({"server": {}}))], vec![replicator("v", "b"), second.clone()]);
     assert!(reasons(&replicator("v", "b"), &all).is_empty());
     assert_eq!(reasons(&second, &all), ["NodeTaken"]);
-    assert_eq!(reasons(&later, &all), ["NotSupported"]);
     assert_eq!(reasons(&replicator("v", "a"), &all), ["NodeIsServer"]);
     assert_eq!(reasons(&replicator("away", "b"), &all), ["VolumeMissing"]);
     assert_eq!(reasons(&replicator("new", "b"), &all), ["VolumeNotAccepted"]);

@@ -1,6 +1,5 @@
 //! Whether a Replicator can be carried out.
 
-use intermezzo_api::manifest::unsupported_in_replicator;
 use intermezzo_api::{Replicator, Volume};
 use kube_client::{Resource, ResourceExt};
 
@@ -37,19 +36,14 @@ pub fn validate(replicator: &Replicator, world: &Snapshot) -> Vec<Problem> {
             format!("node {node} already has Replicator {} of this Volume; delete one", first.name_any());
         problems.push(Problem::new("NodeTaken", "spec.nodeName", what));
     }
-    for (field, why) in unsupported_in_replicator(replicator) {
-        problems.push(Problem::new("NotSupported", field, why));
-    }
     problems
 }
 
-/// Whether it is handed to the agents. One that was goes on, whatever its new spec says.
+/// Whether it is handed to the agents.
 #[must_use]
 pub fn takes_part(replicator: &Replicator, of_volume: &[&Replicator], server: &str) -> bool {
-    let before = replicator.status.as_ref().is_some_and(|status| status.position.is_some());
     replicator.spec.node_name != server
         && first_of(replicator, of_volume).is_some_and(|first| first.name_any() == replicator.name_any())
-        && (before || unsupported_in_replicator(replicator).is_empty())
 }
 
 /// Whether its Volume can be served at all to this node.

@@ -167,10 +167,7 @@ fn conditions_say_how_it_is() {
 
 #[test]
 fn what_agents_cannot_do_yet_is_said_at_once_with_its_field() {
-    for (field, more) in [
-        ("spec.replication.mode", json!({"replication": {"mode": "OnDemand"}})),
-        ("spec.durability", json!({"durability": "Applied"})),
-    ] {
+    for (field, more) in [("spec.durability", json!({"durability": "Applied"}))] {
         let mut spec = json!({"server": {"nodeName": "a"}});
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let new = volume("v", spec.clone());

@@ -212,6 +212,8 @@ bitflags::bitflags! {
         const JOINED = 1 << 14;
         /// A close for an fsync, which makes the content durable together with the record.
         const SYNCED = 1 << 15;
+        /// The content is not here: the file stands for the one that `origin.hash` names.
+        const MISSING = 1 << 16;
     }
 }
 

@@ -162,7 +162,7 @@ impl Shared {
                     refuse(Errno::INVAL, format!("volume {volume:?}: not a namespace/name"));
                 }
             }
-            Body::Failure(_) | Body::Done(_) | Body::PermitGranted(_) | Body::Safety(_) => {
+            Body::Failure(_) | Body::Done(_) | Body::Coming(_) | Body::PermitGranted(_) | Body::Safety(_) => {
                 self.link.answered(generation, id, body)
             }
             Body::Interrupt(_) => {}

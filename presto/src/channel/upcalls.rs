@@ -41,11 +41,12 @@ impl Upcalls for Link {
         let body = Body::GetData(GetData { object, deadline_ms: milliseconds(wait.deadline) });
         match self.ask(volume, body, wait) {
             Answer::Answered(Body::Done(_)) => DataAnswer::Present,
+            Answer::Answered(Body::Coming(_)) => DataAnswer::Coming,
             Answer::Answered(Body::Failure(failure)) => DataAnswer::Refused(errno(failure.errno, Errno::IO)),
             Answer::Answered(_) => DataAnswer::Refused(Errno::PROTO),
             Answer::Interrupted => DataAnswer::Refused(Errno::INTR),
             // A permit can be stolen, bytes that are not here cannot.
-            Answer::Away | Answer::Late => DataAnswer::Refused(Errno::IO),
+            Answer::Away | Answer::Late => DataAnswer::Away,
         }
     }
 

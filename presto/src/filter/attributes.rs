@@ -29,6 +29,7 @@ use super::writers::PRIVILEGES;
 use crate::lower::Stat;
 use crate::lower::change_mode;
 use crate::lower::dropping_privileges;
+use crate::lower::missing;
 use crate::lower::reopen;
 use crate::lower::with_fsetid;
 use crate::lower::xattr;
@@ -78,6 +79,19 @@ impl Changes {
 impl Volume {
     /// Changes attributes; the new ones.
     pub fn setattr(&self, caller: Caller, id: FileId, changes: &Changes) -> Result<Stat, Errno> {
+        loop {
+            // What remains of a content must be here.
+            if changes.size.is_some_and(|size| size > 0) {
+                self.fetch(caller, id)?;
+            }
+            if let Some(stat) = self.set_attributes(caller, id, changes)? {
+                return Ok(stat);
+            }
+        }
+    }
+
+    /// `None`: its content has just left.
+    fn set_attributes(&self, caller: Caller, id: FileId, changes: &Changes) -> Result<Option<Stat>, Errno> {
         self.update(caller, |told| {
             let file = self.object(id)?;
             let _held = self.locks.lock(&[id]);
@@ -87,14 +101,18 @@ impl Volume {
             intent.mask = changes.mask(&before);
             intent.before = before.attributes;
             if intent.mask.is_empty() {
-                return Ok(self.as_seen(id, before));
+                return Ok(Some(self.as_seen(id, before)));
             }
             self.refuse_taken(id, &before)?;
             self.refuse_unfinished(id)?;
             if self.is_removed(id, &before) {
                 // Only who has it open can see the change; there is nothing to replicate.
                 self.change(&file, &before, changes)?;
-                return Ok(self.as_seen(id, Stat::of(&file)?));
+                return Ok(Some(self.as_seen(id, Stat::of(&file)?)));
+            }
+            let lacks = changes.size.is_some() && self.lacking(&file, &before)?.is_some();
+            if lacks && changes.size != Some(0) {
+                return Ok(None);
             }
             if let Some(size) = changes.size {
                 self.quota.may_resize(&self.name, id, before.attributes.size, size)?;
@@ -124,7 +142,7 @@ impl Volume {
             }
             match refused {
                 Some(errno) => Err(Stop::Errno(errno)),
-                None => Ok(self.as_seen(id, after)),
+                None => Ok(Some(self.as_seen(id, after))),
             }
         })
     }
@@ -135,6 +153,9 @@ impl Volume {
                 let open = reopen(&file, OFlags::WRONLY)?;
                 rustix::fs::ftruncate(&open, size)
             })?;
+            if size == 0 && self.marks.on_demand.is_on() {
+                missing::take_mark(&file)?;
+            }
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             let uid = changes.uid.map(Uid::from_raw);

@@ -22,9 +22,7 @@ use rustix::io::Errno;
 
 use super::Access;
 use super::Changes;
-use super::DataAnswer;
 use super::Volume;
-use super::Wait;
 use super::attributes::has_capability;
 use super::now;
 use super::open_files::AfterLast;
@@ -36,13 +34,8 @@ use crate::lower::Stat;
 use crate::lower::dropping_privileges;
 use crate::lower::reopen;
 use crate::lower::start_writeback;
-use crate::lower::xattr;
 use crate::session::Slot;
 
-/// How long an open waits for a content that is not here.
-const DATA_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
-/// Mark of a content that is not here.
-pub const MISSING: &[u8] = b"trusted.intermezzo.missing";
 /// At most this much per read.
 const READ_LIMIT: usize = 16 << 20;
 
@@ -134,19 +127,29 @@ impl Volume {
         access: Access,
         truncate: bool,
     ) -> Result<Arc<Handle>, Errno> {
-        if !truncate {
-            self.fetch_if_missing(caller, id)?;
-        }
         if truncate {
             self.setattr(caller, id, &Changes { size: Some(0), ..Changes::default() })?;
         }
-        if !access.writes() {
-            return self.open_reading(id);
+        loop {
+            self.fetch(caller, id)?;
+            let handle = if access.writes() {
+                self.update(caller, |_| {
+                    let _held = self.locks.lock(&[id]);
+                    self.open_writing(id, access)
+                })?
+            } else {
+                self.open_reading(id)?
+            };
+            // From here on it does not leave. It may have left just before.
+            match self.open_lacks(&handle.file) {
+                Ok(false) => return Ok(handle),
+                Ok(true) => self.release(caller, handle.number)?,
+                Err(errno) => {
+                    self.release(caller, handle.number)?;
+                    return Err(errno);
+                }
+            }
         }
-        self.update(caller, |_| {
-            let _held = self.locks.lock(&[id]);
-            self.open_writing(id, access)
-        })
     }
 
     pub(super) fn open_reading(&self, id: FileId) -> Result<Arc<Handle>, Errno> {
@@ -186,23 +189,6 @@ impl Volume {
         let capability = has_capability(&*file, &stat);
         self.quota.opened(id, stat.attributes.size);
         Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
-    }
-
-    /// Whether the content of this file has to be brought here before anybody may have it.
-    pub fn must_fetch(&self, id: FileId) -> bool {
-        self.marks.on_demand.is_on()
-            && !self.marks.no_filter.is_on()
-            && self.object(id).is_ok_and(|file| xattr::get(file, MISSING).is_ok())
-    }
-
-    fn fetch_if_missing(&self, caller: Caller, id: FileId) -> Result<(), Errno> {
-        if !self.must_fetch(id) {
-            return Ok(());
-        }
-        match self.upcalls.get_data(&self.name, id, Wait::of(caller, DATA_DEADLINE)) {
-            DataAnswer::Present => Ok(()),
-            DataAnswer::Refused(errno) => Err(errno),
-        }
     }
 
     /// Reads at most `size` bytes; fewer only at the end of the file.

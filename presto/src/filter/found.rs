@@ -14,6 +14,7 @@ use intermezzo_kml::record::Outcome;
 use intermezzo_kml::record::Recno;
 
 use super::Volume;
+use crate::lower::missing::Hash;
 
 /// One record to be made.
 #[derive(Clone, Debug)]
@@ -49,6 +50,12 @@ impl Found {
         found.intent.name = name.to_vec();
         found.intent.value = value.unwrap_or_default().to_vec();
         found
+    }
+
+    /// A content that is not here: this one.
+    pub fn missing(mut self, hash: Hash) -> Found {
+        self.intent.origin.hash = hash;
+        self.flag(Flags::MISSING | Flags::HASHED)
     }
 
     /// With this flag besides.

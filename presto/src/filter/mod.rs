@@ -17,6 +17,7 @@ mod locks;
 mod made;
 mod make;
 mod marks;
+mod missing;
 mod notifier;
 mod open_files;
 mod permit;
@@ -55,7 +56,6 @@ pub use dirs::Name;
 pub use dirs::Streams;
 pub use faults::Fault;
 pub use files::Handle;
-pub use files::MISSING;
 pub use files::Object;
 pub use files::Seek;
 pub(crate) use found::Found;
@@ -266,6 +266,7 @@ impl Volume {
             untold: AtomicU64::new(0),
             naming: OnceLock::new(),
         };
+        opened.remember_lacking().map_err(left)?;
         Ok((opened, unresolved))
     }
 

@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -40,6 +41,8 @@ pub struct OpenFile {
     pub id: FileId,
     fd: OwnedFd,
     serving: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Its content was found to be here.
+    whole: AtomicBool,
 }
 
 impl fmt::Debug for OpenFile {
@@ -56,7 +59,17 @@ impl AsFd for OpenFile {
 
 impl OpenFile {
     pub(super) fn new(id: FileId, fd: OwnedFd) -> OpenFile {
-        OpenFile { id, fd, serving: OnceLock::new() }
+        OpenFile { id, fd, serving: OnceLock::new(), whole: AtomicBool::new(false) }
+    }
+
+    /// Its content is here, and does not leave as long as somebody has it open.
+    pub(super) fn note_whole(&self) {
+        self.whole.store(true, Ordering::Release);
+    }
+
+    /// Whether that was noted.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
     }
 
     /// What those who serve this inode's data need for it: made once, lives as long as the inode is here. Always called

@@ -30,8 +30,12 @@ pub enum PermitAnswer {
 /// Answer to `get_data`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataAnswer {
-    /// The content is there.
+    /// The content is there, or the file is another one by now: look again.
     Present,
+    /// It is on its way: ask again.
+    Coming,
+    /// Nobody is there to ask.
+    Away,
     /// The open fails with this.
     Refused(Errno),
 }

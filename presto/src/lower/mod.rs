@@ -8,6 +8,7 @@ mod creds;
 mod freeze;
 mod handle;
 mod layout;
+pub mod missing;
 mod mountinfo;
 mod progress;
 mod shared;

@@ -12,16 +12,19 @@
 //! | rename | the object is at the target and not (by the same name) at the source; exchange: the partner is at the source |
 //! | setattr, a user's close | the object exists: the record tells the state found now, whatever part of it is new |
 //! | a replayed close | the entry is another object than the old one (renamed over), or the LML has finished it in place |
+//! | a replayed close without a name (a content came) | the mark of a missing content is gone |
 //! | setxattr, delxattr | the attribute has the value, or is absent |
 //! | noop | always |
 
-use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Opcode, OriginKind, Outcome, Record, Time};
+use intermezzo_kml::record::{
+    Attributes, FileId, Flags, Intent, Mask, Opcode, OriginKind, Outcome, Record, Time,
+};
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
 
 use super::memory::Memory;
 use crate::filter::Volume;
-use crate::lower::{Local, kind};
+use crate::lower::{Local, Stat, kind, missing};
 use crate::replay::get_xattr;
 use crate::replay::times;
 
@@ -50,8 +53,9 @@ pub(super) fn outcome(
         Opcode::Link => look.linked(),
         Opcode::Unlink | Opcode::Rmdir => look.removed(),
         Opcode::Rename => look.renamed(),
+        Opcode::Close if is_about_missing(intent) => look.filled(),
         Opcode::Close if intent.origin.kind == OriginKind::Replay => look.installed(redone),
-        Opcode::Setattr | Opcode::Close => look.present(),
+        Opcode::Setattr | Opcode::Close => look.emptied_or_present(),
         Opcode::Setxattr => look.xattr(Some(&intent.value)),
         Opcode::Delxattr => look.xattr(None),
         Opcode::Noop => Ok(Some(Outcome { flags: intent.flags, ..Outcome::default() })),
@@ -63,6 +67,7 @@ pub(super) fn undo(volume: &Volume, record: &Record) -> Result<(), Errno> {
     let intent = &record.intent;
     let kept = match record.opcode {
         Opcode::Rename if intent.flags.contains(Flags::REPLACED_LIMBO) => intent.replaced,
+        Opcode::Close if is_about_missing(intent) => return unfill(volume, intent),
         Opcode::Close if intent.flags.contains(Flags::LIMBO) => intent.object,
         _ => return Ok(()),
     };
@@ -73,6 +78,25 @@ pub(super) fn undo(volume: &Volume, record: &Record) -> Result<(), Errno> {
         Err(errno) if gone(errno) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// A content came into its file.
+fn is_about_missing(intent: &Intent) -> bool {
+    intent.origin.kind == OriginKind::Replay && intent.parent.is_none()
+}
+
+/// What had come of a content is of no use, and the file has its time back.
+fn unfill(volume: &Volume, intent: &Intent) -> Result<(), Errno> {
+    let fd = match volume.lower.path_fd(intent.object) {
+        Ok(fd) => fd,
+        Err(errno) if gone(errno) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    if volume.lacking(&fd, &Stat::of(&fd)?)?.is_some() {
+        missing::punch(&fd, intent.before.size)?;
+        rustix::fs::utimensat(&fd, c"", &times(intent.before.mtime), AtFlags::EMPTY_PATH)?;
+    }
+    Ok(())
 }
 
 struct Look<'a> {
@@ -138,6 +162,16 @@ impl Look<'_> {
         self.done(intent.object, after).map(Some)
     }
 
+    /// Who emptied a file may not have come to say that its content is not missing any more.
+    fn emptied_or_present(&self) -> Result<Option<Outcome>, Errno> {
+        if self.intent.mask.contains(Mask::SIZE)
+            && let Ok(fd) = self.volume.lower.path_fd(self.intent.object)
+        {
+            self.volume.lacking(&fd, &Stat::of(&fd)?)?;
+        }
+        self.present()
+    }
+
     fn present(&self) -> Result<Option<Outcome>, Errno> {
         let after = self.attributes(self.intent.object)?;
         if after.nlink == 0 { Ok(None) } else { self.done(self.intent.object, after).map(Some) }
@@ -150,6 +184,16 @@ impl Look<'_> {
         }
         let after = self.attributes(child)?;
         self.done(child, after).map(Some)
+    }
+
+    fn filled(&self) -> Result<Option<Outcome>, Errno> {
+        let fd = match self.volume.lower.path_fd(self.intent.object) {
+            Ok(fd) => fd,
+            Err(errno) if gone(errno) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let lacks = self.volume.lacking(&fd, &Stat::of(&fd)?)?.is_some();
+        if lacks { Ok(None) } else { self.present() }
     }
 
     fn xattr(&self, value: Option<&Vec<u8>>) -> Result<Option<Outcome>, Errno> {

@@ -338,6 +338,9 @@ impl Recovery<'_> {
             if !stat.is_file() || removed {
                 continue;
             }
+            if self.volume.lacking_file(id, &stat).is_ok_and(|hash| hash.is_some()) {
+                continue;
+            }
             let as_recorded = memory::is_as_recorded(recorded, &stat.attributes);
             if as_recorded && !self.memory.is_disowned(id) {
                 continue;

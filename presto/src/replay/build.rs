@@ -5,16 +5,15 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use intermezzo_kml::record::Attributes;
-use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::{FileId, Origin};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::apply::times;
 use super::plan::{Content, Give, Xattr};
 use super::{Replayer, Stop};
-use crate::lower::{Lower, Stat, errno_of};
+use crate::lower::{Lower, Stat, errno_of, missing};
 
 /// Names in stage/ that presto itself uses: Lento's have neither `m` nor `.`.
 pub(crate) const PREFIX: &str = "make.";
@@ -76,6 +75,7 @@ impl Replayer {
         symlink: &[u8],
         content: Option<&Content>,
         xattrs: &[Xattr],
+        origin: &Origin,
     ) -> Result<Built, Stop> {
         let lower = &self.volume.lower;
         let kind = FileType::from_raw_mode(give.mode);
@@ -87,11 +87,15 @@ impl Replayer {
         }
         let name = format!("{PREFIX}{:x}", NEXT.fetch_add(1, Ordering::Relaxed));
         if kind == FileType::RegularFile {
-            let bytes = match content {
-                Some(Content::Inline(bytes)) => bytes.clone(),
-                _ => Bytes::new(),
+            let filling = match content {
+                Some(Content::Inline(bytes)) => Filling::Bytes(bytes),
+                Some(Content::Missing(size)) => {
+                    self.volume.may_lack().map_err(refused)?;
+                    Filling::Nothing(*size, origin.hash)
+                }
+                _ => Filling::Bytes(&[]),
             };
-            return build_file(lower, name, &bytes, give, xattrs);
+            return build_file(lower, name, &filling, give, xattrs);
         }
         clear(lower, &name)?;
         let stage = lower.stage();
@@ -133,18 +137,25 @@ pub(super) fn open_staged(lower: &Lower, name: &str, size: u64) -> Result<OwnedF
     Ok(file)
 }
 
+/// What is put into a new file.
+enum Filling<'a> {
+    Bytes(&'a [u8]),
+    /// So many bytes are to be there, of this content, and none is.
+    Nothing(u64, missing::Hash),
+}
+
 /// Most of what a replica gets are small files, so all is done by one descriptor, and only what needs to be.
 fn build_file(
     lower: &Lower,
     name: String,
-    bytes: &[u8],
+    filling: &Filling<'_>,
     give: &Give,
     xattrs: &[Xattr],
 ) -> Result<Built, Stop> {
     let file = create(lower, &name, give.mode)?;
     let id = lower.identify(&file).map_err(refused)?;
     let built = Built { file: id, name, kind: FileType::RegularFile, staged: false };
-    if let Err(errno) = fill(file, bytes, give, xattrs) {
+    if let Err(errno) = fill(file, filling, give, xattrs) {
         built.discard(lower);
         return Err(refused(errno));
     }
@@ -164,8 +175,14 @@ fn create(lower: &Lower, name: &str, mode: u32) -> Result<File, Stop> {
 }
 
 /// In the order of `finish`.
-fn fill(mut file: File, bytes: &[u8], give: &Give, xattrs: &[Xattr]) -> Result<(), Errno> {
-    file.write_all(bytes).map_err(errno_of)?;
+fn fill(mut file: File, filling: &Filling<'_>, give: &Give, xattrs: &[Xattr]) -> Result<(), Errno> {
+    match filling {
+        Filling::Bytes(bytes) => file.write_all(bytes).map_err(errno_of)?,
+        Filling::Nothing(size, hash) => {
+            missing::set_mark(&file, hash)?;
+            file.set_len(*size).map_err(errno_of)?;
+        }
+    }
     let born = Stat::of(&file)?.attributes;
     if (born.uid, born.gid) != (give.uid, give.gid) {
         rustix::fs::fchown(&file, Some(Uid::from_raw(give.uid)), Some(Gid::from_raw(give.gid)))?;

@@ -69,6 +69,10 @@ impl Replayer {
                 Busy::Decide => Ok(Old::Written),
             };
         }
+        if self.volume.lacking_file(id, stat)?.is_some() {
+            // There is nothing in it that anybody could have stored.
+            return Ok(Old::Free);
+        }
         // What is there now is nobody's content; the one before is what Lento knows of.
         let unfinished = self.before_unfinished(id);
         let present = unfinished.unwrap_or(stat.attributes.version());

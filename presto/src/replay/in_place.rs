@@ -17,7 +17,7 @@ use super::lml::{self, InPlace, Lml};
 use super::plan::{Busy, Give};
 use super::{Applied, Replayer, STALE, Stop};
 use crate::filter;
-use crate::lower::Lower;
+use crate::lower::{Lower, missing};
 
 /// Time to the next try; twice as long after each, up to `PAUSE_MAX`.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -46,7 +46,7 @@ impl Replayer {
         let path = volume.lower.shown(site.dir, site.name);
         let give =
             Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
-        let built = self.build(&give, &[], Some(what.content), &[])?;
+        let built = self.build(&give, &[], Some(what.content), &[], &intent.origin)?;
         if let Err(errno) = built.hold(&volume.lower, site.file) {
             built.discard(&volume.lower);
             return Err(untouched(&path, errno.into()));
@@ -61,6 +61,10 @@ impl Replayer {
             self.lml.begin(&entry, &volume.lower)?;
             drop(room.take());
             Lml::copy(&entry, &volume.lower)?;
+            // What is whole and durable now may have been missing.
+            if volume.marks.on_demand.is_on() {
+                missing::take_mark(volume.lower.path_fd(site.file)?)?;
+            }
             Ok(Left { file: site.file, after: self.installed(&entry)? })
         });
         match applied {

@@ -63,6 +63,10 @@ impl Replayer {
             ..Self::intent(item)
         };
         let site = Site { file, stat, dir, name, parent: &parent, old };
+        if matches!(what.content, Content::Missing(_)) && (old == Old::Written || stat.attributes.nlink > 1) {
+            // Whoever has it open would see it empty.
+            return Err(Stop::Busy);
+        }
         if stat.attributes.nlink <= 1 {
             if !what.xattrs.is_empty() {
                 intent.value = xattr::encode(what.xattrs);
@@ -89,7 +93,7 @@ impl Replayer {
         // The type is the old one's; the wire's mode may carry permission bits alone.
         let give =
             Give { mode: site.stat.attributes.mode & 0o170_000 | what.give.mode & 0o7777, ..*what.give };
-        let built = self.build(&give, &[], Some(what.content), what.xattrs)?;
+        let built = self.build(&give, &[], Some(what.content), what.xattrs, &intent.origin)?;
         let dir = volume.lower.dir(site.dir)?;
         let applied = self.apply(&intent, &[site.parent], || {
             if orphan {

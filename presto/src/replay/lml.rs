@@ -277,7 +277,8 @@ impl Lml {
             return Err(Errno::STALE);
         }
         drop(room);
-        Lml::copy(entry, lower)
+        Lml::copy(entry, lower)?;
+        crate::lower::missing::take_mark(lower.path_fd(entry.object())?)
     }
 
     /// Removes the entry, then the held content.

@@ -48,7 +48,7 @@ impl Replayer {
             volume.give_up_local(&lower, name)?;
             return Err(STALE);
         }
-        let built = self.build(what.give, what.symlink, what.content, what.xattrs)?;
+        let built = self.build(what.give, what.symlink, what.content, what.xattrs, &item.origin)?;
         // The identity is known before the name is there: after a crash the entry tells whether this happened.
         intent.object = built.file;
         let applied = self.apply(&intent, &[&parent], || {

@@ -13,6 +13,7 @@ mod in_place;
 mod install;
 pub mod lml;
 mod make;
+mod missing;
 pub mod plan;
 mod rename;
 pub mod stage;
@@ -184,6 +185,7 @@ impl Replayer {
                 let what = install::What { content, give, xattrs };
                 self.install(item, since, *file, at, &what, check::Guard { version: *version, busy: *busy })
             }
+            Op::Fill { file, content } => self.fill(item, *file, content),
             Op::SetXattr { file, name, value } => self.set_xattr(item, since, *file, name, Some(value)),
             Op::DelXattr { file, name } => self.set_xattr(item, since, *file, name, None),
             Op::Noop => self.noop(item),

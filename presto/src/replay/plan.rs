@@ -44,6 +44,8 @@ pub enum Content {
     Inline(Bytes),
     /// In `stage/` under this name.
     Staged(String, u64),
+    /// Not here; the item's hash says which it is.
+    Missing(u64),
 }
 
 impl Content {
@@ -51,7 +53,7 @@ impl Content {
     pub fn size(&self) -> u64 {
         match self {
             Content::Inline(bytes) => bytes.len() as u64,
-            Content::Staged(_, size) => *size,
+            Content::Staged(_, size) | Content::Missing(size) => *size,
         }
     }
 }
@@ -136,6 +138,10 @@ pub enum Op {
         at: Entry,
         busy: Busy,
     },
+    Fill {
+        file: By,
+        content: Content,
+    },
     SetXattr {
         file: By,
         name: Vec<u8>,
@@ -162,6 +168,22 @@ impl TryFrom<v1::ReplayItem> for Item {
             Err(_) if item.hash.is_empty() => ([0; 32], Flags::empty()),
             Err(_) => return Err(Malformed("hash is not 32 bytes")),
         };
+        let op = op(item.op.ok_or(Malformed("no operation"))?)?;
+        let flags = match &op {
+            Op::Make { content: Some(Content::Missing(_)), .. }
+            | Op::Install { content: Content::Missing(_), .. }
+            | Op::Fill { .. }
+                if flags.is_empty() =>
+            {
+                return Err(Malformed("a content that is not here has no hash"));
+            }
+            Op::Fill { content: Content::Missing(_), .. } => {
+                return Err(Malformed("a fill without content"));
+            }
+            Op::Make { content: Some(Content::Missing(_)), .. }
+            | Op::Install { content: Content::Missing(_), .. } => flags | Flags::MISSING,
+            _ => flags,
+        };
         let origin = Origin {
             record: item.record.as_ref().map(convert::tag).unwrap_or_default(),
             object: item.object.as_ref().map(convert::tag).unwrap_or_default(),
@@ -174,7 +196,7 @@ impl TryFrom<v1::ReplayItem> for Item {
             flags,
             parent_mtime: time(item.parent_mtime)?,
             target_parent_mtime: time(item.target_parent_mtime)?,
-            op: op(item.op.ok_or(Malformed("no operation"))?)?,
+            op,
         })
     }
 }
@@ -215,6 +237,10 @@ fn op(op: Wire) -> Result<Op, Malformed> {
             give: give(install.attributes)?,
             xattrs: xattrs(install.xattrs)?,
             at: entry(install.dir, &install.name)?,
+        },
+        Wire::Fill(fill) => Op::Fill {
+            file: by(fill.file)?,
+            content: content(fill.content.ok_or(Malformed("a fill without content"))?)?,
         },
         Wire::SetXattr(set) => Op::SetXattr {
             file: by(set.file)?,
@@ -282,6 +308,8 @@ fn content(content: v1::Content) -> Result<Content, Malformed> {
         v1::content::From::Inline(bytes) => Ok(Content::Inline(bytes)),
         v1::content::From::Staged(name) if !stage_name(&name) => Err(Malformed("not a staged file's name")),
         v1::content::From::Staged(name) => Ok(Content::Staged(name, content.size)),
+        v1::content::From::Missing(_) if content.size == 0 => Err(Malformed("nothing cannot be missing")),
+        v1::content::From::Missing(_) => Ok(Content::Missing(content.size)),
     }
 }
 

@@ -213,6 +213,11 @@ impl Scrubber {
         records: &mut Vec<Found>,
     ) -> Result<&'static str, Stop> {
         let Some(place) = &item.known else {
+            if self.volume.lacking_file(file, &self.volume.lower.stat(file)?)?.is_some() {
+                let message =
+                    "a file whose content never came here, and that no record made: remove it".to_owned();
+                return Err(Stop::Refused(Errno::NODATA, message));
+            }
             let at = filter::Place { dir: item.at.dir, name: &item.at.name };
             let made = self.volume.made(file, dir, at)?;
             if item.at.dir == self.volume.lower.staging() {

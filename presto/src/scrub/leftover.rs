@@ -15,10 +15,13 @@ use crate::lower::{Dir, Stat};
 use crate::replay::{Stop, times};
 
 impl Scrubber {
-    /// An empty file that was there before presto was, and of which no record tells.
+    /// An empty file that was there before presto was, or one whose content never came, and of which no record tells.
     pub(super) fn is_unpromised(&self, file: FileId) -> Result<bool, Errno> {
         let volume = &self.volume;
         let stat = volume.lower.stat(file)?;
+        if volume.lacking_file(file, &stat)?.is_some() {
+            return Ok(true);
+        }
         Ok(stat.is_file()
             && stat.attributes.size == 0
             && stat.attributes.nlink == 1
@@ -55,8 +58,12 @@ impl Scrubber {
         expect: Expected,
         file: FileId,
     ) -> Result<Seen, Stop> {
-        let present = self.volume.lower.stat(file)?.attributes;
-        let close = Found::of(Opcode::Close, file, present).flag(Flags::UNVOUCHED);
+        let stat = self.volume.lower.stat(file)?;
+        let close = Found::of(Opcode::Close, file, stat.attributes);
+        let close = match self.volume.lacking_file(file, &stat)? {
+            Some(hash) => close.missing(hash),
+            None => close.flag(Flags::UNVOUCHED),
+        };
         let close = Found {
             intent: Intent {
                 object: expect.file,

@@ -12,8 +12,17 @@ use rustix::io::Errno;
 use super::plan::Object;
 use super::{Mode, Scrubber, Seen};
 use crate::filter::{Found, PRIVILEGES};
+use crate::lower::missing::Hash;
 use crate::lower::{Stat, kind, xattr};
 use crate::replay::{STALE, Stop};
+
+/// What is to be said of a content.
+#[derive(Clone, Copy)]
+enum Content {
+    Whole,
+    Unvouched,
+    Missing(Hash),
+}
 
 /// Where an object differs from what Lento believes.
 struct Difference {
@@ -42,7 +51,9 @@ impl Scrubber {
             return Err(STALE);
         }
         let present: BTreeMap<_, _> = xattr::all(&fd)?.into_iter().collect();
+        let lacks = volume.lacking(&fd, &stat)?;
         let mut difference = compare(item, &stat, &present);
+        difference.content |= lacks != item.missing;
         if difference.what().is_some() && volume.unfinished.contains(file) {
             return Err(Stop::Busy);
         }
@@ -56,7 +67,11 @@ impl Scrubber {
             return Ok(Seen::Differs(what, Recno::NONE));
         }
         let capability = present.get(xattr::CAPABILITY);
-        let left = if mode == Mode::Mend { Flags::UNVOUCHED } else { Flags::empty() };
+        let left = match lacks {
+            Some(hash) => Content::Missing(hash),
+            None if mode == Mode::Mend => Content::Unvouched,
+            None => Content::Whole,
+        };
         let recno = self.take(&difference.records(file, &stat.attributes, capability, left))?;
         for (name, value) in &difference.xattrs {
             if name == xattr::ACL_DEFAULT {
@@ -113,14 +128,19 @@ impl Difference {
         file: FileId,
         present: &Attributes,
         capability: Option<&Vec<u8>>,
-        left: Flags,
+        left: Content,
     ) -> Vec<Found> {
         let set = |name: &[u8], value: Option<&Vec<u8>>| {
             Found::xattr(file, *present, name, value.map(Vec::as_slice))
         };
         let mut records = Vec::new();
         if self.content {
-            records.push(Found::of(Opcode::Close, file, *present).flag(left));
+            let close = Found::of(Opcode::Close, file, *present);
+            records.push(match left {
+                Content::Whole => close,
+                Content::Unvouched => close.flag(Flags::UNVOUCHED),
+                Content::Missing(hash) => close.missing(hash),
+            });
         }
         let is_set = |name: &[u8], value: &Option<Vec<u8>>| name == xattr::CAPABILITY && value.is_some();
         let others = self.xattrs.iter().filter(|(name, value)| !is_set(name, value));

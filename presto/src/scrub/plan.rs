@@ -7,6 +7,7 @@ use intermezzo_channel::v1::scrub_item::What;
 use intermezzo_kml::record::{FileId, Time};
 
 use crate::channel::{convert, entry_name};
+use crate::lower::missing::Hash;
 use crate::lower::xattr::HIDDEN;
 
 /// Most items of one batch.
@@ -65,6 +66,8 @@ pub(super) struct Object {
     pub mtime: Time,
     pub size: u64,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The content that it lacks.
+    pub missing: Option<Hash>,
 }
 
 /// An item that says nothing that could be compared.
@@ -124,7 +127,16 @@ fn object(object: v1::ScrubObject) -> Result<Object, Malformed> {
         mtime,
         size: object.size,
         xattrs: xattrs.filter(|(name, _)| !name.starts_with(HIDDEN)).collect(),
+        missing: missing(&object.missing)?,
     })
+}
+
+fn missing(hash: &[u8]) -> Result<Option<Hash>, Malformed> {
+    match Hash::try_from(hash) {
+        Ok(hash) => Ok(Some(hash)),
+        Err(_) if hash.is_empty() => Ok(None),
+        Err(_) => Err(Malformed("hash is not 32 bytes")),
+    }
 }
 
 fn place(dir: Option<&v1::FileId>, name: &[u8]) -> Result<Place, Malformed> {

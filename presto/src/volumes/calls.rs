@@ -104,8 +104,17 @@ impl Running {
     fn open(&self, id: FileId) -> Result<OwnedFd, Errno> {
         let lower = &self.volume.lower;
         // Opening a fifo or a device by identity must not wait or act. What users have opened is neither.
-        if self.volume.files.find(id).is_none() && !Stat::of(lower.path_fd(id)?)?.is_file() {
-            return Err(Errno::INVAL);
+        let is_open = self.volume.files.find(id).is_some();
+        if !is_open || self.volume.marks.on_demand.is_on() {
+            let fd = lower.path_fd(id)?;
+            let stat = Stat::of(&fd)?;
+            if !is_open && !stat.is_file() {
+                return Err(Errno::INVAL);
+            }
+            if self.volume.lacking(&fd, &stat)?.is_some() {
+                // What is in it is no content.
+                return Err(Errno::STALE);
+            }
         }
         lower.open_id(id, OFlags::RDONLY | OFlags::NOATIME)
     }

@@ -13,6 +13,7 @@
 mod attributes;
 mod busy;
 mod install;
+mod missing;
 mod names;
 mod power;
 mod recovery;

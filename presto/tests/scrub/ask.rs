@@ -45,6 +45,7 @@ pub fn object(w: &World, at: &str) -> v1::ScrubObject {
         }),
         size: if stat.is_file() { stat.size() } else { 0 },
         xattrs: xattrs(w, at),
+        missing: Default::default(),
     }
 }
 

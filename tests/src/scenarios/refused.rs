@@ -18,15 +18,10 @@ const VOLUMES: [(&str, &str); 7] = [
 ];
 
 /// What only the operator can know: (name, lines of the spec, what the condition says).
-const UNACCEPTED: [(&str, &str, &str); 5] = [
+const UNACCEPTED: [(&str, &str, &str); 4] = [
     ("no-such-node", "server: {nodeName: node9}", "spec.server.nodeName"),
     ("nobody-matches", "server: {nodeSelector: {matchLabels: {disk: none}}}", "spec.server.nodeSelector"),
     ("applied", "server: {nodeName: node1}\ndurability: Applied", "spec.durability"),
-    (
-        "on-demand",
-        "server: {nodeName: node1}\nreplication: {nodeSelector: {}, mode: OnDemand}",
-        "spec.replication.mode",
-    ),
     (
         "not-allowed",
         "server: {nodeName: node1}\nsource: {hostPath: {path: /srv/data}}",

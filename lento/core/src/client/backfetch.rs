@@ -33,7 +33,9 @@ impl Client {
         let base = View::new(ctx.store, Which::Base).object(object)?;
         let base = base.filter(|row| row.attributes.is_file()).and_then(|row| row.content);
         let local = View::new(ctx.store, Which::Local).object(object)?;
+        // What is not here can be named all the same.
         let here = local.as_ref().and_then(|row| row.content);
+        let local = local.filter(|row| !row.missing);
         let of = |hash: Hash| [here, base].into_iter().flatten().find(|stored| stored.hash == hash);
         let wanted = match hash {
             Some(hash) => of(hash),

@@ -274,7 +274,12 @@ impl Client {
 
     /// Plans replays for what is dirty, as far as one batch goes, and asks for the contents they need.
     pub(super) fn materialise(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        if self.replaying.may_plan(ctx) {
+            // First, since users wait; base may be half.
+            self.plan_fills(ctx)?;
+        }
         if ctx.meta.snapshot.is_some() {
+            self.replaying.flush(ctx);
             return Ok(());
         }
         let due: Vec<ObjectId> =

@@ -434,7 +434,8 @@ impl Client {
         offered: &Offered,
     ) -> Result<Option<Held>, StoreError> {
         let op = &offered.op;
-        let Some(here) = View::new(ctx.store, Which::Local).object(op.object)? else { return Ok(None) };
+        let here = View::new(ctx.store, Which::Local).object(op.object)?.filter(|here| !here.missing);
+        let Some(here) = here else { return Ok(None) };
         let there = View::new(ctx.store, Which::Base).object(op.object)?.and_then(|object| object.content);
         let is_newer = match (offering.made_over.get(&op.object), &offering.source) {
             _ if was_refused(op) => false,

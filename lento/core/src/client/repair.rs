@@ -42,6 +42,15 @@ pub(super) enum Repair {
     NeedsContent(FetchItem),
 }
 
+/// What of an object has to be here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// All of it.
+    Content,
+    /// Everything but its content.
+    Tree,
+}
+
 /// In what two states of an object agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Same {
@@ -59,7 +68,7 @@ pub(super) fn same_state(here: &Object, base: &Object) -> Same {
     if here.attributes == base.attributes && here.xattrs == base.xattrs { Same::All } else { Same::Content }
 }
 
-type Entry = (ObjectId, Name);
+pub(super) type Entry = (ObjectId, Name);
 
 impl Client {
     pub(super) fn repair(&mut self, ctx: &mut Context<'_>, facet: &Facet) -> Result<Repair, StoreError> {
@@ -209,10 +218,12 @@ impl Client {
         state: &Object,
         replaced: Option<ObjectId>,
     ) -> Result<Repair, StoreError> {
-        let content = match self.content(want, state) {
+        let need = self.need(ctx, want, &at)?;
+        let content = match self.content(want, state, need) {
             Ok(content) => content,
             Err(item) => return Ok(Repair::NeedsContent(item)),
         };
+        let state = &Object { missing: matches!(content, Some(ReplayContent::Missing(_))), ..state.clone() };
         // Over something: whole beside it first, then in one step.
         let first = if replaced.is_some() { (ObjectId::STAGING, aside::name_of(want)) } else { at.clone() };
         let item = self.item(
@@ -242,11 +253,19 @@ impl Client {
     }
 
     /// Bytes for an object, or what has to be fetched.
-    fn content(&mut self, object: ObjectId, state: &Object) -> Result<Option<ReplayContent>, FetchItem> {
+    fn content(
+        &mut self,
+        object: ObjectId,
+        state: &Object,
+        need: Need,
+    ) -> Result<Option<ReplayContent>, FetchItem> {
         let Some(content) = state.content.filter(|content| state.attributes.is_file() && content.size > 0)
         else {
             return Ok(None);
         };
+        if need == Need::Tree {
+            return Ok(Some(ReplayContent::Missing(content.size)));
+        }
         if let Some(bytes) = self.contents.get(&content.hash) {
             return Ok(Some(ReplayContent::Inline(bytes.clone())));
         }
@@ -281,13 +300,19 @@ impl Client {
         if self.work.is_busy(object) {
             return Ok(Repair::Blocked);
         }
-        let content = match self.content(object, want) {
+        let names = self.planned(ctx).names(object)?;
+        let mut several = names.iter();
+        let Some((dir, name)) = several.next().cloned() else { return Ok(Repair::Equal) };
+        // A file of several names is overwritten in place, under the eyes of those who have it open.
+        let need = match several.next() {
+            Some(_) => Need::Content,
+            None => self.need(ctx, object, &(dir, name.clone()))?,
+        };
+        let content = match self.content(object, want, need) {
             Ok(content) => content.unwrap_or(ReplayContent::Inline(Vec::new())),
             Err(item) => return Ok(Repair::NeedsContent(item)),
         };
-        let Some((dir, name)) = self.planned(ctx).names(object)?.into_iter().next() else {
-            return Ok(Repair::Equal);
-        };
+        let want = &Object { missing: matches!(content, ReplayContent::Missing(_)), ..want.clone() };
         let op = ReplayOp::Install {
             file: self.replaying.reference(ctx, object)?,
             expect_version: self.replaying.version(ctx, object)?,

@@ -2,6 +2,7 @@
 
 use crate::types::Attributes;
 use crate::types::FileId;
+use crate::types::Hash;
 use crate::types::Name;
 use crate::types::Recno;
 use crate::types::Version;
@@ -73,6 +74,8 @@ pub enum ScrubItem {
         size: u64,
         /// All extended attributes.
         xattrs: Vec<(Name, Vec<u8>)>,
+        /// The content that is believed not to be here.
+        missing: Option<Hash>,
     },
 }
 

@@ -48,7 +48,8 @@ pub(super) fn object(ctx: &Context<'_>, object: ObjectId) -> Result<Option<Scrub
     }
     let file = ctx.fixed_file(object).unwrap_or(row.file);
     let xattrs = row.xattrs.into_iter().collect();
-    Ok(Some(ScrubItem::Object { file, expect: row.attributes, size: row.version.size, xattrs }))
+    let missing = row.content.filter(|_| row.missing).map(|content| content.hash);
+    Ok(Some(ScrubItem::Object { file, expect: row.attributes, size: row.version.size, xattrs, missing }))
 }
 
 /// The question about a name, `None` if what was listed there is what is known; and whether it has to wait, since what is

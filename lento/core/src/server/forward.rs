@@ -86,6 +86,8 @@ impl Server {
             let mut record = for_receiver(ctx.store, row.record, hello)?;
             if let LogWhat::Operation(op) = &mut record.what
                 && let Some(content) = content_of(op)
+                // Who keeps contents on demand asks for those that he wants.
+                && !hello.partial
                 && let Some(small) = self.contents.get(&content.hash)
             {
                 bytes += content.size;

@@ -147,10 +147,11 @@ impl Server {
         if self.waits_for_others(ctx.now) {
             return Vec::new();
         }
-        // Records say more than a tree; and who has come furthest with its tree has their contents.
+        // Records say more than a tree; and who has come furthest with its tree has their contents, if it keeps all.
         let ahead = |node: &NodeName| {
             let hello = self.sessions.get(node)?.hello.as_ref()?;
-            Server::fork(ctx, hello).map(|fork| (hello.tail_from <= fork, hello.applied, hello.position))
+            Server::fork(ctx, hello)
+                .map(|fork| (hello.tail_from <= fork, !hello.partial, hello.applied, hello.position))
         };
         let furthest = waiting.iter().filter_map(|node| Some((ahead(node)?, node.clone()))).max();
         match furthest {

@@ -124,6 +124,16 @@ impl Server {
         Ok(least)
     }
 
+    /// Whether contents may lack at one of the Replicators: how far it is says nothing of them.
+    pub(super) fn is_any_partial(&self, store: &dyn Store) -> Result<bool, StoreError> {
+        for node in &self.replist {
+            if ReplicatorRow::get(store, node)?.partial {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The same without those that must take the tree in any case: nobody keeps anything for them.
     pub(super) fn stable(&self, ctx: &Context<'_>) -> Result<Position, StoreError> {
         let mut least = self.durable;

@@ -147,6 +147,8 @@ pub struct ReplicatorRow {
     pub ack: AckRow,
     /// It has been welcomed: the log is kept for it from where it is.
     pub follows: bool,
+    /// Contents may lack there.
+    pub partial: bool,
 }
 
 /// [`Ack`] in the store.
@@ -265,6 +267,10 @@ impl Server {
                 let mut row = ReplicatorRow::get(ctx.store, node)?;
                 if row.replica != hello.replica {
                     row = ReplicatorRow { replica: hello.replica, ..ReplicatorRow::default() };
+                    row.put(ctx.store, node)?;
+                }
+                if row.partial != hello.partial {
+                    row.partial = hello.partial;
                     row.put(ctx.store, node)?;
                 }
                 session.inbox.clear();

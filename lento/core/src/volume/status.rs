@@ -5,6 +5,8 @@ use crate::facet;
 use crate::facet::Facet;
 use crate::io::NodeName;
 use crate::ledger::Behind;
+use crate::missing;
+use crate::missing::Missing;
 use crate::scrub::ScrubStatus;
 use crate::server::ConflictRow;
 use crate::server::Held;
@@ -84,6 +86,10 @@ pub struct Status {
     pub waiting: Vec<String>,
     /// How the last scrub went, or goes.
     pub scrub: ScrubStatus,
+    /// Client: contents that are not here.
+    pub missing: Missing,
+    /// Client: how many wait for one of them.
+    pub waiting_for_contents: u64,
 }
 
 /// One Replicator, seen from the server.
@@ -268,6 +274,8 @@ impl Volume {
                 pending_bytes: client.pending().bytes,
                 pending_since: Cml::oldest(store)?,
                 dirty: client.dirty(),
+                missing: missing::sum(store)?,
+                waiting_for_contents: client.waiting_for_contents(),
                 connected: client.is_connected(),
                 permit: client.permit_state(),
                 waiting: client.waiting(&self.meta, store)?,

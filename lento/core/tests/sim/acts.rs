@@ -2,6 +2,8 @@
 
 use super::disk::ROOT;
 use super::world::World;
+use lento_core::io::Input;
+use lento_core::keeping::Keeping;
 use lento_core::types::FileId;
 
 impl World {
@@ -20,15 +22,48 @@ impl World {
     /// A user stores and closes; what was there is knowingly superseded.
     pub fn store(&mut self, index: usize, file: FileId, bytes: &[u8]) {
         self.look_away(index, file);
+        self.empty_missing(index, file);
         self.nodes[index].disk.user_store(file, bytes);
         self.close(index, file);
     }
 
     pub fn open_and_store(&mut self, index: usize, file: FileId, bytes: &[u8]) {
         self.look_away(index, file);
+        self.empty_missing(index, file);
         let disk = &mut self.nodes[index].disk;
         disk.writers.insert(file);
         disk.user_store(file, bytes);
+    }
+
+    /// What is not here can only be written anew.
+    fn empty_missing(&mut self, index: usize, file: FileId) {
+        let disk = &mut self.nodes[index].disk;
+        if disk.inodes[&file].missing.is_some() {
+            disk.user_empty(file);
+        }
+    }
+
+    /// Somebody opens something whose content is not here.
+    pub fn open_missing(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let missing = |file: &FileId| node.disk.inodes[file].missing.is_some();
+        let files: Vec<_> = self.files(index).into_iter().map(|(_, _, file)| file).filter(missing).collect();
+        if files.is_empty() || node.volume.is_none() {
+            return;
+        }
+        let file = files[self.dice.roll(files.len() as u64) as usize];
+        self.asked_for += 1;
+        let id = self.asked_for;
+        self.note(format!("t{} n{index} opens {file:?}, which is not here", self.now));
+        self.nodes[index].asks.insert(id);
+        self.give(index, Input::Demand { id, file });
+    }
+
+    /// How much a node keeps from now on.
+    pub fn keep(&mut self, index: usize, keeping: Keeping) {
+        self.note(format!("t{} n{index} keeps {keeping:?}", self.now));
+        self.nodes[index].keeping = keeping.clone();
+        self.give(index, Input::Keep(keeping));
     }
 
     pub fn close(&mut self, index: usize, file: FileId) {

@@ -34,6 +34,8 @@ impl World {
         let node = &self.nodes[index];
         let result = match node.disk.inodes.get(&file) {
             None => ReadResult::Gone,
+            // Presto does not open it.
+            Some(inode) if inode.missing.is_some() => ReadResult::Gone,
             Some(_) if changes => ReadResult::Unstable,
             Some(inode) => {
                 let small = inode.bytes.len() as u64 <= INLINE_MAX && !travels_alone(&inode.bytes);

@@ -190,6 +190,7 @@ impl World {
             }
         }
         self.nodes[index].door = Door::default();
+        self.nodes[index].asks.clear();
         inputs.push(Input::PrestoDown);
         self.give_all(index, inputs);
         // Descriptors die with presto; when it comes back it journals what they had written.

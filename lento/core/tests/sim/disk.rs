@@ -29,6 +29,8 @@ pub struct Inode {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub entries: BTreeMap<Vec<u8>, FileId>,
     pub ctime: u64,
+    /// It stands for this content, which is not here; `bytes` are as many zeros.
+    pub missing: Option<Hash>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -144,6 +146,10 @@ impl Disk {
             if !last.attributes.is_file() || last.bytes == synced.bytes {
                 continue;
             }
+            // What comes into a file, or leaves it, does so as a whole.
+            if last.missing.is_some() || synced.missing.is_some() {
+                continue;
+            }
             inode.bytes.clone_from(&synced.bytes);
             inode.attributes.mtime = last.attributes.mtime;
             let good = Hash::of(&inode.bytes);
@@ -184,7 +190,12 @@ impl Disk {
 
     pub fn after(&self, file: FileId) -> After {
         let inode = &self.inodes[&file];
-        After { attributes: inode.attributes, version: self.version(file), nlink: self.links(file) as u32 }
+        After {
+            attributes: inode.attributes,
+            version: self.version(file),
+            nlink: self.links(file) as u32,
+            missing: inode.missing,
+        }
     }
 
     pub fn version(&self, file: FileId) -> Version {
@@ -267,6 +278,7 @@ impl Disk {
         let now = self.tick();
         let inode = self.inodes.get_mut(&file).unwrap();
         inode.bytes = bytes.to_vec();
+        inode.missing = None;
         inode.attributes.mtime = now;
         inode.ctime = now.sec as u64;
     }

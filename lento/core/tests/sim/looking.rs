@@ -179,7 +179,7 @@ impl Disk {
         let files: Vec<FileId> = self
             .inodes
             .iter()
-            .filter(|(_, inode)| inode.attributes.is_file())
+            .filter(|(_, inode)| inode.attributes.is_file() && inode.missing.is_none())
             .map(|(file, _)| *file)
             .filter(|file| self.links(*file) > 0)
             .filter(|file| {
@@ -215,7 +215,7 @@ impl Disk {
                     String::from_utf8_lossy(&inode.symlink),
                     inode.xattrs,
                     if inode.attributes.is_dir() { 1 } else { self.links(*file) },
-                    String::from_utf8_lossy(&inode.bytes)
+                    self.hash(*file)
                 ),
             );
             if inode.attributes.is_dir() {
@@ -232,6 +232,7 @@ impl Disk {
     }
 
     pub fn hash(&self, file: FileId) -> Hash {
-        Hash::of(&self.inodes[&file].bytes)
+        let inode = &self.inodes[&file];
+        inode.missing.unwrap_or_else(|| Hash::of(&inode.bytes))
     }
 }

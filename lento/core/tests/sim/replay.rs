@@ -12,6 +12,7 @@ use lento_core::record::KmlOrigin;
 use lento_core::record::Left;
 use lento_core::record::Update;
 use lento_core::types::FileId;
+use lento_core::types::Hash;
 use lento_core::types::Mask;
 use lento_core::types::Recno;
 use lento_core::types::Time;
@@ -50,6 +51,7 @@ impl Disk {
     /// The bytes; a staged file is gone then.
     fn content(&mut self, content: &ReplayContent) -> Result<Vec<u8>, ReplayOutcome> {
         match content {
+            ReplayContent::Missing(size) => Ok(vec![0; *size as usize]),
             ReplayContent::Inline(bytes) => Ok(bytes.clone()),
             ReplayContent::Staged(name, _) => self.stage.remove(name).ok_or_else(|| ReplayOutcome::Refused {
                 errno: 2,
@@ -60,6 +62,9 @@ impl Disk {
 
     /// Writers and unseen stores of a file that is about to lose its content.
     fn may_take(&mut self, file: FileId, expect: Option<Version>, busy: Busy) -> Result<(), ReplayOutcome> {
+        if self.inodes[&file].missing.is_some() {
+            return Ok(());
+        }
         if self.writers.contains(&file) {
             if busy == Busy::Wait {
                 return Err(ReplayOutcome::Busy);
@@ -101,8 +106,10 @@ impl Disk {
                     return Err(ReplayOutcome::Refused { errno: 22, message: "EINVAL".into() });
                 }
                 let bytes = content.as_ref().map_or(Ok(Vec::new()), |content| self.content(content))?;
+                let lacks = matches!(content, Some(ReplayContent::Missing(_)));
                 let ctime = self.tick().sec as u64;
                 let file = self.insert(Inode {
+                    missing: item.hash.filter(|_| lacks),
                     attributes: *attributes,
                     bytes,
                     symlink: symlink.clone(),
@@ -247,6 +254,10 @@ impl Disk {
                     return Err(stale());
                 }
                 let in_place = self.links(old) > 1;
+                let lacks = matches!(content, ReplayContent::Missing(_));
+                if (in_place || self.writers.contains(&old)) && lacks {
+                    return Err(ReplayOutcome::Busy);
+                }
                 if in_place && self.writers.contains(&old) {
                     // The writer's stores and the new content would mix in one inode.
                     return Err(ReplayOutcome::Busy);
@@ -259,6 +270,7 @@ impl Disk {
                     bytes,
                     xattrs: xattrs.iter().cloned().collect(),
                     ctime,
+                    missing: item.hash.filter(|_| lacks),
                     ..Inode::default()
                 };
                 let file = if in_place {
@@ -275,6 +287,20 @@ impl Disk {
                 let after = self.after(file);
                 let replaces = (!in_place).then_some(old);
                 (file, Update::Close { file, replaces, after, left: Left::Whole })
+            }
+            ReplayOp::Fill { file, content } => {
+                let file = self.file(*file)?;
+                let lacks = self.inodes[&file].missing;
+                if lacks.is_none() || lacks != item.hash || self.links(file) == 0 {
+                    return Err(ReplayOutcome::Stale { recno: self.touched.get(&(file, vec![])).copied() });
+                }
+                let bytes = self.content(content)?;
+                assert_eq!(Some(Hash::of(&bytes)), item.hash, "a wrong content comes into a file");
+                let now = self.tick();
+                let inode = self.inodes.get_mut(&file).unwrap();
+                (inode.bytes, inode.missing, inode.ctime) = (bytes, None, now.sec as u64);
+                let after = self.after(file);
+                (file, Update::Close { file, replaces: None, after, left: Left::Whole })
             }
             ReplayOp::SetXattr { file, name, value } => {
                 let file = self.file(*file)?;

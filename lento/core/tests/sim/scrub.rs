@@ -118,7 +118,7 @@ impl Disk {
                 }
                 ScrubOutcome::Found { recno: Some(self.last()), what: "entry".into() }
             }
-            ScrubItem::Object { file, expect, size, xattrs } => {
+            ScrubItem::Object { file, expect, size, xattrs, missing } => {
                 let Some(inode) = self.inodes.get(file) else { return ScrubOutcome::Same };
                 if let Some(recno) = self.newer([(*file, vec![])], since) {
                     return ScrubOutcome::Stale { recno };
@@ -126,6 +126,8 @@ impl Disk {
                 let is = inode.attributes;
                 let theirs: Vec<_> = inode.xattrs.clone().into_iter().collect();
                 let content = is.is_file() && (is.mtime != expect.mtime || inode.bytes.len() as u64 != *size);
+                let content = content || is.is_file() && inode.missing != *missing;
+                let lacks = inode.missing.is_some();
                 let mut mask = Mask::default();
                 for (bit, differs) in [
                     (Mask::MODE, is.mode != expect.mode),
@@ -156,7 +158,7 @@ impl Disk {
                         file: *file,
                         replaces: None,
                         after: after.clone(),
-                        left: if how == Found::Mend { Left::Unvouched } else { Left::Whole },
+                        left: if how == Found::Mend && !lacks { Left::Unvouched } else { Left::Whole },
                     });
                 }
                 if mask != Mask::default() {
@@ -180,14 +182,19 @@ impl Disk {
             return None;
         }
         let recno = match expect {
-            None if inode.bytes.is_empty() && self.links(file) == 1 && !self.writers.contains(&file) => {
+            None if inode.missing.is_some()
+                || inode.bytes.is_empty() && self.links(file) == 1 && !self.writers.contains(&file) =>
+            {
                 self.inodes.get_mut(&dir)?.entries.remove(name);
-                self.inodes.remove(&file);
+                if self.links(file) == 0 {
+                    self.inodes.remove(&file);
+                }
                 None
             }
             Some(before) if was_file && !self.inodes.contains_key(&before) => {
                 let (after, replaces) = (self.after(file), Some(before));
-                self.found(Update::Close { file, replaces, after, left: Left::Unvouched });
+                let left = if after.missing.is_some() { Left::Whole } else { Left::Unvouched };
+                self.found(Update::Close { file, replaces, after, left });
                 Some(self.last())
             }
             _ => return None,

@@ -9,6 +9,7 @@ use super::permits::Door;
 use super::timing::Timing;
 use lento_core::Volume;
 use lento_core::io::ConflictOptions;
+use lento_core::io::Demanded;
 use lento_core::io::FetchResult;
 use lento_core::io::Input;
 use lento_core::io::KeepContent;
@@ -17,6 +18,7 @@ use lento_core::io::MassOptions;
 use lento_core::io::Output;
 use lento_core::io::ReplayItem;
 use lento_core::io::Writes;
+use lento_core::keeping::Keeping;
 use lento_core::message::Message;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
@@ -57,6 +59,10 @@ pub struct Node {
     pub wiped: u64,
     /// What its presto lets in, under permits.
     pub door: Door,
+    /// How much it keeps.
+    pub keeping: Keeping,
+    /// Who waits for a content.
+    pub asks: BTreeSet<u64>,
 }
 
 /// What the server's disk held once.
@@ -76,6 +82,9 @@ pub struct World {
     pub(super) counter: u64,
     /// Contents that were staged at the server.
     pub(super) staged: u64,
+    /// Opens of what was not here, and how many had it in the end.
+    pub asked_for: u64,
+    pub had: u64,
     pub log: Vec<String>,
     /// Contents that were closed.
     pub written: BTreeMap<Hash, String>,
@@ -149,6 +158,8 @@ impl World {
                 faults: vec![],
                 spent: std::time::Duration::ZERO,
                 barriers: BTreeSet::new(),
+                keeping: Keeping::All,
+                asks: BTreeSet::new(),
             });
         }
         let mut world = World {
@@ -159,6 +170,8 @@ impl World {
             now: 1,
             counter: 0,
             staged: 0,
+            asked_for: 0,
+            had: 0,
             log: vec![],
             written: BTreeMap::new(),
             superseded: BTreeSet::new(),
@@ -230,8 +243,11 @@ impl World {
             node.disk.make_durable();
         }
         let last = node.disk.last();
+        self.nodes[index].asks.clear();
         self.give(index, Input::PrestoUp { first: Recno(1), last });
         self.give(index, Input::Writes(self.writes));
+        let keeping = self.nodes[index].keeping.clone();
+        self.give(index, Input::Keep(keeping));
         if index == SERVER {
             self.give(index, Input::Replist(replist));
             self.give(index, Input::LogLimit(self.log_limit));
@@ -466,6 +482,11 @@ impl World {
             Output::Admit { serial, until } => self.nodes[index].door.admit(serial, until.0),
             Output::Revoke { ticket, serial } => self.revoke(index, ticket, serial),
             Output::RefuseWriters => {}
+            Output::Demanded(id, answer) => {
+                self.had += u64::from(answer == Demanded::Look);
+                self.note(format!("n{index}: {id} {answer:?}"));
+                self.nodes[index].asks.remove(&id);
+            }
             Output::Event(event) => self.told(index, event),
         }
         true

@@ -3,7 +3,7 @@
 use super::Manifests;
 use super::error::{Problem, Problems};
 use crate::volume::Durability;
-use crate::{DeletionPolicy, Mode, Replicator, ReplicatorSpec, Volume, VolumeSpec};
+use crate::{DeletionPolicy, Volume, VolumeSpec};
 
 const LATER: &str = "not supported yet";
 
@@ -14,12 +14,6 @@ impl Manifests {
             let file = self.file("Volume", id);
             for (field, why) in volume_settings(volume) {
                 problems.push(Problem::object(file, "Volume", id, field, why));
-            }
-        }
-        for (id, replicator) in &self.replicators {
-            let file = self.file("Replicator", id);
-            for (field, why) in unsupported_in_replicator(replicator) {
-                problems.push(Problem::object(file, "Replicator", id, field, why));
             }
         }
     }
@@ -66,34 +60,11 @@ pub fn unsupported_in_volume(volume: &Volume) -> Vec<(&'static str, String)> {
             refused.push((field, format!("{what}: {LATER}")));
         }
     };
-    unless(spec.replication.mode == Mode::Full, "spec.replication.mode", "OnDemand");
     unless(spec.durability == Durability::Synced, "spec.durability", "Applied");
-    refused
-}
-
-/// The same for a Replicator.
-#[must_use]
-pub fn unsupported_in_replicator(replicator: &Replicator) -> Vec<(&'static str, String)> {
-    let spec = &replicator.spec;
-    let mut refused = Vec::new();
-    let mut unless = |fine: bool, field: &'static str, what: &str| {
-        if !fine {
-            refused.push((field, format!("{what}: {LATER}")));
-        }
-    };
-    unless(spec.mode != Some(Mode::OnDemand), "spec.mode", "OnDemand");
-    unless(spec.pins.is_empty(), "spec.pins", "pins");
     refused
 }
 
 /// Takes back to their defaults what [`unsupported_in_volume`] names: what agents do in truth.
 pub fn as_supported_volume(spec: &mut VolumeSpec) {
-    spec.replication.mode = Mode::default();
     spec.durability = Durability::default();
-}
-
-/// Takes back what [`unsupported_in_replicator`] names.
-pub fn as_supported_replicator(spec: &mut ReplicatorSpec) {
-    spec.mode = spec.mode.filter(|mode| *mode != Mode::OnDemand);
-    spec.pins.clear();
 }

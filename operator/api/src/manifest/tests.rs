@@ -108,7 +108,6 @@ fn rules_between_objects() {
 fn what_does_not_work_yet_is_refused() {
     for (spec, field) in [
         ("durability: Applied", "spec.durability"),
-        ("replication: {mode: OnDemand}", "spec.replication.mode"),
         ("replication: {nodeSelector: {matchLabels: {a: b}}}", "spec.replication.nodeSelector"),
     ] {
         let message = error(volume(&format!("{{server: {{nodeName: a}}, {spec}}}")));
