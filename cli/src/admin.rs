@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use intermezzo_proto::v1::admin_client::AdminClient;
 use intermezzo_proto::v1::{
-    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, JudgeRequest, ResolveRequest, ScrubRequest,
-    StatusReply, StatusRequest, WaitProgress, WaitRequest,
+    CmlListRequest, CmlRecord, ConflictRecord, ConflictsRequest, FormerChunk, FormerRequest, HistoryLine,
+    HistoryRequest, JudgeRequest, PastReply, PastRequest, ResolveRequest, ScrubRequest, StatusReply,
+    StatusRequest, WaitProgress, WaitRequest,
 };
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -19,6 +20,9 @@ pub const DEFAULT_SOCKET: &str = "/run/intermezzo/lento.sock";
 
 /// How long an agent may take for an answer that needs no waiting.
 pub const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long an agent may take that has to look through what was.
+const LOOKING: Duration = Duration::from_secs(120);
 
 /// What can go wrong on the way to an agent.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +173,33 @@ impl Admin {
         self.answers(reply)
     }
 
+    /// What happened to a path.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn history(&mut self, request: HistoryRequest) -> Result<Answers<HistoryLine>, AdminError> {
+        let reply = tokio::time::timeout(LOOKING, self.client.history(request)).await;
+        self.answers(reply)
+    }
+
+    /// A part of an earlier tree.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn past(&mut self, request: PastRequest) -> Result<Answers<PastReply>, AdminError> {
+        let reply = tokio::time::timeout(LOOKING, self.client.past(request)).await;
+        self.answers(reply)
+    }
+
+    /// A content that one of these has named.
+    ///
+    /// # Errors
+    /// The agent is gone, silent or refuses.
+    pub async fn former(&mut self, request: FormerRequest) -> Result<Answers<FormerChunk>, AdminError> {
+        let reply = tokio::time::timeout(LOOKING, self.client.former(request)).await;
+        self.answers(reply)
+    }
+
     fn answers<T>(
         &self,
         reply: Result<Result<tonic::Response<Streaming<T>>, tonic::Status>, tokio::time::error::Elapsed>,
@@ -222,6 +253,45 @@ impl<T> Answers<T> {
             all.push(one);
         }
         Ok(all)
+    }
+}
+
+/// A connection over which many contents are asked for, one after the other.
+#[derive(Debug)]
+pub struct Contents {
+    runtime: tokio::runtime::Runtime,
+    admin: Admin,
+}
+
+impl Contents {
+    /// Connects to the agent's socket.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn connect(path: &Path) -> Result<Contents, AdminError> {
+        let runtime = runtime()?;
+        let admin = runtime.block_on(Admin::connect(path))?;
+        Ok(Contents { runtime, admin })
+    }
+
+    /// Hands a content of the past over, piece by piece. The inner error is that of whoever takes it.
+    ///
+    /// # Errors
+    /// The agent is gone or refuses; then what was taken so far is good for nothing.
+    pub fn fetch(
+        &mut self,
+        request: FormerRequest,
+        take: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<std::io::Result<()>, AdminError> {
+        self.runtime.block_on(async {
+            let mut pieces = self.admin.former(request).await?;
+            while let Some(piece) = pieces.next().await? {
+                if let Err(error) = take(&piece.data) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        })
     }
 }
 
@@ -284,7 +354,9 @@ pub fn scrub(
 /// # Errors
 /// What the conversation says, or no runtime.
 pub fn block_on<T>(talk: impl Future<Output = Result<T, AdminError>>) -> Result<T, AdminError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Runtime)?;
-    runtime.block_on(talk)
+    runtime()?.block_on(talk)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, AdminError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Runtime)
 }

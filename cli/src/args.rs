@@ -8,6 +8,10 @@ use clap_complete::Shell;
 
 use crate::output::Format;
 
+mod history;
+
+pub(crate) use history::{HistoryArgs, PlaceArgs, RestoreArgs, When};
+
 /// InterMezzo: volumes that live as plain files on every node that needs them.
 #[derive(Debug, Parser)]
 #[command(
@@ -47,6 +51,16 @@ pub(crate) enum Command {
     /// Updates that lost against another and are kept
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// What happened to a file or directory, and what it was like: who made, wrote, renamed or removed it, and when
+    #[command(
+        after_help = "Examples:\n  intermezzo history /mnt/home/notes.txt\n  intermezzo history --volume team/home /projects --limit 20\n  intermezzo history /mnt/home/notes.txt --at 2h --content > notes-of-then.txt\n  intermezzo history /mnt/home/projects --before 4711\n\nThe Volume needs `history` in its spec. It can be asked on every node of the volume; the server must be reachable.\nPaths that no longer exist can be asked for. See also: intermezzo restore"
+    )]
+    History(HistoryArgs),
+    /// Bring back a file, or a whole directory, as it was (root)
+    #[command(
+        after_help = "Examples:\n  sudo intermezzo restore /mnt/home/notes.txt --at 4711\n  sudo intermezzo restore /mnt/home/projects --before 4712 --dry-run\n  sudo intermezzo restore /mnt/home/projects --at '2027-01-15 08:00' --to /mnt/home/projects-then\n\nWhat is written is an update of this node like any other: it goes to all nodes, and can be undone the same way. What stands\nthere now becomes history. Files that have come since then stay, unless --exact is given.\nExit code 3: some contents are not kept any more, or something is in the way; they are named."
+    )]
+    Restore(RestoreArgs),
     /// Removals of a large part of a volume's tree by one node, which wait until somebody approves or refuses them
     #[command(subcommand)]
     Hold(Hold),
@@ -122,6 +136,9 @@ pub(crate) struct UpArgs {
     /// Make this existing directory the volume: it stays where it is, node a serves it, the others get copies
     #[arg(long, value_name = "DIR")]
     pub adopt: Option<PathBuf>,
+    /// Keep what is overwritten and removed, for `intermezzo history` and `intermezzo restore`
+    #[arg(long)]
+    pub history: bool,
     /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub timeout: Duration,

@@ -6,12 +6,15 @@ mod completions;
 mod conflicts;
 mod dev;
 mod diff;
+mod history;
 mod hold;
 mod initramfs;
 mod kml;
 mod parts;
 mod pki;
+mod place;
 mod resolve;
+mod restore;
 mod scrub;
 mod status;
 mod wait;
@@ -32,6 +35,8 @@ pub fn run(cli: Cli) -> Exit {
         Command::Kml(kml) => kml::run(kml),
         Command::Cml(cml) => cml::run(&cml),
         Command::Conflicts(conflicts) => conflicts::run(&conflicts),
+        Command::History(args) => history::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Hold(hold) => hold::run(&hold),
         Command::Initramfs(args) => initramfs::run(&args),
         Command::Pki(pki) => pki::run(pki),

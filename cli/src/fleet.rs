@@ -18,6 +18,8 @@ use intermezzo_api::volume::Writes;
 use intermezzo_api::{Mode, Replicator};
 use intermezzo_proto::v1::{ConflictRecord, StatusReply};
 
+pub use intermezzo_api::volume::HistorySpec;
+
 use crate::admin::{self, Admin, AdminError, Scope};
 use crate::pki::{self, PkiError};
 pub use layout::{Config, Daemon, Layout, Mounts, Node};
@@ -456,6 +458,18 @@ impl Fleet {
         for volume in manifests.volumes.values_mut() {
             volume.spec.writes = Writes::Permits;
             volume.spec.when_alone = when_alone;
+        }
+        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+    }
+
+    /// From now on the volume's server keeps what was. The agents read their manifests when these change.
+    ///
+    /// # Errors
+    /// The manifest is wrong or cannot be written.
+    pub fn set_history(&self, history: Option<HistorySpec>) -> Result<(), FleetError> {
+        let mut manifests = self.manifests()?;
+        for volume in manifests.volumes.values_mut() {
+            volume.spec.history = history;
         }
         layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
     }

@@ -1,6 +1,8 @@
 //! What the command line asks: `Admin` over a Unix socket that only its owner may open.
 
 use crate::clock;
+use crate::history;
+use crate::history::Historian;
 use crate::req_dispatcher::ChannelState;
 use crate::req_dispatcher::Downcalls;
 use crate::volume::Mail;
@@ -51,6 +53,8 @@ pub struct AdminService {
     pub volumes: Volumes,
     /// Presto.
     pub downcalls: Downcalls,
+    /// What was.
+    pub historian: Historian,
 }
 
 /// The socket in the file system; it goes when dropped, unless another agent has put its own there meanwhile.
@@ -102,6 +106,9 @@ impl Admin for AdminService {
     type CmlListStream = Reply<v1::CmlRecord>;
     type ConflictsStream = Reply<v1::ConflictRecord>;
     type ScrubStream = Reply<v1::ScrubProgress>;
+    type HistoryStream = history::Answers<v1::HistoryLine>;
+    type PastStream = history::Answers<v1::PastReply>;
+    type FormerStream = history::Answers<v1::FormerChunk>;
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let (kernel, presto_connected) = match &*self.downcalls.state().borrow() {
@@ -236,6 +243,27 @@ impl Admin for AdminService {
         let (progress, stream) = mpsc::channel(4);
         tokio::spawn(follow_scrub(volume, progress));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<Self::HistoryStream>, Status> {
+        let volume = self.find(&request.get_ref().volume)?;
+        self.historian.lines(&volume, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn past(&self, request: Request<v1::PastRequest>) -> Result<Response<Self::PastStream>, Status> {
+        let volume = self.find(&request.get_ref().volume)?;
+        self.historian.past(&volume, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn former(
+        &self,
+        request: Request<v1::FormerRequest>,
+    ) -> Result<Response<Self::FormerStream>, Status> {
+        let volume = self.find(&request.get_ref().volume)?;
+        self.historian.former(&volume, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -400,6 +428,7 @@ pub(crate) fn volume_status(name: &str, report: Report, kml: (u64, u64)) -> v1::
         replicators: status.replicators.into_iter().map(|one| replicator_status(one, now)).collect(),
         conflicts: status.conflicts,
         newest_conflict: status.newest_conflict.0,
+        history_from: status.history.map(|extent| extent.from.0),
         conflicts_decided: status.conflicts_decided,
         conflict_bytes: status.conflict_bytes.0,
         conflict_decided_bytes: status.conflict_bytes.1,

@@ -5,6 +5,7 @@ use crate::control;
 use crate::desired::Desired;
 use crate::desired::DesiredVolume;
 use crate::dialer::Peers;
+use crate::history::Historian;
 use crate::jobs;
 use crate::manifests;
 use crate::metrics;
@@ -102,6 +103,9 @@ impl Agent {
             ReqDispatcher::new(options.presto_socket.clone(), handler, rooms.clone());
         tokio::spawn(dispatcher.run());
         let contents = Arc::new(Semaphore::new(jobs::CONCURRENCY));
+        let peers = Peers::new(credentials.clone(), options.peers.iter().cloned().collect());
+        let historian = Historian::new(&options.node, downcalls.clone(), peers.clone())
+            .map_err(|error| setup("random numbers", error))?;
         let service = ReplicationService {
             volumes: volumes.clone(),
             downcalls: downcalls.clone(),
@@ -109,21 +113,22 @@ impl Agent {
             names: StageNames::default(),
             rooms: Rooms::default(),
             limits: Limits::default(),
+            historian: historian.clone(),
         };
         let address =
-            listen(service, options.listen, credentials.clone(), rooms.clone()).map_err(AgentError::Setup)?;
+            listen(service, options.listen, credentials, rooms.clone()).map_err(AgentError::Setup)?;
         let _socket = admin::listen(
             admin::AdminService {
                 node: options.node.clone(),
                 volumes: volumes.clone(),
                 downcalls: downcalls.clone(),
+                historian,
             },
             &options.admin_socket,
             rooms.clone(),
         )
         .map_err(AgentError::Setup)?;
         let run = options.admin_socket.parent().map(Path::to_owned).unwrap_or_default();
-        let peers = Peers::new(credentials, options.peers.iter().cloned().collect());
         info!(target: "agent", node = options.node, %address, "listening");
 
         let mut desired = match origin {

@@ -8,11 +8,13 @@ use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
 use intermezzo_api::volume;
 use intermezzo_api::volume::Conflicts;
+use intermezzo_api::volume::HistorySpec;
 use intermezzo_api::volume::LimitsSpec;
 use intermezzo_api::volume::MassAction;
 use intermezzo_api::volume::Source;
 use intermezzo_api::volume::WhenAlone;
 use intermezzo_api::volume::WhenFull;
+use lento_core::history::HistoryOptions;
 use lento_core::io::Alone;
 use lento_core::io::ConflictOptions;
 use lento_core::io::MassOptions;
@@ -23,6 +25,9 @@ use lento_core::keeping::Keeping;
 use lento_core::keeping::Pin;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+
+/// The part of `history.maxBytes` that its records may take in addition.
+const ROWS: u64 = 10;
 
 /// By `namespace/name`.
 pub type Desired = BTreeMap<String, DesiredVolume>;
@@ -48,6 +53,8 @@ pub struct DesiredVolume {
     pub conflicts: ConflictOptions,
     /// When a person is asked before one node's removals are done.
     pub mass: MassOptions,
+    /// What is kept of what was; `None`: nothing.
+    pub history: Option<HistorySpec>,
     /// A directory of the server's node that is the volume's tree.
     pub source: Option<String>,
     /// Names that stay on this node.
@@ -59,6 +66,14 @@ pub struct DesiredVolume {
 }
 
 impl DesiredVolume {
+    /// For the core: how long, and how much of it may be its records.
+    #[must_use]
+    pub fn history_options(&self) -> Option<HistoryOptions> {
+        let history = self.history?;
+        let keep_for = u64::from(history.days()).saturating_mul(24 * 3600 * 1000);
+        Some(HistoryOptions { keep_for, row_bytes: history.max_bytes() / ROWS })
+    }
+
     /// Whether `node` serves it.
     #[must_use]
     pub fn is_server(&self, node: &str) -> bool {
@@ -96,6 +111,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             writes: writes(volume),
             conflicts: conflict_options(volume),
             mass: mass_options(volume),
+            history: volume.spec.history,
             when_full: volume.spec.log.when_full,
             source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
             exclude: volume.spec.exclude.clone(),

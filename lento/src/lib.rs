@@ -15,6 +15,7 @@ pub mod control;
 pub mod desired;
 pub mod dialer;
 pub mod fetch_service;
+pub mod history;
 pub mod jobs;
 pub mod journal;
 pub mod link;

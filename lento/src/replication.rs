@@ -3,11 +3,14 @@
 //! Contents are served by `fetch_service` and taken in by `stage_service`.
 
 use crate::fetch_service;
+use crate::history;
+use crate::history::Historian;
 use crate::link::Link;
 use crate::link::LinkQueue;
 use crate::link::link;
 use crate::req_dispatcher::Downcalls;
 use crate::rooms::Limits;
+use crate::rooms::Open;
 use crate::rooms::Rooms;
 use crate::stage_names::StageNames;
 use crate::stage_service;
@@ -60,6 +63,8 @@ pub struct ReplicationService {
     pub rooms: Rooms,
     /// How long clients are waited for.
     pub limits: Limits,
+    /// What was.
+    pub historian: Historian,
 }
 
 /// Listens at `address`; each new connection meets the identity of then. The port may be 0: the answer says which one it
@@ -99,6 +104,9 @@ impl Replication for ReplicationService {
     type ConnectStream = ReceiverStream<Result<v1::ServerFrame, Status>>;
     type FetchStream = ReceiverStream<Result<v1::FetchChunk, Status>>;
     type StageStream = stage_service::Replies;
+    type HistoryStream = history::Answers<v1::HistoryLine>;
+    type PastStream = history::Answers<v1::PastReply>;
+    type FormerStream = history::Answers<v1::FormerChunk>;
 
     async fn connect(
         &self,
@@ -126,9 +134,36 @@ impl Replication for ReplicationService {
         let node = peer_node(&request)?;
         Ok(Response::new(stage_service::stage(self, &node, request.into_inner())))
     }
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<Self::HistoryStream>, Status> {
+        let (volume, room) = self.asked(&peer_node(&request)?, &request.get_ref().volume)?;
+        self.historian.lines_here(&volume, request.get_ref(), Some(room)).map(Response::new)
+    }
+
+    async fn past(&self, request: Request<v1::PastRequest>) -> Result<Response<Self::PastStream>, Status> {
+        let (volume, room) = self.asked(&peer_node(&request)?, &request.get_ref().volume)?;
+        self.historian.past_here(&volume, request.get_ref(), Some(room)).map(Response::new)
+    }
+
+    async fn former(
+        &self,
+        request: Request<v1::FormerRequest>,
+    ) -> Result<Response<Self::FormerStream>, Status> {
+        let (volume, room) = self.asked(&peer_node(&request)?, &request.get_ref().volume)?;
+        let content = request.get_ref().content.as_ref();
+        self.historian.former_here(&volume, content, Some(room)).map(Response::new)
+    }
 }
 
 impl ReplicationService {
+    /// The volume about which `node` asks something, and its room for that.
+    fn asked(&self, node: &str, volume: &str) -> Result<(VolumeHandle, Open), Status> {
+        Ok((self.admitted(node, volume)?, self.rooms.enter(node)?))
+    }
+
     /// The volume of this name, if `node` may follow it.
     ///
     /// # Errors

@@ -366,7 +366,9 @@ impl VolumeTask {
         let options_changed = limits_changed
             || writes_changed
             || (desired.access, desired.limits) != (self.desired.access, self.desired.limits)
-            || desired.exclude != self.desired.exclude;
+            || desired.exclude != self.desired.exclude
+            || desired.history != self.desired.history;
+        let history_changed = desired.history != self.desired.history;
         let conflicts_changed =
             (desired.conflicts, desired.mass) != (self.desired.conflicts, self.desired.mass);
         let keeping_changed = desired.keeping != self.desired.keeping;
@@ -391,6 +393,9 @@ impl VolumeTask {
             if self.life.is_some() && conflicts_changed {
                 inputs.push(Input::Conflicts(self.desired.conflicts));
                 inputs.push(Input::MassRemoval(self.desired.mass));
+            }
+            if self.life.is_some() && history_changed {
+                inputs.push(Input::History(self.desired.history_options()));
             }
         } else if self.is_paused() && !was_paused {
             info!(target: "volume", volume = &*self.handle.name, "paused: this node's updates wait in its journal");

@@ -133,6 +133,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         conflicts: Default::default(),
         writes: Default::default(),
         mass: Default::default(),
+        history: None,
         source: None,
         exclude: Vec::new(),
         keeping: Default::default(),

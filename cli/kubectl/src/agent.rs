@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use intermezzo::Exit;
 
-use crate::args::{OneArgs, ResolveArgs, ShowArgs, Take, Target};
+use crate::args::{HistoryArgs, OneArgs, ResolveArgs, ShowArgs, Take, Target};
 use crate::cluster::{Cluster, Space};
 
 pub(crate) async fn show(cluster: &Cluster, target: &Target, args: &ShowArgs) -> Result<Exit> {
@@ -27,30 +27,40 @@ pub(crate) async fn resolve(cluster: &Cluster, target: &Target, args: &ResolveAr
     ask(cluster, target, &args.one, "resolve", &["--take", take]).await
 }
 
+pub(crate) async fn history(cluster: &Cluster, target: &Target, args: &HistoryArgs) -> Result<Exit> {
+    let limit = format!("--limit={}", args.limit);
+    let at = args.at.as_ref().map(|at| format!("--at={at}"));
+    let before = args.before.map(|before| format!("--before={before}"));
+    let mut words = vec!["history", args.path.as_str(), &limit];
+    words.extend(
+        [at.as_deref(), before.as_deref(), args.content.then_some("--content")].into_iter().flatten(),
+    );
+    on_server(cluster, target, &args.volume, &words).await
+}
+
 async fn ask(cluster: &Cluster, target: &Target, one: &OneArgs, verb: &str, more: &[&str]) -> Result<Exit> {
+    let position = one.position.to_string();
+    let words = [&["conflicts", verb, &position], more].concat();
+    on_server(cluster, target, &one.volume, &words).await
+}
+
+/// Runs `intermezzo` with these words beside the agent of the volume's server.
+async fn on_server(cluster: &Cluster, target: &Target, volume: &str, words: &[&str]) -> Result<Exit> {
     if cluster.space == Space::All {
-        bail!("a conflict is of one volume: name its namespace with -n, not -A");
+        bail!("this is about one volume: name its namespace with -n, not -A");
     }
-    let volume = cluster.volume(&one.volume).await?;
+    let volume = cluster.volume(volume).await?;
     let server = volume.status.as_ref().and_then(|status| status.server.clone());
     let server = server.with_context(|| format!("Volume {} has no server yet", volume.id()))?;
     let pod = cluster.agent_on(&server).await?;
-    let mut command = conflict(target, &pod, &volume.id(), one.position, verb, more);
+    let mut command = about(target, &pod, &volume.id(), words);
     let status = command.status().context("cannot run kubectl: is it in PATH?")?;
     Ok(if status.success() { Exit::Done } else { Exit::Failed })
 }
 
-fn conflict(
-    target: &Target,
-    pod: &(String, String),
-    volume: &str,
-    position: u64,
-    verb: &str,
-    more: &[&str],
-) -> Command {
-    let mut command =
-        exec(target, pod, &["intermezzo", "conflicts", verb, &position.to_string(), "--volume", volume]);
-    command.args(more);
+fn about(target: &Target, pod: &(String, String), volume: &str, words: &[&str]) -> Command {
+    let mut command = exec(target, pod, &["intermezzo"]);
+    command.args(words).args(["--volume", volume]);
     command
 }
 
@@ -73,12 +83,13 @@ mod tests {
     fn the_agent_is_asked_in_the_words_of_its_own_command_line() {
         let target = Target { context: Some("lab".into()), ..Target::default() };
         let pod = ("intermezzo-system".to_owned(), "lento-x7".to_owned());
-        let command = conflict(&target, &pod, "team/shared", 41, "resolve", &["--take", "drop"]);
+        let words = ["conflicts", "resolve", "41", "--take", "drop"];
+        let command = about(&target, &pod, "team/shared", &words);
         let words: Vec<&str> = command.get_args().filter_map(|word| word.to_str()).collect();
         assert_eq!(
             words.join(" "),
             "--context lab exec --namespace intermezzo-system lento-x7 --container lento -- \
-             intermezzo conflicts resolve 41 --volume team/shared --take drop"
+             intermezzo conflicts resolve 41 --take drop --volume team/shared"
         );
     }
 }

@@ -57,6 +57,11 @@ pub(crate) enum Command {
     /// Updates that lost against another and are kept
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// What happened to a file or directory of a volume, and what it was like
+    #[command(
+        after_help = "Examples:\n  kubectl intermezzo history shared /notes.txt\n  kubectl intermezzo history shared /notes.txt --at 2h --content | kubectl exec -i my-pod -- tee /data/notes.txt\n\nIt asks the agent of the volume's server, by `kubectl exec`. The Volume needs `history` in its spec."
+    )]
+    History(HistoryArgs),
     /// Collect what somebody needs to see who is to help: objects, events, logs, what agents say; no contents, no keys
     #[command(
         after_help = "Examples:\n  kubectl intermezzo support-bundle -A\n  kubectl intermezzo support-bundle -n team --out /tmp/bundle && tar -czf bundle.tgz -C /tmp bundle\n\nObjects of the namespace, or with -A of all; pods wherever they are. It asks agents by `kubectl exec`. Exit code 1: some of it\ncould not be had, and the file `missing` says why."
@@ -91,6 +96,28 @@ pub(crate) enum Conflicts {
         after_help = "Examples:\n  kubectl intermezzo conflicts resolve shared 1234 --take theirs\n  kubectl intermezzo conflicts show shared 1234 --content | kubectl exec -i my-pod -- tee /data/notes.txt &&\n    kubectl intermezzo conflicts resolve shared 1234 --take drop\n\nIt tells the agent of the volume's server, by `kubectl exec`. Agents write nothing into volumes: where what was kept is to\nbe in the tree, write it there from a pod that has the volume, as in the second example."
     )]
     Resolve(ResolveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// The volume
+    #[arg(value_name = "VOLUME")]
+    pub volume: String,
+    /// File or directory, from the volume's root on; it may be gone
+    #[arg(value_name = "PATH")]
+    pub path: String,
+    /// As it was then: after the update at a position, at a time, or so long ago (2h)
+    #[arg(long, value_name = "WHEN")]
+    pub at: Option<String>,
+    /// As it was before the update at this position
+    #[arg(long, value_name = "POSITION", conflicts_with = "at")]
+    pub before: Option<u64>,
+    /// Only the content of the file, as it was
+    #[arg(long)]
+    pub content: bool,
+    /// So many lines at most, the newest; 0: all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u32,
 }
 
 #[derive(Debug, Args)]

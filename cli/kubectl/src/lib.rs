@@ -52,6 +52,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
             Command::Lag(args) => lag::run(&cluster, args).await,
             Command::Wait(args) => wait::run(&cluster, args).await,
             Command::SupportBundle(args) => support::run(&cluster, &cli.target, args).await,
+            Command::History(args) => agent::history(&cluster, &cli.target, args).await,
             Command::Conflicts(Conflicts::List(args)) => conflicts::run(&cluster, args).await,
             Command::Conflicts(Conflicts::Show(args)) => agent::show(&cluster, &cli.target, args).await,
             Command::Conflicts(Conflicts::Diff(args)) => agent::diff(&cluster, &cli.target, args).await,

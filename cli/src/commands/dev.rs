@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::Exit;
 use crate::admin::Looking;
 use crate::args::{Dev, DevNodeArgs, DevStatusArgs, UpArgs};
-use crate::fleet::{Daemon, Fleet, Mounts, Node, Request, mounts};
+use crate::fleet::{Daemon, Fleet, HistorySpec, Mounts, Node, Request, mounts};
 use crate::output::{Format, Table, print_text, print_value, say};
 use crate::progress::Progress;
 
@@ -44,6 +44,9 @@ fn up(args: UpArgs) -> Result<Exit> {
         mounts: Mounts::OutlivePresto,
     };
     let mut fleet = Fleet::make(&args.at.dir, &request)?;
+    if args.history {
+        fleet.set_history(Some(HistorySpec::default()))?;
+    }
     let progress = Progress::spinner("Starting the fleet");
     let ready = fleet.up(args.timeout, &mut |text| progress.note(text));
     let took = progress.finish();

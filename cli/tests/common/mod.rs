@@ -24,6 +24,9 @@ pub struct Script {
     pub cml: Vec<CmlRecord>,
     pub conflicts: Vec<ConflictRecord>,
     pub scrub: Vec<ScrubProgress>,
+    pub history: Vec<HistoryLine>,
+    /// What was, by the names of the path asked for.
+    pub past: std::collections::BTreeMap<Vec<u8>, Vec<PastNode>>,
     /// What it was told about removals that it holds.
     pub judged: Arc<Mutex<Vec<String>>>,
     /// Conflicts that it was told are resolved.
@@ -38,6 +41,9 @@ impl Admin for Script {
     type CmlListStream = Answers<CmlRecord>;
     type ConflictsStream = Answers<ConflictRecord>;
     type ScrubStream = Answers<ScrubProgress>;
+    type HistoryStream = Answers<HistoryLine>;
+    type PastStream = Answers<PastReply>;
+    type FormerStream = Answers<FormerChunk>;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         Ok(Response::new(self.status.clone()))
@@ -72,6 +78,26 @@ impl Admin for Script {
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveReply>, Status> {
         self.resolved.lock().await.push(request.into_inner().position);
         Ok(Response::new(ResolveReply {}))
+    }
+
+    async fn history(&self, _: Request<HistoryRequest>) -> Result<Response<Self::HistoryStream>, Status> {
+        Ok(Response::new(Box::pin(stream::iter(self.history.clone().into_iter().map(Ok)))))
+    }
+
+    async fn past(&self, request: Request<PastRequest>) -> Result<Response<Self::PastStream>, Status> {
+        let past = self.past.get(&request.into_inner().path.concat()).cloned().unwrap_or_default();
+        let head = PastReply { what: Some(past_reply::What::Position(7)) };
+        let nodes = past.into_iter().map(|node| PastReply { what: Some(past_reply::What::Node(node)) });
+        Ok(Response::new(Box::pin(stream::iter(
+            std::iter::once(head).chain(nodes).map(Ok).collect::<Vec<_>>(),
+        ))))
+    }
+
+    async fn former(&self, request: Request<FormerRequest>) -> Result<Response<Self::FormerStream>, Status> {
+        // What a file held is its seal, in this world.
+        let content = request.into_inner().content.unwrap_or_default();
+        let piece = FormerChunk { data: content.seal };
+        Ok(Response::new(Box::pin(stream::iter([Ok(piece)]))))
     }
 
     async fn judge(&self, request: Request<JudgeRequest>) -> Result<Response<JudgeReply>, Status> {

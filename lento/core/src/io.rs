@@ -24,6 +24,7 @@ pub use scrub::Listing;
 pub use scrub::ScrubItem;
 pub use scrub::ScrubOutcome;
 
+use crate::history::HistoryOptions;
 use crate::keeping::Keeping;
 use crate::message::Message;
 use crate::record::KmlRecord;
@@ -116,6 +117,8 @@ pub enum Input {
     Resolved(Position),
     /// Server: when a person is asked before one node's removals are done.
     MassRemoval(MassOptions),
+    /// Server: how much of what was is kept; `None`: nothing.
+    History(Option<HistoryOptions>),
     /// Server: a person has decided about what this node is about to remove.
     Judged(NodeName, Judgement),
     /// Server: what becomes of updates that exclude each other.
@@ -258,6 +261,8 @@ pub enum Output {
     Truncate(Recno),
     /// Server: what was kept of this record can go.
     Forget(OpId),
+    /// Downcall `Mark{history_floor}`: of what records before this one ended no content is needed.
+    HistoryFloor(Recno),
     /// Downcall `DropStage`: names no record needs any more.
     DropStage(Vec<String>),
     /// The barrier with this id is reached.

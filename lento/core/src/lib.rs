@@ -11,6 +11,7 @@ mod cml;
 mod context;
 mod facet;
 pub mod ground;
+pub mod history;
 pub mod io;
 mod judge;
 pub mod keeping;

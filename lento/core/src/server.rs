@@ -8,6 +8,7 @@ mod backfetch;
 mod conflicts;
 mod forward;
 mod gone;
+mod history;
 mod judging;
 mod offers;
 mod orphans;
@@ -83,6 +84,7 @@ pub use conflicts::Standing;
 pub use conflicts::State;
 pub use conflicts::Tally;
 use gone::Gone;
+use history::History;
 pub use removals::Held;
 use removals::Removals;
 use resolving::Resolving;
@@ -143,6 +145,8 @@ pub struct Server {
     gone: Gone,
     /// What one node is about to remove.
     removals: Removals,
+    /// What was.
+    history: History,
     judged: Judged,
     /// What clients have of a log that this server has lost.
     offers: Offers,
@@ -269,6 +273,7 @@ impl Server {
         })?;
         server.conflicts = Conflicts::load(store)?;
         server.removals = Removals::load(store)?;
+        server.history = History::load(store)?;
         server.orphans = Orphans::load(store)?;
         server.torn = TornFiles::load(store)?;
         server.permits = Permits::load(store)?;
@@ -282,6 +287,7 @@ impl Server {
         self.tend_torn(ctx)?;
         self.drop_needless(ctx);
         self.age_conflicts(ctx)?;
+        self.age_history(ctx)?;
         self.read_contents(ctx)?;
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
@@ -309,6 +315,7 @@ impl Server {
         );
         times.extend(self.orphans.wake().map(|at| (at, "keep what a writer left")));
         times.extend(self.conflicts_wake().map(|at| (at, "let go what is kept of decided conflicts")));
+        times.extend(self.history_wake().map(|at| (at, "let go what was too long ago")));
         times.extend(self.torn.wake().map(|at| (at, "look again for the content of a torn file")));
         times.extend(self.sessions.values().filter_map(|session| {
             session.refused.as_ref().map(|refused| (refused.until, "try a refused record again"))
@@ -328,6 +335,7 @@ impl Server {
         self.unread.forget_reads();
         self.torn.presto_changed();
         self.journal_end = last;
+        self.history.presto_up();
         self.orphans.limbo_end = Some(last);
     }
 

@@ -53,11 +53,13 @@ pub enum Table {
     Held = 21,
     /// Client: objects of the local tree whose content is not here.
     Missing = 22,
+    /// Server: what was, by position.
+    History = 23,
 }
 
 impl Table {
     /// All tables, in the order of their numbers.
-    pub const ALL: [Table; 23] = [
+    pub const ALL: [Table; 24] = [
         Table::Meta,
         Table::LocalObject,
         Table::LocalEntry,
@@ -81,6 +83,7 @@ impl Table {
         Table::Standing,
         Table::Held,
         Table::Missing,
+        Table::History,
     ];
 }
 

@@ -28,9 +28,20 @@ pub fn put<T: Serialize>(
     key: &[u8],
     value: &T,
 ) -> Result<(), StoreError> {
+    put_sized(store, table, key, value).map(drop)
+}
+
+/// The same; says how many bytes the value takes.
+pub fn put_sized<T: Serialize>(
+    store: &mut dyn Store,
+    table: Table,
+    key: &[u8],
+    value: &T,
+) -> Result<u64, StoreError> {
     let bytes =
         postcard::to_stdvec(value).map_err(|e| StoreError(format!("encoding a row of {table:?}: {e}")))?;
-    store.put(table, key, &bytes)
+    store.put(table, key, &bytes)?;
+    Ok(bytes.len() as u64)
 }
 
 /// Decodes a row's value.

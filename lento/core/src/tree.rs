@@ -115,6 +115,22 @@ impl Overlay {
         self.names.clear();
     }
 
+    /// An object's row is this from now on.
+    pub fn set_object(&mut self, id: ObjectId, object: Option<Object>) {
+        self.objects.insert(id, object);
+    }
+
+    /// A name that stood for `before` stands for `object`; both know it among their names.
+    pub fn set_entry(&mut self, entry: (ObjectId, Name), before: Option<ObjectId>, object: Option<ObjectId>) {
+        if let Some(before) = before {
+            self.names.entry(before).or_default().insert(entry.clone(), Presence::Taken);
+        }
+        if let Some(object) = object {
+            self.names.entry(object).or_default().insert(entry.clone(), Presence::Added);
+        }
+        self.entries.insert(entry, object);
+    }
+
     /// Whether something is planned for this facet.
     pub fn covers(&self, facet: &Facet) -> bool {
         match facet {
@@ -128,6 +144,9 @@ impl Overlay {
         self.objects.len() + self.entries.len()
     }
 }
+
+/// Names that are looked at first.
+const FEW: usize = 2;
 
 /// A tree to read.
 pub struct View<'a> {
@@ -190,6 +209,28 @@ impl<'a> View<'a> {
         Ok(names)
     }
 
+    /// One of its names, without looking at all of them.
+    pub fn any_name(&self, id: ObjectId) -> Result<Option<(ObjectId, Name)>, StoreError> {
+        let planned = self.overlay.and_then(|o| o.names.get(&id));
+        let added = planned.into_iter().flatten().find(|(_, presence)| **presence == Presence::Added);
+        if let Some((name, _)) = added {
+            return Ok(Some(name.clone()));
+        }
+        let taken =
+            |name: &(ObjectId, Name)| planned.is_some_and(|names| names.get(name) == Some(&Presence::Taken));
+        let prefix = table::object_key(id);
+        for (key, _) in self.store.scan(self.which.names(), &prefix, FEW)? {
+            if let Some(rest) = key.strip_prefix(prefix.as_slice())
+                && let Some((dir, name)) = table::tag_from_key(rest)
+                && !taken(&(ObjectId(dir), name.to_vec()))
+            {
+                return Ok(Some((ObjectId(dir), name.to_vec())));
+            }
+        }
+        // Those few were taken, or there is none.
+        if planned.is_some() { Ok(self.names(id)?.into_iter().next()) } else { Ok(None) }
+    }
+
     /// Up to `limit` names in a directory; for `limit` 1: whether it has any.
     pub fn children(&self, dir: ObjectId, limit: usize) -> Result<BTreeMap<Name, ObjectId>, StoreError> {
         let mut found = BTreeMap::new();
@@ -231,7 +272,7 @@ impl<'a> View<'a> {
             if at == object {
                 return Ok(true);
             }
-            let Some((parent, _)) = self.names(at)?.into_iter().next() else { return Ok(false) };
+            let Some((parent, _)) = self.any_name(at)? else { return Ok(false) };
             at = parent;
         }
         Ok(true)
@@ -287,7 +328,7 @@ impl<'a> Tree<'a> {
     /// Inserts, replaces or removes an object's row; its names are not touched.
     pub fn set_object(&mut self, id: ObjectId, object: Option<&Object>) -> Result<(), StoreError> {
         if let Some(overlay) = &mut self.overlay {
-            overlay.objects.insert(id, object.cloned());
+            overlay.set_object(id, object.cloned());
             return Ok(());
         }
         if self.which == Which::Local {
@@ -311,14 +352,7 @@ impl<'a> Tree<'a> {
             return Ok(());
         }
         if let Some(overlay) = &mut self.overlay {
-            let entry = (dir, name.to_vec());
-            if let Some(before) = before {
-                overlay.names.entry(before).or_default().insert(entry.clone(), Presence::Taken);
-            }
-            if let Some(object) = object {
-                overlay.names.entry(object).or_default().insert(entry.clone(), Presence::Added);
-            }
-            overlay.entries.insert(entry, object);
+            overlay.set_entry((dir, name.to_vec()), before, object);
             return Ok(());
         }
         if let Some(before) = before {

@@ -186,6 +186,9 @@ impl Volume {
         if config.unclean {
             crate::scrub::doubt_tree(store)?;
         }
+        if !server {
+            crate::history::forget(store)?;
+        }
         meta.save(store)?;
         for (file, object) in [(config.root, ObjectId::ROOT), (config.staging, ObjectId::STAGING)] {
             handle::put(store, file, object)?;
@@ -480,6 +483,7 @@ fn feed_server(
         Input::Resolved(position) => server.resolved(position),
         Input::Conflicts(options) => server.set_conflict_options(options),
         Input::MassRemoval(options) => server.set_mass_options(ctx, options)?,
+        Input::History(options) => server.set_history(ctx, options),
         Input::Judged(node, judgement) => server.judged_removals(ctx, &node, judgement)?,
         Input::Replist(nodes) => server.set_replist(ctx, nodes)?,
         Input::Writes(writes) => server.set_writes(ctx, writes)?,
@@ -509,6 +513,7 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         | Input::Resolved(_)
         | Input::Conflicts(_)
         | Input::MassRemoval(_)
+        | Input::History(_)
         | Input::Judged(..)
         | Input::Replist(_)
         | Input::LogLimit(_) => {}

@@ -18,6 +18,7 @@ use lento_core::keeping::Keeping;
 use lento_core::keeping::Pin;
 use lento_core::types::mode;
 use sim::disk::ROOT;
+use sim::past::EVERYTHING;
 use sim::timing::Timing;
 use sim::world::Dice;
 use sim::world::World;
@@ -51,6 +52,8 @@ struct Mix {
     writes: Writes,
     /// People resolve conflicts.
     resolves: bool,
+    /// The server keeps what was.
+    history: bool,
     /// Of so many things that happen 84 are users' or troubles, others are the machines' own steps.
     things: u64,
     /// Machines' steps at a time.
@@ -76,6 +79,7 @@ const CALM: Mix = Mix {
     mass: None,
     writes: Writes::Optimistic,
     resolves: false,
+    history: true,
     things: 200,
     pace: 3,
     on_demand: false,
@@ -117,6 +121,7 @@ fn any(seed: u64) -> Mix {
             Writes::Permits(Alone::ReadOnly),
         ][dice.roll(4) as usize],
         on_demand: dice.roll(3) == 0,
+        history: seed % 2 == 0,
     }
 }
 
@@ -333,6 +338,8 @@ struct Seen {
     asked: u64,
     /// Times that somebody had a content that had not been there.
     had: u64,
+    /// Trees of the past that were looked at again.
+    recalled: u64,
 }
 
 fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
@@ -356,6 +363,7 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
             world.keep(client, Keeping::OnDemand { pins: vec![] });
         }
     }
+    world.keep_history(mix.history.then_some(EVERYTHING));
     for _ in 0..mix.steps {
         let index = world.dice.roll(world.nodes.len() as u64) as usize;
         match world.dice.roll(mix.things) {
@@ -380,6 +388,7 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
                 let keeping = any_keeping(&mut world);
                 world.keep(index, keeping);
             }
+            95..=97 if mix.history => world.remember(),
             79..=82 if mix.clocks => world.set_clock(index),
             72..=75 if mix.backups && index == 0 => world.back_up(),
             76..=78 if mix.backups && index == 0 => world.restore(),
@@ -416,6 +425,7 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
     if !mix.power {
         result = result.and_then(|()| world.check_limbo());
     }
+    result = result.and_then(|()| world.check_past());
     if world.dropped > 0 && mix.policy == Some(Policy::KeepBoth) {
         result = result.and(Err("what waits for a person was dropped".to_owned()));
     }
@@ -427,7 +437,8 @@ fn run(seed: u64, mix: Mix) -> Result<Seen, String> {
         }
         return Err(format!("seed {seed}: rested {rested}: {}", result.err().unwrap_or_default()));
     }
-    Ok(Seen { restored: world.restored, asked: world.asked, had: world.had })
+    let (restored, asked, had) = (world.restored, world.asked, world.had);
+    Ok(Seen { restored, asked, had, recalled: world.remembered.compared })
 }
 
 fn runs(default: u64) -> std::ops::Range<u64> {
@@ -460,6 +471,7 @@ fn each(mix: impl Fn(u64) -> Mix, default: u64) -> Seen {
                 all.restored += seen.restored;
                 all.asked += seen.asked;
                 all.had += seen.had;
+                all.recalled += seen.recalled;
             }
             Err(why) => bad.push(why),
         }
@@ -473,7 +485,8 @@ fn each(mix: impl Fn(u64) -> Mix, default: u64) -> Seen {
 
 #[test]
 fn two_nodes_connected() {
-    many(CALM, 1000);
+    let seen = many(CALM, 1000);
+    assert!(few() || seen.recalled > 1000, "{seen:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod permit;
 mod read;
 mod replay;
 mod scrub;
+mod sweep;
 mod sync;
 
 use crate::content::assembly::Ground;
@@ -177,6 +178,11 @@ impl Jobs {
     pub fn replay(&self, ticket: Ticket, items: Vec<ReplayItem>, untouched_since: Recno, connection: u64) {
         let presto = self.shared.downcalls.pinned(connection);
         let _ = self.replays.send(replay::Batch { ticket, items, untouched_since, presto });
+    }
+
+    /// Contents in the conflict store that no row needs go, once this record has been read.
+    pub fn sweep_conflicts(&self, journal_end: Recno) {
+        self.shared.spawn(sweep::run(self.shared.clone(), journal_end));
     }
 
     /// `Output::ReadContent`.

@@ -24,6 +24,8 @@ pub enum Note {
     ReleaseLimbo(Vec<FileId>, Recno),
     /// Everything in limbo but these.
     RetainLimbo(Vec<FileId>, Recno),
+    /// Of what records before this one ended no content is needed.
+    HistoryFloor(Recno),
     /// Staged files that nobody needs.
     DropStage(Vec<String>),
     /// Everything in an adopted tree is known.
@@ -55,6 +57,9 @@ fn bodies(note: Note) -> Vec<(&'static str, Body)> {
     match note {
         Note::Settled(recno) => {
             vec![("Mark", Body::Mark(v1::Mark { settled: Some(recno.0), ..Default::default() }))]
+        }
+        Note::HistoryFloor(floor) => {
+            vec![("Mark", Body::Mark(v1::Mark { history_floor: Some(floor.0), ..Default::default() }))]
         }
         Note::Truncate(upto) => vec![("Truncate", Body::Truncate(v1::Truncate { upto: upto.0 }))],
         Note::ReleaseLimbo(files, upto) => files

@@ -270,6 +270,11 @@ impl Page {
                 |status| status.permit_waiting,
             ),
         );
+        self.bytes(
+            "volume_history_records",
+            "Records of what was that the server keeps",
+            of_status(volumes, server, |status| status.history.map_or(0, |extent| extent.bytes)),
+        );
         self.gauge(
             "volume_connected",
             "1 while the stream to the peer is up: a client's to its server, a server's to each Replicator",
@@ -425,6 +430,12 @@ impl Page {
             "Removed files whose content is kept until their verdicts",
             stats(|stats| stats.limbo_files),
         );
+        self.gauge(
+            "history_contents",
+            "Earlier contents of files that are kept",
+            stats(|stats| stats.history_contents),
+        );
+        self.bytes("history", "Earlier contents on disk", stats(|stats| stats.history_bytes));
         self.gauge("open_files", "Files open for writing", stats(|stats| stats.open_files));
         self.counter(
             "permit_stolen_updates",

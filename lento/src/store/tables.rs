@@ -44,6 +44,7 @@ fn definition(table: Table) -> Definition {
         Table::Standing => "standing",
         Table::Held => "held",
         Table::Missing => "missing",
+        Table::History => "history",
     })
 }
 

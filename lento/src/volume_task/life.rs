@@ -261,6 +261,7 @@ impl Life {
             Output::ReleaseLimbo { files, upto } => self.jobs.note(Note::ReleaseLimbo(files, upto)),
             Output::RetainLimbo { files, upto } => self.jobs.note(Note::RetainLimbo(files, upto)),
             Output::Truncate(recno) => self.jobs.note(Note::Truncate(recno)),
+            Output::HistoryFloor(recno) => self.jobs.note(Note::HistoryFloor(recno)),
             Output::DropStage(names) => self.jobs.note(Note::DropStage(names)),
             Output::Forget(record) => self.jobs.forget(record),
             Output::List { ticket, dir, after } => {

@@ -108,6 +108,7 @@ impl VolumeTask {
             exclude: self.desired.exclude.clone(),
             max_bytes: self.desired.limits.max_bytes.unwrap_or(0),
             max_inodes: self.desired.limits.max_inodes.unwrap_or(0),
+            history: self.history(),
         };
         let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.pinned(generation));
         tokio::spawn(async move {
@@ -125,6 +126,12 @@ impl VolumeTask {
             };
             handle.send(Mail::Served(generation, result)).await;
         });
+    }
+
+    /// What presto keeps of what was: on the server.
+    fn history(&self) -> Option<v1::History> {
+        let history = self.desired.history.filter(|_| self.desired.is_server(&self.around.node))?;
+        Some(v1::History { max_bytes: history.max_bytes(), copy_bytes: history.max_copy_bytes() })
     }
 
     /// The directory that this node's part of the volume is, where one is adopted.
@@ -208,6 +215,7 @@ impl VolumeTask {
             // Before anything is judged or let go.
             inputs.push(Input::Conflicts(self.desired.conflicts));
             inputs.push(Input::MassRemoval(self.desired.mass));
+            inputs.push(Input::History(self.desired.history_options()));
             inputs.push(self.replication_list());
             inputs.push(self.log_limit());
             inputs.extend(self.links.keys().cloned().map(Input::Connected));
@@ -273,7 +281,11 @@ impl VolumeTask {
             contents: self.around.contents.clone(),
             ended: CancellationToken::new(),
         };
-        self.life = Some(Life::new(self.lives, core, store, writing, Jobs::start(shared)));
+        let jobs = Jobs::start(shared);
+        if self.desired.is_server(&self.around.node) {
+            jobs.sweep_conflicts(Recno(info.last_recno));
+        }
+        self.life = Some(Life::new(self.lives, core, store, writing, jobs));
         info!(target: "volume", volume = &*self.handle.name, unclean, life = self.lives, "serving");
         Ok(())
     }

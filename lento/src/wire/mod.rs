@@ -19,7 +19,7 @@ pub use words::tag;
 
 /// Version of the replication protocol. 3: contents that a power cut took from a server come back (`Backfetch`). 4: conflicts
 /// are resolved for all nodes, removals wait for a person (`Ahead`). 5: permits; contents may lack at a client
-/// (`Hello.partial`).
+/// (`Hello.partial`); a server tells what was (`History`, `Past`, `Former`).
 pub const PROTOCOL: u32 = 5;
 /// Messages are split so that none is longer, in bytes.
 pub const MESSAGE_TARGET: usize = 3 << 20;

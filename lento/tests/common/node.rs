@@ -9,6 +9,7 @@ use intermezzo_channel::v1 as channel;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_identity::Credentials;
 use lento::dialer::Peers;
+use lento::history::Historian;
 use lento::jobs::Jobs;
 use lento::jobs::Shared;
 use lento::link::Link;
@@ -25,6 +26,7 @@ use lento::volume::Mail;
 use lento::volume::VolumeHandle;
 use lento::volume::Volumes;
 use lento_core::message::Message;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,9 +85,14 @@ impl Node {
             names: StageNames::default(),
             rooms: Rooms::default(),
             limits: self.limits,
+            historian: self.historian(Peers::new(credentials.clone(), BTreeMap::new())),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         listen(service, any, credentials, self.stop.clone()).unwrap()
+    }
+
+    pub fn historian(&self, peers: Peers) -> Historian {
+        Historian::new("a", self.downcalls.clone(), peers).unwrap()
     }
 
     /// Attaches a presto, and waits until lento knows.

@@ -56,6 +56,10 @@ pub struct VolumeSpec {
     /// What the server does when one node is about to remove a large part of the tree.
     #[serde(default)]
     pub mass_removal: MassRemoval,
+    /// What the server keeps of what was overwritten, removed and renamed (`intermezzo history`, `intermezzo restore`). Absent:
+    /// nothing; where it is taken away, what was kept goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistorySpec>,
     /// When the server acknowledges, gives verdicts and forwards.
     #[serde(default)]
     pub durability: Durability,
@@ -239,6 +243,45 @@ pub enum MassAction {
     Hold,
     /// It is done like any other.
     Allow,
+}
+
+/// How long and how much of what was the server keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistorySpec {
+    /// Days in which the server's agent runs. Absent: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36_500))]
+    pub days: Option<u32>,
+    /// Bytes of earlier contents on the server's disk; beyond that the oldest go first. The records of who did what take up to a
+    /// tenth of it in addition. Absent: 10 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_048_576))]
+    pub max_bytes: Option<u64>,
+    /// Longest file that is copied before it is changed in place, where the file system cannot share its blocks (ext4, tmpfs).
+    /// What is removed or replaced is moved aside, however large. Absent: 1 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_copy_bytes: Option<u64>,
+}
+
+impl HistorySpec {
+    /// Days.
+    #[must_use]
+    pub fn days(&self) -> u32 {
+        self.days.unwrap_or(30)
+    }
+
+    /// Bytes of contents.
+    #[must_use]
+    pub fn max_bytes(&self) -> u64 {
+        self.max_bytes.unwrap_or(10 << 30)
+    }
+
+    /// Longest file that is copied.
+    #[must_use]
+    pub fn max_copy_bytes(&self) -> u64 {
+        self.max_copy_bytes.unwrap_or(1 << 20)
+    }
 }
 
 /// When the server acknowledges an update.

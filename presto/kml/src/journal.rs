@@ -328,6 +328,11 @@ impl Journal {
         Recno(cursor.next.0.saturating_sub(1))
     }
 
+    /// The newest record that was begun.
+    pub fn begun(&self) -> Recno {
+        Recno(self.shared.log().next.0.saturating_sub(1))
+    }
+
     fn advance(&self, cursor: &mut Cursor) {
         loop {
             match cursor.segment.slot(cursor.at, cursor.next) {

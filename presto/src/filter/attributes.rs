@@ -116,6 +116,9 @@ impl Volume {
             }
             if let Some(size) = changes.size {
                 self.quota.may_resize(&self.name, id, before.attributes.size, size)?;
+                if size != before.attributes.size {
+                    self.keep_before(id, &file, &before);
+                }
             }
             let capable =
                 intent.mask.intersects(Mask::UID | Mask::GID | Mask::SIZE) && has_capability(&file, &before);

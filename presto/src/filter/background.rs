@@ -16,6 +16,8 @@ const ROUND: Duration = Duration::from_millis(50);
 const LONG_OPEN: Duration = Duration::from_secs(2);
 /// How often what is kept of closed files, and was kept a round ago, is let go.
 const KEPT: Duration = Duration::from_secs(15);
+/// How often it is looked whether earlier contents have to go.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// The thread; it ends when this is dropped.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Background {
         let shared = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("look-around".to_owned()).spawn(move || {
             let now = Instant::now();
-            let mut round = Round { looked: now, let_go: now };
+            let mut round = Round { looked: now, let_go: now, sweep: now };
             let (stopped, wake) = &*shared;
             let mut stopped = stopped.lock();
             while !*stopped {
@@ -65,9 +67,23 @@ impl Drop for Background {
 struct Round {
     looked: Instant,
     let_go: Instant,
+    /// When earlier contents are looked at next.
+    sweep: Instant,
 }
 
 impl Round {
+    /// Lets go earlier contents; how long to wait then.
+    fn sweep(&self, volume: &Volume) -> Duration {
+        match volume.history.sweep(&volume.lower) {
+            Ok(true) => ROUND,
+            Ok(false) => SWEEP,
+            Err(errno) => {
+                tracing::warn!(target: "history", volume = volume.name, %errno, "earlier contents are not removed");
+                SWEEP * 10
+            }
+        }
+    }
+
     fn run(&mut self, volume: &Volume) {
         let now = Instant::now();
         volume.tell_rest();
@@ -78,6 +94,9 @@ impl Round {
         if now.duration_since(self.let_go) >= KEPT {
             self.let_go = now;
             volume.files.let_go_old();
+        }
+        if now >= self.sweep {
+            self.sweep = now + self.sweep(volume);
         }
         if now.duration_since(self.looked) >= LONG_OPEN {
             self.looked = now;

@@ -329,6 +329,7 @@ impl Volume {
             return;
         }
         self.writers.adopt(id);
+        self.keep_after(id);
         self.quota.finished(id, || {
             let stat = self.object(id).and_then(Stat::of).ok()?;
             (!self.is_removed(id, &stat)).then_some(stat.attributes.size)

@@ -186,6 +186,7 @@ impl Volume {
         is_regular(&stat)?;
         self.refuse_taken(id, &stat)?;
         self.refuse_unfinished(id)?;
+        self.keep_before(id, &*file, &stat);
         let capability = has_capability(&*file, &stat);
         self.quota.opened(id, stat.attributes.size);
         Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))

@@ -199,8 +199,8 @@ impl Volume {
             let dir = self.lower.dir(parent)?;
             let file = self.object(object)?;
             let _held = self.locks.lock(&[object, parent]);
-            if self.limbo.contains(object) {
-                return Err(Stop::Errno(Errno::NOENT)); // Its last name is gone; limbo is not the user's.
+            if self.is_aside(object) {
+                return Err(Stop::Errno(Errno::NOENT)); // Its last name is gone; where it is kept is not the user's.
             }
             let local = self.is_local(&file)?;
             if local != self.excludes(&dir, name, false)? {

@@ -10,6 +10,7 @@ mod dirs;
 mod faults;
 mod files;
 mod found;
+pub mod history;
 mod ledger;
 mod limbo;
 mod local;
@@ -59,6 +60,7 @@ pub use files::Handle;
 pub use files::Object;
 pub use files::Seek;
 pub(crate) use found::Found;
+pub use history::History;
 pub use limbo::Limbo;
 pub use limbo::Why as LimboReason;
 pub use local::Exclude;
@@ -120,7 +122,7 @@ pub enum OpenError {
         source: kml::KmlError,
     },
     /// What an earlier run left in the cache directory.
-    #[error("volume {volume}: limbo or writers of {path}: {errno}")]
+    #[error("volume {volume}: limbo, history or writers of {path}: {errno}")]
     Left {
         /// Volume.
         volume: String,
@@ -182,6 +184,8 @@ pub struct Volume {
     pub streams: Streams,
     /// Contents waiting for a verdict.
     pub limbo: Limbo,
+    /// Earlier contents.
+    pub history: History,
     /// What stays on this node.
     locals: Locals,
     /// Limits on what the tree may hold.
@@ -234,6 +238,7 @@ impl Volume {
             .map_err(|source| OpenError::Lower { volume: volume(), source })?;
         let left = |errno| OpenError::Left { volume: volume(), path: cache.display().to_string(), errno };
         let limbo = Limbo::open(&lower).map_err(left)?;
+        let history = History::open(&lower).map_err(left)?;
         let locals = Locals::open(&lower, options.exclude).map_err(left)?;
         let (writers, interrupted) = Writers::open(&lower).map_err(left)?;
         let (journal, unresolved) =
@@ -255,6 +260,7 @@ impl Volume {
             unfinished: Unfinished::default(),
             streams: Streams::default(),
             limbo,
+            history,
             locals,
             quota: Quota::default(),
             marks: Marks::default(),

@@ -103,9 +103,9 @@ impl Volume {
         Ok(Entry { id, stat: self.as_seen(id, Stat::of(&fd)?) })
     }
 
-    /// Attributes as users see them: neither the name in limbo nor presto's own directory counts.
+    /// Attributes as users see them: neither the name in limbo, or of an earlier file, nor presto's own directory counts.
     pub(crate) fn as_seen(&self, id: FileId, mut stat: Stat) -> Stat {
-        if stat.is_file() && !self.limbo.is_empty() && self.limbo.contains(id) {
+        if stat.is_file() && self.is_aside(id) {
             stat.attributes.nlink = stat.attributes.nlink.saturating_sub(1);
         }
         if id == self.lower.root() && self.lower.source.is_some() && stat.attributes.nlink > 2 {

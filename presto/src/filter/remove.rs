@@ -28,6 +28,7 @@ impl Volume {
             let last = before.attributes.nlink == 1;
             let local = self.is_local_at(dir, name)?;
             let keep = last && !local && before.is_file() && self.limbo.needs(object);
+            let history = last && !local && !keep && self.keeps_history_of(&before);
             let mut intent = removal(Opcode::Unlink, caller, parent, name, (object, before));
             intent.flags.set(Flags::LOCAL, local);
             intent.flags.set(Flags::LAST_LINK, last);
@@ -35,7 +36,7 @@ impl Volume {
             let recno = self.journal_removal(told, &intent, dir, || {
                 if keep {
                     self.limbo.keep_by_rename(&self.lower, dir, name, (object, LimboReason::Verdict))?;
-                } else {
+                } else if !history || !self.keep_removed((dir, name), (object, &before)) {
                     rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
                 }
                 Ok(if last { None } else { self.lower.stat(object).ok() })

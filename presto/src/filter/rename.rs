@@ -84,6 +84,7 @@ impl Volume {
             intent.flags.set(Flags::NOREPLACE, flags.contains(RenameFlags::NOREPLACE));
             intent.flags.set(Flags::WHITEOUT, flags.contains(RenameFlags::WHITEOUT));
             let mut keep = None;
+            let mut history = None;
             let mut gone = None;
             let mut last_of = None;
             if let Some(replaced) = replaced
@@ -95,6 +96,8 @@ impl Volume {
                 if last && !replaces_local && stat.is_file() && self.limbo.needs(replaced) {
                     intent.flags |= Flags::REPLACED_LIMBO;
                     keep = Some(replaced);
+                } else if last && !replaces_local && self.keeps_history_of(&stat) {
+                    history = Some((replaced, stat));
                 }
                 gone = stat.is_dir().then_some(replaced);
                 last_of = last.then_some((replaced, stat));
@@ -118,6 +121,9 @@ impl Volume {
                         (replaced, LimboReason::Verdict),
                     )?;
                 }
+                if let Some((replaced, stat)) = &history {
+                    self.keep_replaced((&*target, to.name), (*replaced, stat));
+                }
                 let moved = rustix::fs::renameat_with(&source, from.name, &target, to.name, flags);
                 if moved.is_err() && crossing == Some(Crossing::Leaves) {
                     self.lower.set_local(&source, from.name, None)?;
@@ -128,6 +134,12 @@ impl Volume {
                 {
                     tracing::warn!(target: "filter", volume = self.name, object = %replaced, %errno,
                         "a file that was not replaced keeps a name in limbo");
+                }
+                if let (Err(_), Some((replaced, _))) = (moved, &history)
+                    && let Err(errno) = self.history.abandon(&self.lower, *replaced)
+                {
+                    tracing::warn!(target: "filter", volume = self.name, object = %replaced, %errno,
+                        "a file that was not replaced keeps a name among the earlier ones until the next start");
                 }
                 moved?;
                 if crossing == Some(Crossing::Joins)

@@ -72,7 +72,7 @@ impl Layout {
             kml: open_directory(&cache.join("kml"))?,
             root: cache.join(ROOT),
         };
-        for name in ["stage", "staging", "limbo", "lml"] {
+        for name in ["stage", "staging", "limbo", "history", "lml"] {
             layout.check(name, rustix::fs::mkdirat(&layout.home, name, Mode::from_raw_mode(0o700)))?;
         }
         Ok(layout)

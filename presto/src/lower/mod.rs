@@ -144,6 +144,7 @@ pub struct Lower {
     tree: Arc<Dir>,
     staging: Arc<Dir>,
     limbo: OwnedFd,
+    history: OwnedFd,
     stage: OwnedFd,
     home: OwnedFd,
     labels: bool,
@@ -153,8 +154,8 @@ pub struct Lower {
 }
 
 impl Lower {
-    /// Opens a cache directory and makes what is missing in it: kml, tree, stage, staging, limbo and lml. With a
-    /// `source` that directory is the tree, and the last four lie in [`ADOPTED`] in it.
+    /// Opens a cache directory and makes what is missing in it: kml, tree, stage, staging, limbo, history and lml.
+    /// With a `source` that directory is the tree, and the last five lie in [`ADOPTED`] in it.
     pub fn open(path: &Path, source: Option<&Source>) -> Result<Lower, LowerError> {
         let layout = Layout::open(path, source)?;
         let tree_path = source.map_or(path, |source| &source.path);
@@ -176,6 +177,7 @@ impl Lower {
         };
         let (staging, staging_fd) = open("staging")?;
         let (_, limbo) = open("limbo")?;
+        let (_, history) = open("history")?;
         let (_, stage) = open("stage")?;
         let root = shape.identify(layout.tree.as_fd(), b"", mount).map_err(failed)?;
         layout.is_same_root(root)?;
@@ -194,6 +196,7 @@ impl Lower {
             tree: Arc::new(Dir::new(root, tree)),
             staging: Arc::new(Dir::new(staging, staging_fd)),
             limbo,
+            history,
             stage,
             home,
             directories: Mutex::new(BTreeMap::new()),
@@ -240,6 +243,12 @@ impl Lower {
     #[must_use]
     pub fn limbo(&self) -> BorrowedFd<'_> {
         self.limbo.as_fd()
+    }
+
+    /// Directory with earlier contents.
+    #[must_use]
+    pub fn history(&self) -> BorrowedFd<'_> {
+        self.history.as_fd()
     }
 
     /// Directory with staged contents.

@@ -52,8 +52,8 @@ impl Replayer {
     /// Attributes of an object that must have a name somewhere.
     pub(super) fn present(&self, id: FileId) -> Result<Stat, Stop> {
         let stat = self.volume.lower.stat(id)?;
-        // A name in limbo is not one of the tree.
-        let gone = stat.attributes.nlink == 0 || stat.attributes.nlink == 1 && self.volume.limbo.contains(id);
+        // A name in limbo, or of an earlier file, is not one of the tree.
+        let gone = stat.attributes.nlink == 0 || stat.attributes.nlink == 1 && self.volume.is_aside(id);
         if gone { Err(STALE) } else { Ok(stat) }
     }
 

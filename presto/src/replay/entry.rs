@@ -85,6 +85,7 @@ impl Replayer {
         let old = self.guard(expect, &stat, guard)?;
         let last = stat.is_dir() || stat.attributes.nlink <= 1;
         let orphan = last && old == Old::Written;
+        let history = last && !orphan && volume.keeps_history_of(&stat);
         if last {
             intent.flags |= Flags::LAST_LINK;
         }
@@ -101,7 +102,7 @@ impl Replayer {
                     volume.writers.adopt(expect);
                     return Err(errno);
                 }
-            } else {
+            } else if !history || !volume.keep_removed((&*lower, name), (expect, &stat)) {
                 let flags = if stat.is_dir() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
                 match rustix::fs::unlinkat(&*lower, name, flags) {
                     Err(Errno::NOTEMPTY) if volume.keep_for_locals(&lower, name, expect)? => {}

@@ -57,6 +57,9 @@ impl Replayer {
             Ok(prepared) => prepared,
             Err(errno) => return Err(self.not_begun(&built, site.file, untouched(&path, errno.into()))),
         };
+        if let Ok(file) = volume.lower.path_fd(site.file) {
+            volume.keep_before(site.file, &file, &site.stat);
+        }
         let applied = self.apply(intent, &[site.parent], || {
             self.lml.begin(&entry, &volume.lower)?;
             drop(room.take());

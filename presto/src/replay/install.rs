@@ -87,6 +87,7 @@ impl Replayer {
     fn replace(&self, mut intent: Intent, site: &Site<'_>, what: &What<'_>) -> Result<Applied, Stop> {
         let volume = &self.volume;
         let orphan = site.old == Old::Written;
+        let history = !orphan && volume.keeps_history_of(&site.stat);
         if orphan {
             intent.flags |= Flags::LIMBO;
         }
@@ -108,7 +109,13 @@ impl Replayer {
                     return Err(errno);
                 }
             }
+            if history {
+                volume.keep_replaced((&*dir, site.name), (site.file, &site.stat));
+            }
             let renamed = built.rename(&volume.lower, &*dir, site.name, RenameFlags::empty());
+            if renamed.is_err() && history {
+                volume.history.abandon(&volume.lower, site.file)?;
+            }
             if renamed.is_err() && orphan {
                 volume.writers.adopt(site.file);
                 volume.limbo.abandon(&volume.lower, site.file)?;

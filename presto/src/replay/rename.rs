@@ -89,6 +89,7 @@ impl Replayer {
             return Err(STALE);
         }
         let mut kept: Option<(FileId, Stat)> = None;
+        let mut history: Option<(FileId, Stat)> = None;
         let mut last_of = None;
         let mut replaced_dir = None;
         // What stays in the tree under another name.
@@ -108,6 +109,8 @@ impl Replayer {
                 if state == Old::Written {
                     intent.flags |= Flags::REPLACED_LIMBO;
                     kept = Some((replaced, old));
+                } else if volume.keeps_history_of(&old) {
+                    history = Some((replaced, old));
                 }
             } else {
                 stays = Some((replaced, old));
@@ -126,11 +129,17 @@ impl Replayer {
                     return Err(errno);
                 }
             }
+            if let Some((replaced, old)) = &history {
+                volume.keep_replaced((&*lower_to, to_name), (*replaced, old));
+            }
             let renamed =
                 rustix::fs::renameat_with(&*lower_from, from_name, &*lower_to, to_name, kernel_flags);
             if let (Err(_), Some((replaced, _))) = (renamed, kept) {
                 volume.writers.adopt(replaced);
                 volume.limbo.abandon(&volume.lower, replaced)?;
+            }
+            if let (Err(_), Some((replaced, _))) = (renamed, &history) {
+                volume.history.abandon(&volume.lower, *replaced)?;
             }
             if let (Err(Errno::NOTEMPTY), Some(replaced)) = (renamed, replaced_dir) {
                 volume.give_up_locals_in(replaced)?;

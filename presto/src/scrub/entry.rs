@@ -42,11 +42,11 @@ impl Scrubber {
         Err(STALE)
     }
 
-    /// What stands there now. A file in limbo has no name in the tree, whatever it looks like.
+    /// What stands there now. A file that is kept aside has no name in the tree, whatever it looks like.
     fn standing(&self, dir: &Dir, name: &[u8]) -> Result<Option<FileId>, Stop> {
         let volume = &self.volume;
         match volume.lower.find(dir, name) {
-            Ok(Some(id)) if volume.limbo.contains(id) => Ok(None),
+            Ok(Some(id)) if volume.is_aside(id) => Ok(None),
             Ok(Some(_))
                 if volume.has_locals() && volume.stays_here(dir, name, Stat::at(dir, name)?.is_dir())? =>
             {
@@ -155,7 +155,7 @@ impl Scrubber {
             return Ok(false);
         }
         match self.volume.lower.stat(expect.file) {
-            Ok(stat) => Ok(stat.attributes.nlink > 0 && !self.volume.limbo.contains(expect.file)),
+            Ok(stat) => Ok(stat.attributes.nlink > 0 && !self.volume.is_aside(expect.file)),
             Err(Errno::STALE | Errno::NOENT) => Ok(false),
             Err(errno) => Err(errno),
         }

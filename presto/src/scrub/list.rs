@@ -65,7 +65,7 @@ impl Scrubber {
 
     fn listed(&self, dir: &Dir, name: &[u8]) -> Result<Option<Entry>, Errno> {
         match self.volume.resolve(dir, name) {
-            Ok(Some(entry)) if self.volume.limbo.contains(entry.id) => Ok(None),
+            Ok(Some(entry)) if self.volume.is_aside(entry.id) => Ok(None),
             Ok(Some(entry)) => match self.volume.stays_here(dir, name, entry.stat.is_dir()) {
                 Ok(false) => Ok(Some(entry)),
                 Ok(true) | Err(Errno::NOENT | Errno::STALE) => Ok(None),

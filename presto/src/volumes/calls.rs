@@ -8,8 +8,8 @@ use std::time::Duration;
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::{
-    DropStage, List, Mark, OpenStage, PermitRevoked, ReleaseLimbo, Resolve, Resolved, RevokePermit, Stats,
-    Synced, Truncate,
+    DropStage, FindContents, FoundContents, List, Mark, OpenStage, PermitRevoked, ReleaseLimbo, Resolve,
+    Resolved, RevokePermit, Stats, Synced, Truncate,
 };
 use intermezzo_kml::record::{FileId, Recno};
 use rustix::fs::OFlags;
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::served::{Running, Served};
 use crate::channel::{Reply, convert, stage_name};
 use crate::filter::Usage;
+use crate::filter::history::Content;
 use crate::lower::Stat;
 use crate::replay::stage;
 
@@ -35,6 +36,7 @@ impl Served {
         match body {
             Body::Replay(batch) => Reply::of(Body::Replayed(running.replayer.run(batch))),
             Body::Resolve(resolve) => running.resolve(&resolve),
+            Body::FindContents(find) => running.find_contents(&find),
             Body::OpenStage(open) => running.open_stage(&open),
             Body::DropStage(names) => running.drop_stage(&names),
             Body::Sync(_) => match running.syncer.sync() {
@@ -90,6 +92,30 @@ impl Running {
                 self.failure(errno, format_args!("file {} cannot be opened", convert::file_id(file)))
             }
         }
+    }
+
+    fn find_contents(&self, find: &FindContents) -> Reply {
+        if find.contents.len() > MAX_RESOLVE {
+            return self.failure(Errno::INVAL, format_args!("more than {MAX_RESOLVE} contents to find"));
+        }
+        let (mut found, mut fds) = (Vec::new(), Vec::new());
+        for of in &find.contents {
+            let Some(mtime) = of.mtime.as_ref().and_then(convert::time) else {
+                return self.failure(Errno::INVAL, "a content without a time");
+            };
+            let file = of.file.as_ref().map(convert::file_id).unwrap_or_default();
+            let content = Content { file, mtime, size: of.size };
+            match self.volume.history.find(&self.volume.lower, content) {
+                Ok(there) => {
+                    found.push(there.is_some());
+                    fds.extend(there.filter(|_| find.open));
+                }
+                Err(errno) => {
+                    return self.failure(errno, format_args!("what file {file} held cannot be opened"));
+                }
+            }
+        }
+        Reply { body: Body::FoundContents(FoundContents { found }), fds }
     }
 
     fn list(&self, list: &List) -> Reply {
@@ -155,6 +181,9 @@ impl Running {
         if let Some(settled) = mark.settled {
             self.volume.limbo.set_settled(Recno(settled));
         }
+        if let Some(floor) = mark.history_floor {
+            self.volume.history.set_floor(Recno(floor));
+        }
         if let Some(on) = mark.in_sync {
             marks.in_sync.set(on);
         }
@@ -199,6 +228,7 @@ impl Running {
         let volume = &self.volume;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let (limits, usage) = volume.quota.report();
+        let (history_contents, history_bytes) = volume.history.usage();
         Stats {
             first_recno: volume.journal.first().0,
             last_recno: volume.journal.published().0,
@@ -212,6 +242,8 @@ impl Running {
             max_inodes: limits.inodes.unwrap_or(0),
             usage: usage.map(|Usage { bytes, inodes }| v1::Usage { bytes, inodes }),
             stolen: volume.permit.stolen(),
+            history_contents: count(history_contents),
+            history_bytes,
         }
     }
 }

@@ -82,6 +82,18 @@ pub struct Spec {
     /// Most inodes of the tree; 0: no limit.
     #[serde(default)]
     pub max_inodes: u64,
+    /// Earlier contents are kept.
+    #[serde(default)]
+    pub history: Option<History>,
+}
+
+/// How much is kept of earlier contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Bytes on the disk.
+    pub max_bytes: u64,
+    /// Longest content that is copied.
+    pub copy_bytes: u64,
 }
 
 impl Spec {
@@ -114,6 +126,9 @@ impl Spec {
             exclude: set.exclude.clone(),
             max_bytes: set.max_bytes,
             max_inodes: set.max_inodes,
+            history: set
+                .history
+                .map(|history| History { max_bytes: history.max_bytes, copy_bytes: history.copy_bytes }),
         };
         spec.check()?;
         Ok(spec)
@@ -182,6 +197,12 @@ impl Spec {
         journal
     }
 
+    pub(super) fn keep(&self) -> Option<filter::history::Keep> {
+        let keep =
+            |history: History| filter::history::Keep { bytes: history.max_bytes, copy: history.copy_bytes };
+        self.history.map(keep)
+    }
+
     pub(super) fn limits(&self) -> filter::Limits {
         let limit = |most: u64| (most > 0).then_some(most);
         filter::Limits { bytes: limit(self.max_bytes), inodes: limit(self.max_inodes) }
@@ -215,6 +236,7 @@ mod tests {
             exclude: Vec::new(),
             max_bytes: 0,
             max_inodes: 0,
+            history: None,
         }
     }
 

@@ -12,6 +12,7 @@
 
 mod attributes;
 mod busy;
+mod history;
 mod install;
 mod missing;
 mod names;

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use intermezzo::admin::Scope;
+use intermezzo::fleet::HistorySpec;
 use intermezzo::fleet::process::binary;
 use intermezzo::output::{Table, bytes, print_text, say};
 use intermezzo::progress::Progress;
 use intermezzo_tests::cluster::command::output;
 use intermezzo_tests::fleet::{Keep, Temporary};
 use intermezzo_tests::sources::{self, Kind};
-use intermezzo_tests::walk::walk_both;
+use intermezzo_tests::walk::{walk, walk_both};
 
 /// Fewer files than this would prove little.
 const ENOUGH: usize = 10_000;
@@ -57,6 +58,7 @@ fn demo(args: &Args) -> Result<()> {
 
     let begin = Instant::now();
     let mut fleet = Temporary::up(&args.base, "intermezzo-demo", 2, keep)?;
+    fleet.fleet.set_history(Some(HistorySpec::default()))?;
     let (a, b) = (fleet.mount("a")?, fleet.mount("b")?);
     step("fleet", "nodes a (server) and b, each presto and lento".into(), begin.elapsed());
 
@@ -111,6 +113,7 @@ fn show(fleet: &Temporary, a: &Path, b: &Path, step: Step<'_>) -> Result<()> {
     two_names(fleet, a, b, step)?;
     excluded(fleet, a, b, step)?;
     both_sides(fleet, a, b, &items, step)?;
+    undo(fleet, a, b, &items, step)?;
     mass_removal(fleet, a, b, step)
 }
 
@@ -325,6 +328,39 @@ fn both_sides(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], st
         begin.elapsed(),
     );
     Ok(())
+}
+
+/// A directory is removed on b, and brought back by its history there.
+fn undo(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], step: Step<'_>) -> Result<()> {
+    let cut = &fleet.fleet;
+    let root = items.iter().rev().find(|item| {
+        item.kind == Kind::Directory && item.to.components().count() == 1 && b.join(&item.to).is_dir()
+    });
+    let root = root.context("the dependencies have no directory left")?.to.as_path();
+    let before = walk(&b.join(root))?;
+
+    let begin = Instant::now();
+    #[allow(clippy::disallowed_methods, reason = "a directory that this demo copied")]
+    fs::remove_dir_all(b.join(root))?;
+    cut.wait(cut.node("b")?, Scope::Everywhere, PATIENCE)?;
+    ensure!(!a.join(root).exists(), "{} is still on a", root.display());
+    let program = || Ok::<_, anyhow::Error>(Command::new(binary("intermezzo")?));
+    let mut history = program()?;
+    history.args(["history", "--limit=0", "-o", "json", "--dir"]).arg(&cut.layout.dir).arg(b.join(root));
+    let told: Vec<serde_json::Value> = serde_json::from_str(&output(&mut history, PATIENCE)?)?;
+    let removed = told.iter().filter(|line| line["what"] == "removed" && line["node"] == "b");
+    let first = removed.filter_map(|line| line["position"].as_u64()).min();
+    let first = first.context("the history tells of no removal on b")?;
+    let mut restore = program()?;
+    restore.args(["restore", &format!("--before={first}"), "--dir"]).arg(&cut.layout.dir).arg(b.join(root));
+    output(&mut restore, PATIENCE)?;
+    cut.wait(cut.node("b")?, Scope::Everywhere, PATIENCE)?;
+    let after = walk(&b.join(root))?;
+    let different = before.differences(&after);
+    ensure!(different.is_empty(), "{} came back otherwise: {}", root.display(), different.len());
+    let what = format!("{}, {} names, removed on b and brought back", root.display(), after.entries.len());
+    step("undo", what, begin.elapsed());
+    equal_again(fleet, a, b, step)
 }
 
 /// Somebody removes everything on b: nothing of it happens on a, and refused, b has it back.

@@ -12,6 +12,7 @@ use crate::cml::Slot;
 use crate::cml::content_of;
 use crate::context::Context;
 use crate::facet;
+use crate::history::Recording;
 use crate::io::Event;
 use crate::io::Output;
 use crate::io::Policy;
@@ -68,7 +69,15 @@ impl Server {
         if self.is_about_torn(ctx, record)? {
             return Ok(());
         }
-        let absorbed = local::absorb(ctx.store, me, record)?;
+        let absorbed = if self.history.is_on() {
+            let mut recording = Recording::new(ctx.store);
+            let absorbed = local::absorb(&mut recording, me, record)?;
+            let before = recording.into_before()?;
+            self.note_history(ctx, record, &absorbed, before)?;
+            absorbed
+        } else {
+            local::absorb(ctx.store, me, record)?
+        };
         ctx.unknown(record, absorbed.unknown)?;
         ctx.note_moved(&absorbed);
         self.torn_after(ctx, record, absorbed.operation.as_ref())?;

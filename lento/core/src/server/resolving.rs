@@ -132,8 +132,14 @@ impl Server {
         let Some(due) = self.conflicts.next_expiry().filter(|_| self.resolving.knows_wish) else {
             return Some(tick);
         };
-        let in_ms = due.saturating_sub(self.resolving.clock.before);
-        Some(tick.min(Millis(at.0.saturating_add(in_ms))))
+        Some(tick.min(self.when_clock_says(due)))
+    }
+
+    /// When the clock by which things grow old will say this.
+    pub(super) fn when_clock_says(&self, due: u64) -> Millis {
+        let clock = &self.resolving.clock;
+        let in_ms = due.saturating_sub(clock.before);
+        Millis(clock.at.unwrap_or_default().0.saturating_add(in_ms))
     }
 
     /// The time that conflicts are measured by.

@@ -1,8 +1,10 @@
 //! What people, metrics and tests see of a volume.
 
 use crate::cml::Cml;
+use crate::context::Meta;
 use crate::facet;
 use crate::facet::Facet;
+use crate::history::Extent;
 use crate::io::NodeName;
 use crate::ledger::Behind;
 use crate::missing;
@@ -20,10 +22,12 @@ use crate::table;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::ObjectId;
+use crate::types::OpId;
 use crate::types::Position;
 use crate::types::Recno;
 use crate::types::Time;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::Fault;
 use super::Part;
@@ -74,6 +78,8 @@ pub struct Status {
     pub conflicts_dropped: u64,
     /// Server: position of the newest of them.
     pub newest_conflict: Position,
+    /// Server: what is kept of what was; `None`: nothing.
+    pub history: Option<Extent>,
     /// Server: verdicts given since the volume was opened.
     pub judged: Judged,
     /// How this node's users stand towards the permit.
@@ -154,6 +160,41 @@ impl Volume {
             Ok(())
         })?;
         Ok(nodes)
+    }
+
+    /// The replica of this node; `None`: there is none yet.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn replica(store: &dyn Store) -> Result<Option<u64>, Fault> {
+        Ok(Meta::load(store)?.map(|meta| meta.replica))
+    }
+
+    /// The newest record that has been read.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn last_read(store: &dyn Store) -> Result<Recno, Fault> {
+        Ok(Meta::load(store)?.map(|meta| meta.last_read()).unwrap_or_default())
+    }
+
+    /// The records of which something is kept in the conflict store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn kept_records(store: &dyn Store) -> Result<BTreeSet<OpId>, Fault> {
+        let mut records = BTreeSet::new();
+        table::each_with_prefix(store, Table::Conflict, &[], |_, value| {
+            let row: ConflictRow = table::decode(Table::Conflict, value)?;
+            records.insert(row.record);
+            Ok(())
+        })?;
+        table::each_with_prefix(store, Table::Standing, &[], |_, value| {
+            let standing: Standing = table::decode(Table::Standing, value)?;
+            records.extend(standing.earlier);
+            Ok(())
+        })?;
+        Ok(records)
     }
 
     /// Conflicts kept by this server, oldest first.
@@ -258,6 +299,7 @@ impl Volume {
                     conflict_bytes: (tally.open_bytes, tally.decided_bytes),
                     conflicts_dropped: server.conflicts_dropped(),
                     newest_conflict: server.newest_conflict(),
+                    history: server.history(),
                     judged: server.judged(),
                     permit: server.permit_state(),
                     permit_holder: permit_holder.cloned(),

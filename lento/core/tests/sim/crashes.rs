@@ -4,7 +4,6 @@ use super::disk::Disk;
 use super::disk::Keeps;
 use super::memory::Memory;
 use super::permits::Door;
-use super::world::Backup;
 use super::world::Node;
 use super::world::SERVER;
 use super::world::World;
@@ -15,6 +14,13 @@ use lento_core::types::FileId;
 use lento_core::types::Hash;
 use lento_core::types::Recno;
 use std::collections::BTreeSet;
+
+/// What the server's disk held once.
+pub(super) struct Backup {
+    pub disk: Disk,
+    pub store: Memory,
+    pub kept: BTreeSet<Hash>,
+}
 
 impl World {
     /// kill -9 of lento: log and store stay, what was said or asked and not done is forgotten.

@@ -38,7 +38,7 @@ pub struct Disk {
     pub inodes: BTreeMap<FileId, Inode>,
     pub kml: Vec<KmlRecord>,
     pub(super) next_ino: u64,
-    pub(super) clock: u64,
+    pub clock: u64,
     /// No two nodes have the same nanosecond.
     pub(super) nsec: u32,
     pub(super) touched: BTreeMap<(FileId, Vec<u8>), Recno>,

@@ -1,13 +1,16 @@
 //! Nodes, a network that delays and breaks, users, crashes: all decided by one seed.
 
+use super::crashes::Backup;
 pub use super::dice::Dice;
 use super::disk::Disk;
 use super::disk::ROOT;
 use super::disk::STAGING;
 use super::memory::Memory;
+use super::past::Remembered;
 use super::permits::Door;
 use super::timing::Timing;
 use lento_core::Volume;
+use lento_core::history::HistoryOptions;
 use lento_core::io::ConflictOptions;
 use lento_core::io::Demanded;
 use lento_core::io::FetchResult;
@@ -65,13 +68,6 @@ pub struct Node {
     pub asks: BTreeSet<u64>,
 }
 
-/// What the server's disk held once.
-pub(super) struct Backup {
-    pub disk: Disk,
-    pub store: Memory,
-    pub kept: BTreeSet<Hash>,
-}
-
 pub struct World {
     pub nodes: Vec<Node>,
     /// Messages under way, for each direction of each client's stream.
@@ -124,6 +120,9 @@ pub struct World {
     pub timing: Option<Timing>,
     /// Files that change whenever they are read, by node.
     pub restless: BTreeSet<(usize, FileId)>,
+    /// What the server keeps of what was.
+    pub history: Option<HistoryOptions>,
+    pub remembered: Remembered,
 }
 
 /// Told who speaks, to whom, and what.
@@ -192,6 +191,8 @@ impl World {
             mangle: None,
             timing: None,
             restless: BTreeSet::new(),
+            history: None,
+            remembered: Remembered::default(),
         };
         for index in 0..=clients {
             world.nodes[index].disk.nsec = index as u32;
@@ -233,6 +234,10 @@ impl World {
             snapshot_chunk: 3,
         };
         node.volume = Some(Volume::open(config, &mut node.store).unwrap());
+        if index == SERVER {
+            self.forget_the_future();
+        }
+        let node = &mut self.nodes[index];
         node.store.commit();
         node.jobs.clear();
         node.half_synced = false;
@@ -253,6 +258,7 @@ impl World {
             self.give(index, Input::LogLimit(self.log_limit));
             self.give(index, Input::Conflicts(self.conflicts));
             self.give(index, Input::MassRemoval(self.mass));
+            self.give(index, Input::History(self.history));
         }
     }
 
@@ -478,7 +484,7 @@ impl World {
                 }
             }
             Output::Forget(record) => self.forget(index, record),
-            Output::Truncate(_) => {}
+            Output::Truncate(_) | Output::HistoryFloor(_) => {}
             Output::Admit { serial, until } => self.nodes[index].door.admit(serial, until.0),
             Output::Revoke { ticket, serial } => self.revoke(index, ticket, serial),
             Output::RefuseWriters => {}

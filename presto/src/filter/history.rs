@@ -1,0 +1,506 @@
+//! Earlier contents, where the volume wants them kept: files that lost their last name, whole, and copies of what was about
+//! to be changed in place.
+//!
+//! Owns `history/` beside the tree. A name there is `<record>-<ino>-<generation>`, for a copy with the time and size of the
+//! content behind it; nothing else is ever unlinked. The record is the newest one that had been begun: it only gives the order
+//! in which they go. A content is looked for by file, time and size, so that a power cut which takes records back does not
+//! give it to another file. Lento keeps the story and says from which record on it goes; space is counted here.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use intermezzo_kml::record::Attributes;
+use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Recno;
+use intermezzo_kml::record::Time;
+use parking_lot::Mutex;
+use rustix::fs::AtFlags;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::Volume;
+use crate::lower::Dir;
+use crate::lower::Lower;
+use crate::lower::Stat;
+use crate::lower::reopen;
+use crate::lower::xattr::magic;
+
+/// One round of the sweep may take so long.
+const ROUND: Duration = Duration::from_millis(20);
+/// Where less than this part of the disk is free, and less than so many bytes, the oldest go.
+const SHORT_PART: u64 = 20;
+const SHORT_BYTES: u64 = 1 << 30;
+/// Of a file that is changed in place again and again, one copy for so much time is enough.
+const OFTEN: Duration = Duration::from_secs(60);
+/// Most contents that are kept, whatever they take: each is known in memory.
+const MOST: usize = 1_000_000;
+/// Files whose last copies are remembered for that.
+const REMEMBERED: usize = 4096;
+/// A content younger than this may share its time with the next one.
+const YOUNG: i64 = 1;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Bytes on the disk; beyond that the oldest go.
+    pub bytes: u64,
+    /// Longest content that is copied before it is changed in place, where the file system cannot share its extents.
+    pub copy: u64,
+}
+
+/// A content of a file, as far as its file tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Content {
+    /// The file that had it.
+    pub file: FileId,
+    /// When it was written.
+    pub mtime: Time,
+    /// Its length.
+    pub size: u64,
+}
+
+impl Content {
+    fn of(file: FileId, attributes: &Attributes) -> Content {
+        Content { file, mtime: attributes.mtime, size: attributes.size }
+    }
+}
+
+/// What is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kept {
+    /// The file itself, with its last content.
+    Whole(FileId),
+    /// A copy of an earlier one.
+    Copy(Content),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Something is to be kept, and something is: what everybody asks without the lock.
+    on: AtomicBool,
+    any: AtomicBool,
+    /// The disk was nearly full at the last look.
+    short: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    keep: Option<Keep>,
+    /// Lento needs nothing of what records before this one ended.
+    floor: Recno,
+    known: BTreeMap<Kept, Recno>,
+    /// The same in the order in which they go, with the bytes of each.
+    order: BTreeMap<(Recno, Kept), u64>,
+    bytes: u64,
+    /// The last copies of a file and when they were made, for those that are changed often.
+    last: BTreeMap<FileId, Vec<(Content, Instant)>>,
+}
+
+impl State {
+    fn add(&mut self, kept: Kept, recno: Recno, bytes: u64) {
+        self.known.insert(kept, recno);
+        self.order.insert((recno, kept), bytes);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn remove(&mut self, kept: Kept) {
+        let Some(recno) = self.known.remove(&kept) else { return };
+        let bytes = self.order.remove(&(recno, kept)).unwrap_or_default();
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// The next one to go, if one has to.
+    fn due(&self, is_short: bool) -> Option<Kept> {
+        let ((recno, kept), _) = self.order.first_key_value()?;
+        let too_much = self.keep.is_none_or(|keep| self.bytes > keep.bytes) || self.known.len() > MOST;
+        (too_much || is_short || *recno < self.floor).then_some(*kept)
+    }
+
+    /// Notes a copy of this file; the one that is not worth keeping beside it.
+    fn copied(&mut self, content: Content) -> Option<Content> {
+        if self.last.len() >= REMEMBERED && !self.last.contains_key(&content.file) {
+            self.last.pop_first();
+        }
+        let now = Instant::now();
+        let last = self.last.entry(content.file).or_default();
+        last.push((content, now));
+        let [.., (_, before), (middle, _), _] = last.as_slice() else { return None };
+        let needless = (now.duration_since(*before) < OFTEN).then_some(*middle);
+        let at = last.len() - if needless.is_some() { 2 } else { 3 };
+        last.remove(at);
+        needless
+    }
+}
+
+impl History {
+    /// Knows what an earlier run left there. A file that has a name in the tree as well was not removed after all.
+    pub fn open(lower: &Lower) -> Result<History, Errno> {
+        let mut state = State::default();
+        for entry in rustix::fs::Dir::read_from(lower.history())? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            let Some((recno, kept)) = parse(name) else { continue };
+            let stat = Stat::at(lower.history(), name)?;
+            if matches!(kept, Kept::Whole(_)) && stat.attributes.nlink > 1 {
+                rustix::fs::unlinkat(lower.history(), name, AtFlags::empty())?;
+                continue;
+            }
+            state.add(kept, recno, stat.blocks.saturating_mul(512));
+        }
+        let any = AtomicBool::new(!state.known.is_empty());
+        Ok(History { any, state: Mutex::new(state), ..History::default() })
+    }
+
+    /// From now on so much is kept; `None`: nothing, and what is there goes.
+    pub fn set_keep(&self, keep: Option<Keep>) {
+        self.state.lock().keep = keep;
+        self.on.store(keep.is_some(), Ordering::Release);
+    }
+
+    /// Lento needs nothing of what records before this one ended.
+    pub fn set_floor(&self, floor: Recno) {
+        let mut state = self.state.lock();
+        state.floor = state.floor.max(floor);
+    }
+
+    /// Whether anything is to be kept: it is wanted, and there is room for more than users need.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire) && !self.short.load(Ordering::Acquire)
+    }
+
+    /// Whether this file has no name but the one here.
+    #[must_use]
+    pub fn contains(&self, id: FileId) -> bool {
+        self.any.load(Ordering::Acquire) && self.state.lock().known.contains_key(&Kept::Whole(id))
+    }
+
+    /// How many contents are kept, and their bytes on the disk.
+    #[must_use]
+    pub fn usage(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.known.len(), state.bytes)
+    }
+
+    /// Moves the entry, which is this file's last name, here: in one step it is gone from the tree and kept.
+    fn keep_by_rename(
+        &self,
+        lower: &Lower,
+        (dir, name): (&Dir, &[u8]),
+        (id, stat): (FileId, &Stat),
+        after: Recno,
+    ) -> Result<(), Errno> {
+        let kept = Kept::Whole(id);
+        rustix::fs::renameat(dir, name, lower.history(), entry_name(after, kept))?;
+        self.add(kept, after, stat);
+        Ok(())
+    }
+
+    /// Gives the file a second name here, before the entry is replaced. `abandon` takes it back.
+    fn keep_by_link(
+        &self,
+        lower: &Lower,
+        (dir, name): (&Dir, &[u8]),
+        (id, stat): (FileId, &Stat),
+        after: Recno,
+    ) -> Result<(), Errno> {
+        let kept = Kept::Whole(id);
+        match rustix::fs::linkat(dir, name, lower.history(), entry_name(after, kept), AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => {
+                self.add(kept, after, stat);
+                Ok(())
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The replacement did not happen: the file keeps its name in the tree and loses the one here.
+    pub fn abandon(&self, lower: &Lower, id: FileId) -> Result<(), Errno> {
+        self.drop_one(lower, Kept::Whole(id))
+    }
+
+    /// A copy of what the file holds, which is about to be changed in place. `Ok(false)`: it is too long for that.
+    fn keep_copy(
+        &self,
+        lower: &Lower,
+        file: impl AsFd,
+        content: Content,
+        after: Recno,
+    ) -> Result<bool, Errno> {
+        let kept = Kept::Copy(content);
+        let longest = {
+            let state = self.state.lock();
+            let Some(keep) = state.keep else { return Ok(false) };
+            if state.known.contains_key(&kept) {
+                return Ok(true);
+            }
+            keep.copy
+        };
+        let from = reopen(file, OFlags::RDONLY | OFlags::NOATIME)?;
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let to = rustix::fs::openat(lower.history(), c".", flags, Mode::from_raw_mode(0o600))?;
+        if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
+            if content.size > longest {
+                return Ok(false);
+            }
+            copy(&from, &to, content.size)?;
+        }
+        let name = entry_name(after, kept);
+        match rustix::fs::linkat(rustix::fs::CWD, magic(&to), lower.history(), &name, AtFlags::SYMLINK_FOLLOW)
+        {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        self.add(kept, after, &Stat::of(&to)?);
+        let needless = self.state.lock().copied(content);
+        needless.map_or(Ok(()), |needless| self.drop_one(lower, Kept::Copy(needless)))?;
+        Ok(true)
+    }
+
+    /// Nobody writes to the file any more, and this is its content. A copy of just that is good for nothing.
+    pub(super) fn not_changed(&self, lower: &Lower, content: Content, now: Time) -> Result<(), Errno> {
+        if now.sec.saturating_sub(content.mtime.sec) <= YOUNG {
+            return Ok(());
+        }
+        if let Some(last) = self.state.lock().last.get_mut(&content.file) {
+            last.retain(|(known, _)| *known != content);
+        }
+        self.drop_one(lower, Kept::Copy(content))
+    }
+
+    /// Opens a content for reading, wherever it is: a copy, the file itself here, or in the tree if that still holds it.
+    pub fn find(&self, lower: &Lower, content: Content) -> Result<Option<OwnedFd>, Errno> {
+        let copy = Kept::Copy(content);
+        let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let at = self.state.lock().known.get(&copy).copied();
+        if let Some(recno) = at {
+            match rustix::fs::openat(lower.history(), entry_name(recno, copy), flags, Mode::empty()) {
+                Ok(fd) => return Ok(Some(fd)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        let there = |stat: Stat| stat.is_file() && Content::of(content.file, &stat.attributes) == content;
+        match lower.stat(content.file) {
+            Ok(stat) if there(stat) => {
+                lower.open_id(content.file, OFlags::RDONLY | OFlags::NOATIME).map(Some)
+            }
+            Ok(_) | Err(Errno::STALE | Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Lets go what is too old or too much, for a moment. Says whether there is more to do.
+    pub fn sweep(&self, lower: &Lower) -> Result<bool, Errno> {
+        if !self.on.load(Ordering::Acquire) && !self.any.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let disk = rustix::fs::fstatvfs(lower.history())?;
+        let is_short = disk.f_bavail < (disk.f_blocks / SHORT_PART).min(SHORT_BYTES / disk.f_frsize.max(1));
+        if is_short && !self.short.swap(is_short, Ordering::AcqRel) {
+            tracing::warn!(target: "history", cache = %lower.path.display(),
+                "the disk is nearly full: earlier contents go before their time, and no more are kept");
+        }
+        self.short.store(is_short, Ordering::Release);
+        let until = Instant::now() + ROUND;
+        while Instant::now() < until {
+            let Some(kept) = self.state.lock().due(is_short) else { return Ok(false) };
+            self.drop_one(lower, kept)?;
+        }
+        Ok(true)
+    }
+
+    fn add(&self, kept: Kept, after: Recno, stat: &Stat) {
+        self.state.lock().add(kept, after, stat.blocks.saturating_mul(512));
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn drop_one(&self, lower: &Lower, kept: Kept) -> Result<(), Errno> {
+        let Some(recno) = self.state.lock().known.get(&kept).copied() else { return Ok(()) };
+        let name = entry_name(recno, kept);
+        if let Kept::Whole(id) = kept
+            && lower.find(lower.history(), name.as_bytes())?.is_some_and(|there| there != id)
+        {
+            // Not the file that the name says: never unlink what we did not put there.
+            return Err(Errno::STALE);
+        }
+        match rustix::fs::unlinkat(lower.history(), name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        self.state.lock().remove(kept);
+        Ok(())
+    }
+}
+
+impl Volume {
+    /// Whether this file has no name in the tree, whatever its link count says: it is in limbo or kept as an earlier one.
+    pub(crate) fn is_aside(&self, id: FileId) -> bool {
+        self.limbo.contains(id) || self.history.contains(id)
+    }
+
+    /// Whether a file that loses its last name is to be kept.
+    pub(crate) fn keeps_history_of(&self, stat: &Stat) -> bool {
+        stat.is_file() && stat.attributes.size > 0 && self.history.is_on()
+    }
+
+    /// Moves the entry, a file's last name, among the earlier ones. Says whether: a removal must not fail for want of it.
+    pub(crate) fn keep_removed(&self, place: (&Dir, &[u8]), file: (FileId, &Stat)) -> bool {
+        let kept = self.history.keep_by_rename(&self.lower, place, file, self.journal.begun());
+        self.has_kept(file.0, kept)
+    }
+
+    /// Gives a file that is about to be replaced a second name among the earlier ones. `History::abandon` takes it back.
+    pub(crate) fn keep_replaced(&self, place: (&Dir, &[u8]), file: (FileId, &Stat)) -> bool {
+        let kept = self.history.keep_by_link(&self.lower, place, file, self.journal.begun());
+        self.has_kept(file.0, kept)
+    }
+
+    fn has_kept(&self, id: FileId, kept: Result<(), Errno>) -> bool {
+        if let Err(errno) = kept {
+            tracing::warn!(target: "history", volume = self.name, object = %id, %errno,
+                "a file that goes is not kept");
+        }
+        kept.is_ok()
+    }
+
+    /// What a file holds is about to be changed in place: a copy is kept, if that can be done. Its lock is held.
+    pub(crate) fn keep_before(&self, id: FileId, file: impl AsFd, stat: &Stat) {
+        // Who has it open for writing has changed it by now, or may have.
+        let is_open = || self.writers.get(id).is_some_and(|writer| writer.open > 0);
+        if !self.keeps_history_of(stat) || self.is_removed(id, stat) || is_open() {
+            return;
+        }
+        let content = Content::of(id, &stat.attributes);
+        let kept = self.is_local(&file).and_then(|local| {
+            if local {
+                Ok(true)
+            } else {
+                self.history.keep_copy(&self.lower, &file, content, self.journal.begun())
+            }
+        });
+        match kept {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::debug!(target: "history", volume = self.name, object = %id, size = content.size,
+                "too long to be copied: what it holds now is not kept")
+            }
+            Err(errno) => tracing::warn!(target: "history", volume = self.name, object = %id, %errno,
+                "what a file holds before it is changed is not kept"),
+        }
+    }
+
+    /// The last writer of a file has left it. Its lock is held.
+    pub(super) fn keep_after(&self, id: FileId) {
+        if !self.history.is_on() {
+            return;
+        }
+        let left = self.lower.stat(id).and_then(|stat| {
+            self.history.not_changed(&self.lower, Content::of(id, &stat.attributes), super::now())
+        });
+        if let Err(errno) = left
+            && !matches!(errno, Errno::STALE | Errno::NOENT)
+        {
+            tracing::warn!(target: "history", volume = self.name, object = %id, %errno, "a copy that is not needed stays");
+        }
+    }
+}
+
+fn copy(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
+    let mut left = size;
+    while left > 0 {
+        let step = usize::try_from(left.min(1 << 30)).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, None, to, None, step) {
+            Ok(0) => return Ok(()),
+            Ok(copied) => left = left.saturating_sub(copied as u64),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn entry_name(after: Recno, kept: Kept) -> String {
+    match kept {
+        Kept::Whole(id) => format!("{:016x}-{}-{}", after.0, id.ino, id.generation),
+        Kept::Copy(Content { file, mtime, size }) => {
+            format!("{:016x}-{}-{}-{}.{}-{size}", after.0, file.ino, file.generation, mtime.sec, mtime.nsec)
+        }
+    }
+}
+
+fn parse(name: &[u8]) -> Option<(Recno, Kept)> {
+    let name = std::str::from_utf8(name).ok()?;
+    let mut parts = name.splitn(4, '-');
+    let after = Recno(u64::from_str_radix(parts.next()?, 16).ok()?);
+    let file = FileId { ino: parts.next()?.parse().ok()?, generation: parts.next()?.parse().ok()? };
+    let kept = match parts.next() {
+        None => Kept::Whole(file),
+        Some(rest) => {
+            // A time before 1970 has a minus of its own.
+            let (time, size) = rest.rsplit_once('-')?;
+            let (sec, nsec) = time.split_once('.')?;
+            let mtime = Time { sec: sec.parse().ok()?, nsec: nsec.parse().ok()? };
+            Kept::Copy(Content { file, mtime, size: size.parse().ok()? })
+        }
+    };
+    (entry_name(after, kept) == name).then_some((after, kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(ino: u64, sec: i64) -> Content {
+        Content { file: FileId { ino, generation: 1 }, mtime: Time { sec, nsec: 7 }, size: 3 }
+    }
+
+    #[test]
+    fn a_name_says_what_is_kept_and_no_other_one_does() {
+        for kept in [Kept::Whole(content(1, 0).file), Kept::Copy(content(1, 5)), Kept::Copy(content(1, -5))] {
+            let name = entry_name(Recno(77), kept);
+            assert_eq!(parse(name.as_bytes()), Some((Recno(77), kept)), "{name}");
+        }
+        for other in ["", "4d-1-1", "000000000000004d-01-1", "000000000000004d-1-1-5.7", "000000000000004d-1"]
+        {
+            assert_eq!(parse(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn of_many_copies_the_newest_stays_and_one_for_a_while() {
+        let mut state = State::default();
+        assert_eq!(state.copied(content(1, 1)), None);
+        assert_eq!(state.copied(content(1, 2)), None);
+        assert_eq!(state.copied(content(1, 3)), Some(content(1, 2)));
+        assert_eq!(state.copied(content(2, 9)), None, "another file");
+        assert_eq!(state.copied(content(1, 4)), Some(content(1, 3)));
+    }
+
+    #[test]
+    fn the_oldest_goes_first_and_only_what_must() {
+        let whole = |ino| Kept::Whole(FileId { ino, generation: 1 });
+        let mut state = State { keep: Some(Keep { bytes: 10, copy: 0 }), ..State::default() };
+        state.add(whole(1), Recno(5), 4);
+        state.add(whole(2), Recno(3), 4);
+        assert_eq!(state.due(false), None);
+        assert_eq!(state.due(true), Some(whole(2)), "the disk is short");
+        state.add(whole(3), Recno(9), 4);
+        assert_eq!(state.due(false), Some(whole(2)));
+        state.remove(whole(2));
+        assert_eq!((state.due(false), state.bytes), (None, 8));
+        state.floor = Recno(6);
+        assert_eq!(state.due(false), Some(whole(1)));
+        state.keep = None;
+        state.remove(whole(1));
+        assert_eq!(state.due(false), Some(whole(3)), "nothing is wanted any more");
+    }
+}
