@@ -9,6 +9,7 @@ mod dice;
 pub mod disk;
 pub mod looking;
 pub mod memory;
+pub mod mix;
 pub mod past;
 pub mod permits;
 pub mod replay;
