@@ -18,7 +18,6 @@ use crate::cml::Cml;
 use crate::cml::Tally;
 use crate::context::Contents;
 use crate::context::Context;
-use crate::context::Meta;
 use crate::context::Syncing;
 use crate::io::Event;
 use crate::io::FetchResult;

@@ -35,6 +35,8 @@ use crate::lower::xattr::magic;
 const ROUND: Duration = Duration::from_millis(20);
 /// Where less than this part of the disk is free, and less than so many bytes, the oldest go.
 const SHORT_PART: u64 = 20;
+/// No content is kept that takes more than this part of all that may be kept.
+const LARGEST_PART: u64 = 4;
 const SHORT_BYTES: u64 = 1 << 30;
 /// Of a file that is changed in place again and again, one copy for so much time is enough.
 const OFTEN: Duration = Duration::from_secs(60);
@@ -106,6 +108,7 @@ struct State {
 
 impl State {
     fn add(&mut self, kept: Kept, recno: Recno, bytes: u64) {
+        self.remove(kept);
         self.known.insert(kept, recno);
         self.order.insert((recno, kept), bytes);
         self.bytes = self.bytes.saturating_add(bytes);
@@ -114,6 +117,13 @@ impl State {
     fn remove(&mut self, kept: Kept) {
         let Some(recno) = self.known.remove(&kept) else { return };
         let bytes = self.order.remove(&(recno, kept)).unwrap_or_default();
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// It stays, whatever its turn.
+    fn give_up(&mut self, kept: Kept) {
+        let turn = self.known.get(&kept).map(|recno| (*recno, kept));
+        let bytes = turn.and_then(|turn| self.order.remove(&turn)).unwrap_or_default();
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
@@ -298,6 +308,12 @@ impl History {
         }
     }
 
+    /// Whether a content is kept at all. One that is a large part of what may be kept would push out all others.
+    fn has_room_for(&self, stat: &Stat) -> bool {
+        let most = self.state.lock().keep.map_or(0, |keep| keep.bytes / LARGEST_PART);
+        self.is_on() && stat.blocks.saturating_mul(512) <= most
+    }
+
     /// Lets go what is too old or too much, for a moment. Says whether there is more to do.
     pub fn sweep(&self, lower: &Lower) -> Result<bool, Errno> {
         if !self.on.load(Ordering::Acquire) && !self.any.load(Ordering::Acquire) {
@@ -313,7 +329,12 @@ impl History {
         let until = Instant::now() + ROUND;
         while Instant::now() < until {
             let Some(kept) = self.state.lock().due(is_short) else { return Ok(false) };
-            self.drop_one(lower, kept)?;
+            if let Err(errno) = self.drop_one(lower, kept) {
+                // The others must go all the same. The next start counts it again.
+                self.state.lock().give_up(kept);
+                tracing::warn!(target: "history", cache = %lower.path.display(), ?kept, %errno,
+                    "an earlier content cannot be removed; it takes its room");
+            }
         }
         Ok(true)
     }
@@ -349,7 +370,7 @@ impl Volume {
 
     /// Whether a file that loses its last name is to be kept.
     pub(crate) fn keeps_history_of(&self, stat: &Stat) -> bool {
-        stat.is_file() && stat.attributes.size > 0 && self.history.is_on()
+        stat.is_file() && stat.attributes.size > 0 && self.history.has_room_for(stat)
     }
 
     /// Moves the entry, a file's last name, among the earlier ones. Says whether: a removal must not fail for want of it.

@@ -119,12 +119,14 @@ impl Volume {
             (true, true) => (None, Flags::LOCAL),
             (false, false) => (None, Flags::empty()),
         };
+        // What is not here would leave without its content, and others would take it for removed.
+        let is_whole = crossing != Some(Crossing::Leaves) || self.lacking_file(object, before)?.is_none();
         let may_cross = |crossing| {
             let plain = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::WHITEOUT);
             // Not where all that is in a directory would have to be told of, an object has other names, or the server may
             // still ask for the content of what leaves.
             let asked_for = crossing == Crossing::Leaves && self.limbo.needs(object);
-            plain && !before.is_dir() && before.attributes.nlink == 1 && !asked_for
+            plain && !before.is_dir() && before.attributes.nlink == 1 && !asked_for && is_whole
         };
         let mixes = flags.contains(RenameFlags::EXCHANGE) && is_local != replaces_local;
         if mixes || !crossing.is_none_or(may_cross) {

@@ -25,7 +25,7 @@ use super::Wait;
 
 /// How long an update waits for the permit. Whoever holds it may have large contents to send first.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// A Lento that is away was heard of a moment ago: it is waited for so long before the volume's policy decides.
+/// A Lento that does not answer may be about to begin again: it is waited for so long before the volume's policy decides.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is asked meanwhile.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -54,14 +54,15 @@ pub struct Permit {
 struct Words {
     serial: u64,
     revoked: u64,
-    heard: Instant,
+    /// Since when it has not answered.
+    away_since: Option<Instant>,
     /// Users have been told of what goes on without it.
     warned: bool,
 }
 
 impl Default for Permit {
     fn default() -> Permit {
-        let words = Words { serial: 0, revoked: 0, heard: Instant::now(), warned: false };
+        let words = Words { serial: 0, revoked: 0, away_since: None, warned: false };
         Permit {
             needed: AtomicBool::new(false),
             until: AtomicU64::new(0),
@@ -91,7 +92,7 @@ impl Permit {
     /// Lento lets updates in until then.
     pub fn admit(&self, serial: u64, until: u64) {
         let mut words = self.words.lock();
-        words.heard = Instant::now();
+        words.away_since = None;
         if serial > words.revoked && serial >= words.serial {
             words.serial = serial;
             words.warned = false;
@@ -102,7 +103,7 @@ impl Permit {
     /// No more of what was let in with this serial or a smaller one.
     fn revoke(&self, serial: u64) {
         let mut words = self.words.lock();
-        words.heard = Instant::now();
+        words.away_since = None;
         words.revoked = words.revoked.max(serial);
         if words.serial <= words.revoked {
             self.until.store(0, Ordering::Release);
@@ -123,8 +124,14 @@ impl Permit {
         }
     }
 
+    /// Lento did not answer. Whether it may have ended just now, to begin again.
     fn is_lento_expected(&self) -> bool {
-        self.words.lock().heard.elapsed() < PATIENCE
+        self.words.lock().away_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE
+    }
+
+    /// It did.
+    fn lento_is_here(&self) {
+        self.words.lock().away_since = None;
     }
 }
 
@@ -185,7 +192,10 @@ impl Volume {
         }
         match self.upcalls.get_permit(&self.name, Wait::of(caller, left)) {
             PermitAnswer::Granted { serial, until } => self.permit.admit(serial, until),
-            PermitAnswer::Refused(errno) => return Err(errno),
+            PermitAnswer::Refused(errno) => {
+                self.permit.lento_is_here();
+                return Err(errno);
+            }
             PermitAnswer::Stolen | PermitAnswer::ReadOnly if self.permit.is_lento_expected() => {
                 std::thread::sleep(AGAIN);
             }
@@ -215,7 +225,8 @@ impl Volume {
                 tracing::debug!(target: "filter", volume = self.name, object = %id, %errno, "file open at the revocation");
             }
         }
-        Ok(self.journal.published())
+        // What others' replays hold up counts: Lento reads on to there.
+        Ok(self.journal.begun())
     }
 }
 

@@ -167,7 +167,8 @@ impl Volume {
                 Ok((value, recno))
             }
             Err(errno) => {
-                self.journal.failed(ticket);
+                // Later records may have waited for this one to end.
+                told.newest = told.newest.max(self.journal.failed(ticket));
                 if let Some(noted) = noted {
                     noted.failed();
                 }

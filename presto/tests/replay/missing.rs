@@ -143,3 +143,16 @@ fn a_start_knows_that_contents_lack_and_takes_no_leftover_for_one() {
     assert_eq!(open(&w, Access::ReadWrite), Ok(()));
     assert!(!is_marked(&w, "f"));
 }
+
+#[test]
+fn it_does_not_leave_the_volume_without_its_content() {
+    let w = world_with(tempfile::tempdir().unwrap(), |set| set.exclude = vec!["*.bak".to_owned()]);
+    let make = v1::Make { content: missing(10), ..make(by(w.root()), "f", FILE, "") };
+    applied(&w.one(hashed(item(Op::Make(make)))));
+    let at = |name: &'static str| presto::filter::Place { dir: w.root(), name: name.as_bytes() };
+    let renamed = w.volume.rename(user(), at("f"), at("f.bak"), RenameFlags::empty());
+    assert_eq!(renamed.unwrap_err(), Errno::XDEV);
+    applied(&w.one(fill(&w, "f", "0123456789")));
+    w.volume.rename(user(), at("f"), at("f.bak"), RenameFlags::empty()).unwrap();
+    assert_eq!(w.read("f.bak"), "0123456789");
+}

@@ -357,7 +357,7 @@ fn undo(fleet: &Temporary, a: &Path, b: &Path, items: &[sources::Item], step: St
     cut.wait(cut.node("b")?, Scope::Everywhere, PATIENCE)?;
     let after = walk(&b.join(root))?;
     let different = before.differences(&after);
-    ensure!(different.is_empty(), "{} came back otherwise: {}", root.display(), different.len());
+    ensure!(different.is_empty(), "{} came back otherwise: {different:?}", root.display());
     let what = format!("{}, {} names, removed on b and brought back", root.display(), after.entries.len());
     step("undo", what, begin.elapsed());
     equal_again(fleet, a, b, step)

@@ -103,6 +103,11 @@ fn list(dir: &OwnedFd) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
 fn stays_here(dir: impl AsFd, name: &[u8]) -> bool {
     let path = [format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).as_bytes(), name].concat();
     let mut value = [0; 16];
-    rustix::fs::lgetxattr(path.as_slice(), c"user.intermezzo.safe", &mut value)
-        .is_ok_and(|length| value.get(..length) == Some(b"excluded"))
+    match rustix::fs::lgetxattr(path.as_slice(), c"user.intermezzo.safe", &mut value) {
+        Ok(length) => value.get(..length) == Some(b"excluded"),
+        // Gone, or nothing that can have such an attribute.
+        Err(Errno::NOENT | Errno::NODATA) => false,
+        // Nobody can say, and what is excluded is nowhere else.
+        Err(_) => true,
+    }
 }

@@ -25,6 +25,8 @@ use crate::volume::PermitState;
 const PATIENCE: u64 = 5_000;
 /// How long, with the permit, users wait for verdicts on what was written without it.
 const SETTLE: u64 = 5_000;
+/// How long one that others wait for may take to get the tree that goes with it, in milliseconds.
+const CATCH_UP: u64 = 10_000;
 
 /// What a client knows of the permit.
 #[derive(Debug, Default)]
@@ -207,6 +209,12 @@ impl Client {
                 self.renew_permit(ctx);
                 standing
             }
+            // It has come no nearer for long, and others wait: what keeps it back may last.
+            Standing::Granted(lease) if lease.revoked && now.0 >= lease.since.0.saturating_add(CATCH_UP) => {
+                self.permits.wanted = false;
+                self.give_back(ctx, lease.epoch);
+                Standing::Without
+            }
             Standing::Granted(lease) => {
                 self.renew_permit(ctx);
                 if self.has_caught_up(ctx, lease)? {
@@ -232,7 +240,8 @@ impl Client {
             }
             Standing::Leaving(lease) => {
                 self.permits.door.close(ctx);
-                if lease.is_some_and(|lease| !expired(lease)) {
+                // Without presto nothing can be drained, and its door closes by itself.
+                if ctx.presto && lease.is_some_and(|lease| !expired(lease)) {
                     self.renew_permit(ctx);
                 }
                 self.leave(ctx, lease)?

@@ -13,6 +13,7 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::tree::Stored;
 use crate::tree::Tree;
+use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Content;
 use crate::types::Mask;
@@ -84,9 +85,15 @@ impl Cml {
             ReadResult::Whole { hash, size, version, racy, inline } => (hash, size, version, racy, inline),
             ReadResult::Failed(_) => return Ok(AfterRead::Later),
             ReadResult::Unstable => {
-                if self.tried(recno) >= RESTLESS {
-                    self.let_pass(store, recno, row, slot)?;
+                if self.tried(recno) < RESTLESS {
+                    return Ok(AfterRead::Later);
                 }
+                if View::new(store, Which::Local).names(row.op.object)?.is_empty() {
+                    // Removed while somebody writes: no close of it comes any more, and nobody has to see this content.
+                    self.without_content(store, recno, row)?;
+                    return Ok(AfterRead::GoOn);
+                }
+                self.let_pass(store, recno, row, slot)?;
                 return Ok(AfterRead::Later);
             }
             // Its content is in another file by now.
