@@ -295,8 +295,11 @@ impl Cml {
         if let Some(slot) = row.slot {
             let Some((read, version)) = self.ready.remove(&recno) else { return Ok(None) };
             fill_content(&mut row.op, Content { inline: None, ..read.clone() });
-            // It may be a later content than the close's own; its time tells which one.
-            settle::leave_at(&mut row.op, version.mtime);
+            // It may be a later content than the close's own; its time tells which one. Of the close's own the record knows
+            // better: somebody may have set the time after it was read.
+            if version.mtime != slot.version.mtime {
+                settle::leave_at(&mut row.op, version.mtime);
+            }
             self.count_bytes(slot.version.size, version.size);
             row.slot = Some(Slot { version, ..slot });
             Cml::write(store, recno, &row)?;

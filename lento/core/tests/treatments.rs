@@ -7,6 +7,7 @@ mod sim;
 
 use lento_core::record::KmlOrigin;
 use lento_core::types::FileId;
+use lento_core::types::Time;
 use lento_core::types::mode;
 use sim::disk::ROOT;
 use sim::world::World;
@@ -199,4 +200,28 @@ fn a_life_that_has_not_met_its_server_yet_treats_what_it_reads() {
     settle(&mut world);
     everywhere(&world, "f", Some("round 99"));
     everywhere(&world, "scratch", None);
+}
+
+/// As rsync does: a file is written and closed, and then gets its time.
+#[test]
+fn a_time_that_is_set_after_the_content_was_read_is_kept() {
+    use sim::steps::*;
+    let mut world = world(1);
+    let slow = create(&mut world, CLIENT, "slow");
+    world.nodes[CLIENT].unreadable.insert(slow, 3);
+    store(&mut world, CLIENT, "slow", "it waits for its content");
+    store(&mut world, CLIENT, "f", "read at once");
+    // Records are sent in their order, so what is read of `f` waits.
+    for _ in 0..20 {
+        world.read_journal(CLIENT, 8);
+        while world.run_job(CLIENT) {}
+    }
+    let file = at(&world, CLIENT, "f").unwrap();
+    let time = Time { sec: 77, nsec: 5 };
+    world.nodes[CLIENT].disk.user_set_time(file, time);
+    settle(&mut world);
+    for node in [SERVER, CLIENT] {
+        let file = at(&world, node, "f").unwrap();
+        assert_eq!(world.nodes[node].disk.inodes[&file].attributes.mtime, time, "n{node}");
+    }
 }

@@ -158,7 +158,13 @@ impl Client {
         let Some(result) = self.offer_read(ctx, ticket, result)? else { return Ok(()) };
         let object = self.cml.object_of_read(ctx.store, ticket)?;
         match self.cml.content_read(ctx.store, ticket, result)? {
-            AfterRead::GoOn | AfterRead::Again => {}
+            // Nobody may need it any more.
+            AfterRead::GoOn => {
+                if let Some(object) = object {
+                    self.cml.release_limbo(ctx.store, object, ctx.meta.last_read(), ctx.out)?;
+                }
+            }
+            AfterRead::Again => {}
             AfterRead::Later => {
                 self.read_again = Some(Millis(ctx.now.0.saturating_add(UNSTABLE)));
                 if let (Some(object), Some(why)) = (object, why) {

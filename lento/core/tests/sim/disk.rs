@@ -325,6 +325,15 @@ impl Disk {
         self.record(KmlOrigin::User, Update::SetAttr { file, mask: Mask::MODE, truncated: false, after });
     }
 
+    pub fn user_set_time(&mut self, file: FileId, mtime: Time) {
+        let now = self.tick();
+        let inode = self.inodes.get_mut(&file).unwrap();
+        inode.attributes.mtime = mtime;
+        inode.ctime = now.sec as u64;
+        let after = self.after(file);
+        self.record(KmlOrigin::User, Update::SetAttr { file, mask: Mask::MTIME, truncated: false, after });
+    }
+
     pub fn user_setxattr(&mut self, file: FileId, name: &[u8], value: &[u8]) {
         let now = self.tick();
         let inode = self.inodes.get_mut(&file).unwrap();
