@@ -173,6 +173,7 @@ async fn upcalls_are_answered_and_a_journal_rings_the_volume() {
     assert!(answer.id == 2 && answer.body == Some(Body::PermitGranted(granted)), "{answer:?}");
     // Who waits too long is told why, a moment before presto gives up.
     presto.send(&upcall(8, Body::GetPermit(v1::GetPermit { deadline_ms: 600 }))).await;
+    let Some(Mail::Permit(_waits)) = soon(mailbox.recv()).await else { panic!("no word of it") };
     let answer = presto.receive().await;
     let late = |failure: &v1::Failure| failure.errno == rustix::io::Errno::TIMEDOUT.raw_os_error();
     assert!(matches!(&answer.body, Some(Body::Failure(failure)) if late(failure)), "{answer:?}");

@@ -124,7 +124,10 @@ fn arrows_between_rooms_are_these_and_no_others() {
         ("intermezzo", &["intermezzo-kml", "intermezzo-proto", "intermezzo-api"]),
         ("agent", &["intermezzo", "lento"]),
         ("kubectl-intermezzo", &["intermezzo", "intermezzo-api"]),
-        ("intermezzo-tests", &["intermezzo", "intermezzo-channel", "intermezzo-kml", "presto-holder"]),
+        (
+            "intermezzo-tests",
+            &["intermezzo", "intermezzo-api", "intermezzo-channel", "intermezzo-kml", "presto-holder"],
+        ),
         ("intermezzo-operator", &["intermezzo-api", "intermezzo-control", "intermezzo-proto"]),
     ]);
     for package in metadata.workspace_packages() {

@@ -112,7 +112,7 @@ impl Bundle {
                 return Ok(Vec::new());
             }
         };
-        objects.iter_mut().for_each(|object| object.managed_fields_mut().clear());
+        objects.iter_mut().for_each(|object| object.meta_mut().managed_fields = None);
         let values: Vec<Value> = objects.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
         self.write(&format!("{name}.json"), &serde_json::to_string_pretty(&values)?)?;
         Ok(objects)
