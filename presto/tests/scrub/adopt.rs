@@ -55,7 +55,7 @@ fn only_the_journal_lies_in_the_cache() {
         names
     };
     assert_eq!(names(&w.cache), ["kml", "root"]);
-    assert_eq!(names(&w.home), ["limbo", "lml", "stage", "staging", "volume", "writers"]);
+    assert_eq!(names(&w.home), ["history", "limbo", "lml", "stage", "staging", "volume", "writers"]);
     assert_eq!(fs::metadata(&w.home).unwrap().permissions().mode() & 0o7777, 0o700);
     assert_eq!(fs::read_to_string(w.home.join("volume")).unwrap(), "0000000000000007\n");
     let Body::Attached(attached) = w.volumes.call("", Body::Attach(v1::Attach::default())).body else {
