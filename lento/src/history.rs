@@ -9,6 +9,7 @@ mod words;
 
 use crate::dialer::Peers;
 use crate::req_dispatcher::Downcalls;
+use crate::rooms::Open;
 use crate::volume::VolumeHandle;
 use lento_core::history::Former;
 use std::sync::Arc;
@@ -83,6 +84,22 @@ fn check(path: &[bytes::Bytes]) -> Result<Vec<Vec<u8>>, Status> {
     } else {
         Err(Status::invalid_argument("a path with a name that cannot be"))
     }
+}
+
+/// Answers from a thread of their own, `ahead` of whoever takes them at most. `room`: what a peer may take of this agent.
+fn answered<T: Send + 'static>(
+    room: Option<Open>,
+    ahead: usize,
+    tell: impl FnOnce(&Way<T>) -> Result<(), Status> + Send + 'static,
+) -> Answers<T> {
+    let (way, answers) = mpsc::channel(ahead);
+    tokio::task::spawn_blocking(move || {
+        let _room = room;
+        if let Err(status) = tell(&way) {
+            let _ = tokio::runtime::Handle::current().block_on(way.send_timeout(Err(status), TAKEN_WITHIN));
+        }
+    });
+    ReceiverStream::new(answers)
 }
 
 /// One answer to whoever asked, from a thread that may wait.

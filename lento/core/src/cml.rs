@@ -387,7 +387,8 @@ impl Cml {
         Ok(None)
     }
 
-    /// Whether a pending record about the object, after this one, has a content on this node's disk.
+    /// Whether a pending record about the object, after this one, has a content on this node's disk: it stands for what is in
+    /// the file by now.
     pub fn has_content(store: &dyn Store, object: ObjectId, after: Recno) -> Result<bool, StoreError> {
         let mut at = after;
         while let Some(recno) = pending::own_after(store, object, at)? {

@@ -3,6 +3,7 @@
 use super::Answers;
 use super::Historian;
 use super::Way;
+use super::answered;
 use super::check;
 use super::contents::Sought;
 use super::say;
@@ -32,8 +33,6 @@ use lento_core::types::Position;
 use lento_core::types::Time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 /// Most lines of one answer.
@@ -175,18 +174,12 @@ impl Historian {
         tell: impl FnOnce(&VolumeHandle, &dyn Store, &Way<T>) -> Result<(), Ended> + Send + 'static,
     ) -> Result<Answers<T>, Status> {
         let store = volume.store().ok_or_else(|| stopped(volume, "it is not ready"))?;
-        let (way, stream) = mpsc::channel(BATCH);
         let volume = volume.clone();
-        tokio::task::spawn_blocking(move || {
-            let _room = room;
-            if let Err(Ended(status)) = read(&store, |store| tell(&volume, store, &way)) {
-                let status =
-                    Status::new(status.code(), format!("volume {}: {}", volume.name, status.message()));
-                let _ = tokio::runtime::Handle::current()
-                    .block_on(way.send_timeout(Err(status), super::TAKEN_WITHIN));
-            }
-        });
-        Ok(ReceiverStream::new(stream))
+        Ok(answered(room, BATCH, move |way| {
+            read(&store, |store| tell(&volume, store, way)).map_err(|Ended(status)| {
+                Status::new(status.code(), format!("volume {}: {}", volume.name, status.message()))
+            })
+        }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Answers;
 use super::Historian;
+use super::answered;
 use super::say;
 use super::stopped;
 use super::words;
@@ -20,12 +21,12 @@ use lento_core::types::Hash;
 use std::fs::File;
 use std::io::Read;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 /// Bytes of one answer.
 const PIECE: usize = 256 << 10;
+/// So many that nobody has taken yet.
+const PIECES: usize = 8;
 
 /// What is told and may have a content.
 pub(super) type Sought<'a> = Vec<&'a mut v1::Condition>;
@@ -93,16 +94,10 @@ impl Historian {
                 "the agent has been restarted since it told of this content: ask once more",
             ));
         }
-        let (way, stream) = mpsc::channel(8);
         let (historian, volume) = (self.clone(), volume.clone());
-        tokio::task::spawn_blocking(move || {
-            let _room = room;
-            let sent = historian.send(&volume, &former, |data| say(&way, v1::FormerChunk { data }));
-            if let Err(status) = sent {
-                let _ = Handle::current().block_on(way.send_timeout(Err(status), super::TAKEN_WITHIN));
-            }
-        });
-        Ok(ReceiverStream::new(stream))
+        Ok(answered(room, PIECES, move |way| {
+            historian.send(&volume, &former, |data| say(way, v1::FormerChunk { data }))
+        }))
     }
 
     fn send(

@@ -106,6 +106,11 @@ struct State {
     last: BTreeMap<FileId, Vec<(Content, Instant)>>,
 }
 
+/// What a file takes on the disk.
+fn bytes_of(stat: &Stat) -> u64 {
+    stat.blocks.saturating_mul(512)
+}
+
 impl State {
     fn add(&mut self, kept: Kept, recno: Recno, bytes: u64) {
         self.remove(kept);
@@ -115,12 +120,11 @@ impl State {
     }
 
     fn remove(&mut self, kept: Kept) {
-        let Some(recno) = self.known.remove(&kept) else { return };
-        let bytes = self.order.remove(&(recno, kept)).unwrap_or_default();
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.give_up(kept);
+        self.known.remove(&kept);
     }
 
-    /// It stays, whatever its turn.
+    /// It stays, and has no turn to go any more.
     fn give_up(&mut self, kept: Kept) {
         let turn = self.known.get(&kept).map(|recno| (*recno, kept));
         let bytes = turn.and_then(|turn| self.order.remove(&turn)).unwrap_or_default();
@@ -163,7 +167,7 @@ impl History {
                 rustix::fs::unlinkat(lower.history(), name, AtFlags::empty())?;
                 continue;
             }
-            state.add(kept, recno, stat.blocks.saturating_mul(512));
+            state.add(kept, recno, bytes_of(&stat));
         }
         let any = AtomicBool::new(!state.known.is_empty());
         Ok(History { any, state: Mutex::new(state), ..History::default() })
@@ -310,8 +314,8 @@ impl History {
 
     /// Whether a content is kept at all. One that is a large part of what may be kept would push out all others.
     fn has_room_for(&self, stat: &Stat) -> bool {
-        let most = self.state.lock().keep.map_or(0, |keep| keep.bytes / LARGEST_PART);
-        self.is_on() && stat.blocks.saturating_mul(512) <= most
+        // Without the lock where nothing is kept: each removal asks.
+        self.is_on() && self.state.lock().keep.is_some_and(|keep| bytes_of(stat) <= keep.bytes / LARGEST_PART)
     }
 
     /// Lets go what is too old or too much, for a moment. Says whether there is more to do.
@@ -340,7 +344,7 @@ impl History {
     }
 
     fn add(&self, kept: Kept, after: Recno, stat: &Stat) {
-        self.state.lock().add(kept, after, stat.blocks.saturating_mul(512));
+        self.state.lock().add(kept, after, bytes_of(stat));
         self.any.store(true, Ordering::Release);
     }
 

@@ -437,23 +437,19 @@ impl Client {
                 continue;
             };
             let content = match result {
-                Some(FetchResult::Inline(bytes)) => ReplayContent::Inline(bytes.clone()),
-                Some(FetchResult::Staged(name)) => ReplayContent::Staged(name.clone(), demand.size),
-                Some(FetchResult::Superseded) => {
-                    Demands::later(demand, ctx.now, "the server has another content by now, or none".into());
-                    continue;
-                }
-                Some(FetchResult::Failed(why)) => {
-                    Demands::later(demand, ctx.now, why.clone());
-                    continue;
-                }
-                None => {
-                    Demands::later(demand, ctx.now, "it did not come".into());
-                    continue;
-                }
+                Some(FetchResult::Inline(bytes)) => Ok(ReplayContent::Inline(bytes.clone())),
+                Some(FetchResult::Staged(name)) => Ok(ReplayContent::Staged(name.clone(), demand.size)),
+                Some(FetchResult::Superseded) => Err("the server has another content by now, or none"),
+                Some(FetchResult::Failed(why)) => Err(why.as_str()),
+                None => Err("it did not come"),
             };
-            (demand.state, demand.since, demand.tries) = (State::Here(content), ctx.now, 0);
-            demand.why.clear();
+            match content {
+                Ok(content) => {
+                    (demand.state, demand.since, demand.tries) = (State::Here(content), ctx.now, 0);
+                    demand.why.clear();
+                }
+                Err(why) => Demands::later(demand, ctx.now, why.to_owned()),
+            }
         }
         true
     }

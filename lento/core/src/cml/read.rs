@@ -16,6 +16,7 @@ use crate::tree::Tree;
 use crate::tree::View;
 use crate::tree::Which;
 use crate::types::Content;
+use crate::types::Hash;
 use crate::types::Mask;
 use crate::types::ObjectId;
 use crate::types::OpId;
@@ -155,11 +156,7 @@ impl Cml {
         // What was sent of it may have been another version.
         let left = slot.left(store, row.op.object)?;
         let slot = Slot { version: left.unwrap_or(slot.version), ..slot };
-        let mtime = slot.version.mtime;
-        let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
-        let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };
-        let kind = OpKind::Close { before: UNKNOWN, content, mtime };
-        let later = Operation { id, time: row.op.time, object: row.op.object, kind };
+        let later = newest_close(&row, slot, UNKNOWN);
         row.slot = Some(Slot { latest: recno, ..slot });
         Cml::write(store, recno, &row)?;
         self.append(store, slot.latest, later, Some(slot))?;
@@ -183,30 +180,23 @@ impl Cml {
             return Ok(());
         }
         let object = row.op.object;
-        let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
-        let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };
-        let (time, mtime) = (row.op.time, slot.version.mtime);
-        let before = match row.op.kind {
-            OpKind::Close { before, .. } => {
-                self.discard(store, recno, &row)?;
-                before
-            }
-            _ => {
-                self.count_bytes(row.bytes(), 0);
-                row.slot = None;
-                row.forget_content();
-                Cml::write(store, recno, &row)?;
-                self.troubled.remove(&recno);
-                UNKNOWN
-            }
+        let later = if let OpKind::Close { before, .. } = row.op.kind {
+            self.discard(store, recno, &row)?;
+            newest_close(&row, slot, before)
+        } else {
+            self.count_bytes(row.bytes(), 0);
+            row.slot = None;
+            row.forget_content();
+            Cml::write(store, recno, &row)?;
+            self.troubled.remove(&recno);
+            newest_close(&row, slot, UNKNOWN)
         };
         // What an fsync has promised is in the file, or something later.
         if promise::of(store, object)?.is_some_and(|promise| recno <= promise && promise < slot.latest) {
             promise::note(store, object, slot.latest)?;
         }
-        let kind = OpKind::Close { before, content, mtime };
         self.troubled.insert(slot.latest, PATIENCE);
-        self.append(store, slot.latest, Operation { id, time, object, kind }, Some(slot))
+        self.append(store, slot.latest, later, Some(slot))
     }
 
     /// Takes what a folded close has left under its number: the file's new time. `false`: there is something else.
@@ -242,10 +232,15 @@ impl Cml {
         }
         self.count_bytes(row.bytes(), 0);
         row.slot = None;
-        fill_content(
-            &mut row.op,
-            Content { hash: crate::types::Hash::empty(), size: 0, inline: Some(Vec::new()) },
-        );
+        fill_content(&mut row.op, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
         Cml::write(store, recno, &row)
     }
+}
+
+/// The newest close that a row stands for, as a record of its own.
+fn newest_close(row: &Row, slot: Slot, before: Hash) -> Operation {
+    let id = OpId(Tag { number: slot.latest.0, ..row.op.id.0 });
+    let content = Content { hash: UNKNOWN, size: slot.version.size, inline: None };
+    let kind = OpKind::Close { before, content, mtime: slot.version.mtime };
+    Operation { id, time: row.op.time, object: row.op.object, kind }
 }

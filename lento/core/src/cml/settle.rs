@@ -83,7 +83,7 @@ impl Cml {
         let is_safe = row.is_safe(hash);
         // What was synced here is at least as good as what the server has got of it, which may be older.
         let is_promised = !is_safe && Cml::is_promised(store, row.op.object, recno)?;
-        if !is_safe && !Cml::is_overwritten(store, row.op.object, recno)? {
+        if !is_safe && !Cml::has_content(store, row.op.object, recno)? {
             let found = if is_promised { hash.unwrap_or(TORN) } else { TORN };
             self.keep_content(store, recno, row, found)?;
             return Ok(Settled::ButContent);
@@ -136,7 +136,7 @@ impl Cml {
             content.size == slot.version.size && (at == left_at(&row.op) || at == Some(slot.version.mtime))
         };
         let Some(content) = content_of(told).filter(same) else { return Ok(()) };
-        if !Cml::is_overwritten(store, row.op.object, recno)? {
+        if !Cml::has_content(store, row.op.object, recno)? {
             return Ok(());
         }
         fill_content(&mut row.op, Content { inline: None, ..content.clone() });
@@ -160,11 +160,6 @@ impl Cml {
             }
         }
         Cml::hand_on(store, recno, row.op.object, TORN)
-    }
-
-    /// Whether a later record stands for what is in the file by now.
-    fn is_overwritten(store: &dyn Store, object: ObjectId, recno: Recno) -> Result<bool, StoreError> {
-        Cml::has_content(store, object, recno)
     }
 
     /// Record `recno` is no predecessor any more: those that had it found this content.
