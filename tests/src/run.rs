@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// So much of what a program says is looked at, in bytes.
 const SAID: u64 = 64 << 10;
@@ -20,6 +20,19 @@ pub enum Ended {
     Badly(String),
     /// Not in time. It was killed, and may still hang in the kernel.
     Stuck,
+}
+
+/// Looks again until it is so. An error is one at once, unlike in `cluster::command::until`: a program must not see any.
+///
+/// # Errors
+/// It is not so in time, or a look at it fails.
+pub fn until(what: &str, deadline: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begin = Instant::now();
+    while !is_so()? {
+        ensure!(begin.elapsed() < deadline, "{what}: not so after {deadline:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Runs a program.

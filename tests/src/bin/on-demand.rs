@@ -13,6 +13,7 @@ use intermezzo::fleet::Daemon;
 use intermezzo::output::say;
 use intermezzo_api::Mode;
 use intermezzo_tests::fleet::{Keep, Temporary, kill};
+use intermezzo_tests::run::until;
 
 /// For what should take moments.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,7 +86,7 @@ fn show(fleet: &mut Temporary) -> Result<()> {
     say(format_args!("✓ the tree is here: {SMALL} files and a large one, and none of their bytes"));
 
     // What is pinned comes by itself.
-    until("the pinned file", || Ok(taken(&b.join("kept/k"))? > 0))?;
+    until("the pinned file", PATIENCE, || Ok(taken(&b.join("kept/k"))? > 0))?;
     ensure!(fs::read(b.join("kept/k"))? == content(1, 300_000), "the pinned file is another one");
     say("✓ what is pinned is here");
 
@@ -95,7 +96,7 @@ fn show(fleet: &mut Temporary) -> Result<()> {
     fs::hard_link(b.join("d/2"), b.join("d/two"))?;
     fs::remove_file(b.join("d/3"))?;
     ensure!(taken(&b.join("d/one"))? == 0 && taken(&b.join("d/two"))? == 0, "a rename or chmod has fetched");
-    until("the rename on a", || Ok(a.join("d/one").exists() && !a.join("d/3").exists()))?;
+    until("the rename on a", PATIENCE, || Ok(a.join("d/one").exists() && !a.join("d/3").exists()))?;
 
     // Contents at the first open; identity and times stay.
     let before = fs::metadata(b.join("d/one"))?;
@@ -156,12 +157,12 @@ fn show(fleet: &mut Temporary) -> Result<()> {
 
     // Presto is killed while somebody waits; everything comes back.
     fleet.fleet.up(PATIENCE, &mut |_| ())?;
-    until("away", || Ok(fs::read(b.join("away")).is_ok_and(|bytes| bytes == content(5, 100_000))))?;
+    until("away", PATIENCE, || Ok(fs::read(b.join("away")).is_ok_and(|bytes| bytes == content(5, 100_000))))?;
 
     // And all of it, for whoever wants that after all.
     fresh(fleet, "last", 7)?;
     fleet.fleet.set_mode(node, Mode::Full, &[])?;
-    until("everything", || Ok(taken(&b.join("last"))? > 0 && taken(&b.join("interrupted"))? > 0))?;
+    until("everything", PATIENCE, || Ok(taken(&b.join("last"))? > 0 && taken(&b.join("interrupted"))? > 0))?;
     ensure!(fs::read(b.join("last"))? == content(7, 100_000), "last is another one");
     say("✓ from OnDemand to Full: everything is here");
     Ok(())
@@ -173,14 +174,5 @@ fn fresh(fleet: &Temporary, name: &str, nth: usize) -> Result<()> {
     fleet.fleet.wait(fleet.fleet.node("a")?, Scope::Everywhere, PATIENCE)?;
     let blocks = fs::metadata(fleet.mount("b")?.join(name))?.blocks();
     ensure!(blocks == 0, "{name} came unasked");
-    Ok(())
-}
-
-fn until(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
-    let begin = Instant::now();
-    while !done()? {
-        ensure!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
     Ok(())
 }

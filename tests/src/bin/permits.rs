@@ -15,6 +15,7 @@ use intermezzo::fleet::process::Signal;
 use intermezzo::fleet::{Daemon, Node, WhenAlone};
 use intermezzo::output::say;
 use intermezzo_tests::fleet::{Keep, Temporary, kill};
+use intermezzo_tests::run::until;
 use intermezzo_tests::walk::walk_both;
 
 /// For a fleet to become quiet, and for the slowest of what is awaited here.
@@ -88,7 +89,7 @@ impl Proof<'_> {
         self.fleet.fleet.set_permits(when_alone)?;
         for node in ["a", "b", "c"] {
             let file = self.path(node, "begin")?;
-            until("every node is under permits", || {
+            until("every node is under permits", PATIENCE, || {
                 append(&file, node)?;
                 Ok(self.state(node)? == "held")
             })?;
@@ -109,7 +110,7 @@ impl Proof<'_> {
             self.fleet.fleet.wait(self.node(node)?, Scope::Everywhere, PATIENCE)?;
         }
         for other in ["b", "c"] {
-            until("all nodes are equal", || {
+            until("all nodes are equal", PATIENCE, || {
                 let (one, two) = walk_both(&self.fleet.mount("a")?, &self.fleet.mount(other)?)?;
                 Ok(one.differences(&two).is_empty())
             })?;
@@ -280,7 +281,7 @@ impl Proof<'_> {
         let mut wanted = String::new();
         self.away(|| {
             // For a while it may still be let in on its lease.
-            until("status says so", || {
+            until("status says so", PATIENCE, || {
                 let line = wanted.lines().count().to_string();
                 append(&self.path("c", "alone")?, &line)?;
                 wanted += &format!("{line}\n");
@@ -288,7 +289,7 @@ impl Proof<'_> {
             })
         })?;
         let took = begin.elapsed();
-        until("it is over", || Ok(self.state("c")? != "stolen"))?;
+        until("it is over", PATIENCE, || Ok(self.state("c")? != "stolen"))?;
         append(&self.path("c", "alone")?, "over")?;
         self.quiet()?;
         let found = fs::read_to_string(self.path("b", "alone")?)?;
@@ -305,7 +306,7 @@ impl Proof<'_> {
             let file = self.path("c", "log")?;
             let refused =
                 OpenOptions::new().append(true).open(&file).err().and_then(|error| error.raw_os_error());
-            until("status says so", || Ok(self.state("c")? == "readonly"))?;
+            until("status says so", PATIENCE, || Ok(self.state("c")? == "readonly"))?;
             Ok((refused, fs::read_to_string(&file)?))
         })?;
         let took = begin.elapsed();
@@ -328,14 +329,5 @@ fn append(path: &Path, line: &str) -> Result<()> {
         .open(path)
         .with_context(|| path.display().to_string())?;
     file.write_all(format!("{line}\n").as_bytes())?;
-    Ok(())
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begin = Instant::now();
-    while !is_so()? {
-        ensure!(begin.elapsed() < PATIENCE, "{what}: not so after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
     Ok(())
 }
