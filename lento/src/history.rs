@@ -8,12 +8,16 @@ mod contents;
 mod words;
 
 use crate::dialer::Peers;
+use crate::jobs::CONCURRENCY;
 use crate::req_dispatcher::Downcalls;
 use crate::rooms::Open;
+use crate::rooms::QUESTIONS;
 use crate::volume::VolumeHandle;
 use lento_core::history::Former;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -25,6 +29,15 @@ type Way<T> = mpsc::Sender<Result<T, Status>>;
 
 /// How long whoever asked may take nothing.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// How long a question waits for others.
+const TURN_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a question has taken of this agent; dropped, it makes room.
+#[derive(Debug)]
+struct Turn {
+    _room: Option<Open>,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -33,6 +46,8 @@ pub struct Historian {
     downcalls: Downcalls,
     peers: Peers,
     key: Arc<[u8; 32]>,
+    questions: Arc<Semaphore>,
+    contents: Arc<Semaphore>,
 }
 
 impl Historian {
@@ -45,7 +60,38 @@ impl Historian {
         for part in key.chunks_mut(8) {
             part.copy_from_slice(&crate::random::id()?.to_le_bytes());
         }
-        Ok(Historian { node: node.into(), downcalls, peers, key: Arc::new(key) })
+        Ok(Historian {
+            node: node.into(),
+            downcalls,
+            peers,
+            key: Arc::new(key),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            contents: Arc::new(Semaphore::new(CONCURRENCY)),
+        })
+    }
+
+    /// Waits until one more question may be looked into. `room`: what a peer may take of this agent.
+    fn question(&self, room: Option<Open>) -> impl Future<Output = Result<Turn, Status>> + use<> {
+        let all = self.questions.clone();
+        async move {
+            let permits = match &room {
+                Some(open) => open.question(&all).await?.into(),
+                None => vec![all.acquire_owned().await.map_err(|_| Status::unavailable("stopping"))?],
+            };
+            Ok(Turn { _room: room, _permits: permits })
+        }
+    }
+
+    /// The same for a content. A person at this node needs none.
+    fn content(&self, room: Option<Open>) -> impl Future<Output = Result<Turn, Status>> + use<> {
+        let all = self.contents.clone();
+        async move {
+            let permits = match &room {
+                Some(open) => open.turn(&all).await?.into(),
+                None => Vec::new(),
+            };
+            Ok(Turn { _room: room, _permits: permits })
+        }
     }
 
     /// Of what this node has told about itself.
@@ -86,17 +132,32 @@ fn check(path: &[bytes::Bytes]) -> Result<Vec<Vec<u8>>, Status> {
     }
 }
 
-/// Answers from a thread of their own, `ahead` of whoever takes them at most. `room`: what a peer may take of this agent.
+/// Answers from a thread of their own, `ahead` of whoever takes them at most, once it is their turn.
 fn answered<T: Send + 'static>(
-    room: Option<Open>,
+    turn: impl Future<Output = Result<Turn, Status>> + Send + 'static,
     ahead: usize,
     tell: impl FnOnce(&Way<T>) -> Result<(), Status> + Send + 'static,
 ) -> Answers<T> {
     let (way, answers) = mpsc::channel(ahead);
-    tokio::task::spawn_blocking(move || {
-        let _room = room;
-        if let Err(status) = tell(&way) {
-            let _ = tokio::runtime::Handle::current().block_on(way.send_timeout(Err(status), TAKEN_WITHIN));
+    tokio::spawn(async move {
+        let late = |_| Status::resource_exhausted("too much is asked about what was; ask again later");
+        let turn = tokio::select! {
+            turn = tokio::time::timeout(TURN_WITHIN, turn) => turn.map_err(late).flatten(),
+            () = way.closed() => return,
+        };
+        let told = match turn {
+            Ok(turn) => {
+                let way = way.clone();
+                let telling = tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    tell(&way)
+                });
+                telling.await.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
+            }
+            Err(status) => Err(status),
+        };
+        if let Err(status) = told {
+            let _ = way.send_timeout(Err(status), TAKEN_WITHIN).await;
         }
     });
     ReceiverStream::new(answers)

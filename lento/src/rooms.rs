@@ -17,6 +17,8 @@ use tonic::Status;
 const OPEN: usize = 256;
 /// Most of them in work: half of what there is.
 const IN_WORK: usize = CONCURRENCY / 2;
+/// Most questions about what was that are in work, each with a thread and an earlier tree in memory.
+pub const QUESTIONS: usize = 4;
 /// The least throughput of a peer that is waited for, in bytes per second.
 const SLOWEST: u64 = 8 << 10;
 
@@ -46,6 +48,8 @@ impl Limits {
 struct Room {
     open: Arc<Semaphore>,
     in_work: Arc<Semaphore>,
+    /// One question about what was at a time.
+    question: Arc<Semaphore>,
     stream: Option<Link>,
 }
 
@@ -54,6 +58,7 @@ impl Default for Room {
         Room {
             open: Arc::new(Semaphore::new(OPEN)),
             in_work: Arc::new(Semaphore::new(IN_WORK)),
+            question: Arc::new(Semaphore::new(1)),
             stream: None,
         }
     }
@@ -67,6 +72,7 @@ pub struct Rooms(Arc<Mutex<BTreeMap<NodeName, Room>>>);
 #[derive(Debug)]
 pub struct Open {
     in_work: Arc<Semaphore>,
+    question: Arc<Semaphore>,
     _open: OwnedSemaphorePermit,
 }
 
@@ -88,7 +94,7 @@ impl Rooms {
         let room = rooms.entry(node.to_owned()).or_default();
         let full = |_| Status::resource_exhausted(format!("node {node} has {OPEN} contents open"));
         let _open = room.open.clone().try_acquire_owned().map_err(full)?;
-        Ok(Open { in_work: room.in_work.clone(), _open })
+        Ok(Open { in_work: room.in_work.clone(), question: room.question.clone(), _open })
     }
 }
 
@@ -98,10 +104,22 @@ impl Open {
     /// # Errors
     /// The agent stops.
     pub async fn turn(&self, all: &Arc<Semaphore>) -> Result<[OwnedSemaphorePermit; 2], Status> {
-        let stopping = |_| Status::unavailable("stopping");
-        let own = self.in_work.clone().acquire_owned().await.map_err(stopping)?;
-        Ok([own, all.clone().acquire_owned().await.map_err(stopping)?])
+        both(&self.in_work, all).await
     }
+
+    /// The same for a question about what was.
+    ///
+    /// # Errors
+    /// The agent stops.
+    pub async fn question(&self, all: &Arc<Semaphore>) -> Result<[OwnedSemaphorePermit; 2], Status> {
+        both(&self.question, all).await
+    }
+}
+
+async fn both(own: &Arc<Semaphore>, all: &Arc<Semaphore>) -> Result<[OwnedSemaphorePermit; 2], Status> {
+    let stopping = |_| Status::unavailable("stopping");
+    let own = own.clone().acquire_owned().await.map_err(stopping)?;
+    Ok([own, all.clone().acquire_owned().await.map_err(stopping)?])
 }
 
 #[cfg(test)]
@@ -145,5 +163,20 @@ mod tests {
         let patience = crate::jobs::patience(0);
         assert_eq!(limits.budget(patience, 0), Duration::from_secs(2));
         assert_eq!(limits.budget(patience, 80 << 10), Duration::from_secs(12));
+    }
+
+    #[tokio::test]
+    async fn one_peer_asks_one_question_at_a_time() {
+        let (rooms, all) = (Rooms::default(), Arc::new(Semaphore::new(QUESTIONS)));
+        let asked: Vec<Open> = (0..3).map(|_| rooms.enter("curious").unwrap()).collect();
+        let first = asked[0].question(&all).await.unwrap();
+        let second = tokio::time::timeout(Duration::from_millis(1), asked[1].question(&all));
+        assert!(second.await.is_err());
+        let other = rooms.enter("modest").unwrap();
+        let _turn =
+            tokio::time::timeout(Duration::from_secs(5), other.question(&all)).await.unwrap().unwrap();
+        drop(first);
+        let _turn =
+            tokio::time::timeout(Duration::from_secs(5), asked[2].question(&all)).await.unwrap().unwrap();
     }
 }

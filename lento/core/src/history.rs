@@ -66,6 +66,12 @@ pub enum HistoryError {
         /// What was asked for.
         asked: Position,
     },
+    /// Going back would take more memory than a question may have.
+    #[error("more than {most} objects and names have changed since then: only a later position can be shown")]
+    TooFar {
+        /// So many may differ from the present.
+        most: usize,
+    },
 }
 
 /// How much is kept; see `spec.history` of a Volume.

@@ -175,7 +175,7 @@ impl Historian {
     ) -> Result<Answers<T>, Status> {
         let store = volume.store().ok_or_else(|| stopped(volume, "it is not ready"))?;
         let volume = volume.clone();
-        Ok(answered(room, BATCH, move |way| {
+        Ok(answered(self.question(room), BATCH, move |way| {
             read(&store, |store| tell(&volume, store, way)).map_err(|Ended(status)| {
                 Status::new(status.code(), format!("volume {}: {}", volume.name, status.message()))
             })

@@ -95,7 +95,7 @@ impl Historian {
             ));
         }
         let (historian, volume) = (self.clone(), volume.clone());
-        Ok(answered(room, PIECES, move |way| {
+        Ok(answered(self.content(room), PIECES, move |way| {
             historian.send(&volume, &former, |data| say(way, v1::FormerChunk { data }))
         }))
     }

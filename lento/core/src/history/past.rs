@@ -22,6 +22,8 @@ use crate::types::Time;
 const WINDOW: u64 = 512;
 /// No path has more parts.
 const DEEP: usize = 4096;
+/// Objects and names that may differ from the present: a bound for memory, some hundred megabytes.
+const DIFFERENCES: usize = 1_000_000;
 
 /// An earlier tree over the present one.
 pub struct Past<'a> {
@@ -77,7 +79,13 @@ impl<'a> Past<'a> {
     }
 
     /// Takes back the newest row that is still in it.
-    pub(super) fn undo(&mut self, row: &Row) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// Too much is different by now, or the store's.
+    pub(super) fn undo(&mut self, row: &Row) -> Result<(), HistoryError> {
+        if self.overlay.len() > DIFFERENCES {
+            return Err(HistoryError::TooFar { most: DIFFERENCES });
+        }
         for before in row.before.iter().rev() {
             match before {
                 Before::Object(id, before) => {
