@@ -36,6 +36,14 @@ impl Figure {
         Figure { name, unit, target: Target::Nothing }
     }
 
+    /// The figure of a run: the times of two as a ratio, throughput the other way round.
+    pub(super) fn of(&self, measured: f64, native: f64) -> f64 {
+        match self.target {
+            Target::AtMost(_) | Target::Nothing => measured / native,
+            Target::AtLeast(_) => native / measured,
+        }
+    }
+
     /// The target for people; empty if there is none.
     pub(super) fn wanted(&self) -> String {
         let (sign, target) = match self.target {

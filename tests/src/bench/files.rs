@@ -11,7 +11,8 @@ use intermezzo::output::{Table, say};
 use serde::Serialize;
 
 use super::applications;
-use super::figure::{Figure, Target, median};
+use super::bindfs::Bindfs;
+use super::figure::{Figure, median};
 use super::journal::{self, Tail};
 use super::workloads::{WORKLOADS, Workload};
 use super::{Archive, PATIENCE};
@@ -35,12 +36,24 @@ struct Row {
     native_ms: f64,
     /// Of each pair.
     values: Vec<f64>,
+    /// The same of bindfs, where it took part.
+    bindfs: Option<f64>,
 }
 
 impl Report {
     pub(super) fn render(&self) -> String {
-        let mut table =
-            Table::new(&["FILE SYSTEM", "RATIO", "TARGET", "", "MOUNT", "NATIVE", "PAIRS", "LEAST", "MOST"]);
+        let mut table = Table::new(&[
+            "FILE SYSTEM",
+            "RATIO",
+            "TARGET",
+            "",
+            "MOUNT",
+            "NATIVE",
+            "PAIRS",
+            "LEAST",
+            "MOST",
+            "BINDFS",
+        ]);
         for row in &self.rows {
             let show = |value| row.figure.show(value);
             let ends = [f64::min as fn(f64, f64) -> f64, f64::max]
@@ -56,13 +69,14 @@ impl Report {
                 row.values.len().to_string(),
                 least,
                 most,
+                row.bindfs.map_or("-".to_owned(), show),
             ]);
         }
         let mut text = table.render();
         text.push_str(
             "Time through the mount by time in the native directory beside it (throughput: the other way round), median of \
              pairs in turn.\nOne CPU for programs and presto; journal on. Journal's share: its records appended anew \
-             (NATIVE) by the untar (MOUNT).\n",
+             (NATIVE) by the untar (MOUNT).\nBINDFS: the same ratio of bindfs --multithreaded, in the same rounds.\n",
         );
         for reason in &self.not_measured {
             text.push_str(&format!("not measured: {reason}\n"));
@@ -71,9 +85,19 @@ impl Report {
     }
 }
 
-/// The two directories and how to come to rest between runs.
+/// Where a run takes place.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Native,
+    Mount,
+    Bindfs,
+}
+
+/// The directories and how to come to rest between runs.
 struct Bench {
     fleet: Temporary,
+    /// Before the directory that it lies in.
+    bindfs: Option<Bindfs>,
     scratch: tempfile::TempDir,
     native: PathBuf,
     mount: PathBuf,
@@ -83,7 +107,10 @@ struct Bench {
 pub(super) fn measure(base: &Path, pairs: usize, only: &str) -> Result<Report> {
     let bench = Bench::up(base, pairs)?;
     Archive::pack(bench.scratch.path(), 2_000)?;
-    let (applications, not_measured) = applications::available(bench.scratch.path())?;
+    let (applications, mut not_measured) = applications::available(bench.scratch.path())?;
+    if bench.bindfs.is_none() {
+        not_measured.push("bindfs: not installed (apt-get install bindfs)".to_owned());
+    }
     let mut rows = Vec::new();
     let wanted = |figure: &Figure| figure.name.contains(only);
     if wanted(&journal::FIGURE) {
@@ -109,7 +136,8 @@ impl Bench {
             pin(Some(task?.file_name().to_string_lossy().parse()?), other)?;
         }
         let mount = fleet.mount("a")?;
-        Ok(Bench { fleet, scratch, native, mount, pairs })
+        let bindfs = Bindfs::mount(scratch.path())?;
+        Ok(Bench { fleet, bindfs, scratch, native, mount, pairs })
     }
 
     /// Nothing of what was written before is still on its way, neither to lento nor to the disk.
@@ -134,27 +162,32 @@ impl Bench {
 
     fn pairs(&self, workload: &Workload) -> Result<Row> {
         let figure = workload.figure;
-        let (mut values, mut mounts, mut natives) = (Vec::new(), Vec::new(), Vec::new());
+        let mut places = vec![(Side::Native, self.native.as_path()), (Side::Mount, &self.mount)];
+        places.extend(self.bindfs.as_ref().map(|bindfs| (Side::Bindfs, bindfs.mount_point())));
+        let (mut values, mut others) = (Vec::new(), Vec::new());
+        let (mut mounts, mut natives) = (Vec::new(), Vec::new());
         // The first pair is for warming up.
         for pair in 0..=self.pairs {
-            // Who goes first changes from pair to pair.
-            let (native, mount) = if pair % 2 == 0 {
-                let native = self.once(workload, &self.native, pair)?;
-                (native, self.once(workload, &self.mount, pair)?)
-            } else {
-                let mount = self.once(workload, &self.mount, pair)?;
-                (self.once(workload, &self.native, pair)?, mount)
-            };
-            if pair > 0 {
-                values.push(match figure.target {
-                    Target::AtMost(_) | Target::Nothing => mount / native,
-                    Target::AtLeast(_) => native / mount,
-                });
-                mounts.push(mount * 1e3);
-                natives.push(native * 1e3);
+            let (mut native, mut mount, mut bindfs) = (f64::NAN, f64::NAN, None);
+            for (side, root) in &places {
+                let took = self.once(workload, root, pair)?;
+                match side {
+                    Side::Native => native = took,
+                    Side::Mount => mount = took,
+                    Side::Bindfs => bindfs = Some(took),
+                }
             }
+            // Who goes first changes from pair to pair.
+            places.rotate_left(1);
+            if pair == 0 {
+                continue;
+            }
+            values.push(figure.of(mount, native));
+            others.extend(bindfs.map(|bindfs| figure.of(bindfs, native)));
+            mounts.push(mount * 1e3);
+            natives.push(native * 1e3);
         }
-        Ok(Row::new(figure, values, &mounts, &natives))
+        Ok(Row::new(figure, values, &mounts, &natives, &others))
     }
 
     fn journal(&self) -> Result<Row> {
@@ -177,15 +210,16 @@ impl Bench {
                 appends.push(append.as_secs_f64() * 1e3);
             }
         }
-        Ok(Row::new(journal::FIGURE, values, &untars, &appends))
+        Ok(Row::new(journal::FIGURE, values, &untars, &appends, &[]))
     }
 }
 
 impl Row {
-    fn new(figure: Figure, values: Vec<f64>, mounts: &[f64], natives: &[f64]) -> Row {
+    fn new(figure: Figure, values: Vec<f64>, mounts: &[f64], natives: &[f64], bindfs: &[f64]) -> Row {
         let (value, mount_ms, native_ms) = (median(&values), median(mounts), median(natives));
         say(format_args!("{}: {} ({mount_ms:.2} ms, {native_ms:.2} ms)", figure.name, figure.show(value)));
-        Row { figure, value, mount_ms, native_ms, values }
+        let bindfs = (!bindfs.is_empty()).then(|| median(bindfs));
+        Row { figure, value, mount_ms, native_ms, values, bindfs }
     }
 }
 

@@ -4,6 +4,7 @@
 //! It asserts nothing: targets stand beside the figures. What is compared alternates, so that a slow minute hits all.
 
 mod applications;
+mod bindfs;
 mod figure;
 mod files;
 mod journal;
