@@ -238,14 +238,11 @@ impl Map for OsMap {
     }
 
     fn start_write_out(&self) -> io::Result<()> {
-        self.write_out(libc::SYNC_FILE_RANGE_WRITE)
+        // A page on its way may have been changed since it set out: it is waited for, and goes once more.
+        self.write_out(libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE)
     }
 
     fn wait_written_out(&self) -> io::Result<()> {
-        // What was dirtied again while it was being written is written again.
-        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-            | libc::SYNC_FILE_RANGE_WRITE
-            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-        self.write_out(all)
+        self.write_out(libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
 }
