@@ -27,10 +27,10 @@ DENY_VERSION    := 0.20.2
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN_DIR    := $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Of the whole workspace, and not of packages: with other features the dependencies would be built once more.
-PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck permits on-demand survive power kernel walk bench boot intermezzo-boot
+PROGRAMS   := presto presto-holder lento intermezzo demo kill adopt stuck permits on-demand durable survive power kernel walk bench boot intermezzo-boot
 CLUSTER    := cluster cluster-check cluster-test images kubectl-intermezzo
 
-.PHONY: help demo test sim test-fast test-permits test-on-demand test-kill test-survive test-power test-kernel test-boot boot test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
+.PHONY: help demo test sim test-fast test-permits test-on-demand test-durable test-kill test-survive test-power test-kernel test-boot boot test-cluster workload adopt stuck bench bins format clippy architecture chart deny unit mounts install-tools clean-fleets images images-test cluster cluster-down cluster-tools cluster-check
 
 help:
 	@echo "make demo            two nodes, real files, proof that they are equal (root; KEEP=1 leaves it running)"
@@ -39,6 +39,7 @@ help:
 	@echo "make test-kill       kill -9 of random processes under a workload (root; ROUNDS=30 SEED=n)"
 	@echo "make test-on-demand  a node that fetches contents when they are opened, and its server away (root)"
 	@echo "make test-permits    three nodes write to one file under permits, one at a time (root; TURNS=1000)"
+	@echo "make test-durable    fsync that waits for the server's disk, and its server away (root)"
 	@echo "make test-survive    kill -9 of presto under programs that may notice nothing (root; KILLS=1000 SEED=n)"
 	@echo "make sim             random histories on simulated nodes (RUNS=1000 for each mix, FROM=first seed)"
 	@echo "make test-power      power cuts of a virtual machine that is a node (root, QEMU; CUTS=20 SEED=n)"
@@ -65,6 +66,7 @@ test: format clippy architecture deny unit
 	$(MAKE) test-kill ROUNDS=12
 	$(MAKE) test-permits TURNS=100
 	$(MAKE) test-on-demand
+	$(MAKE) test-durable
 	$(MAKE) test-survive KILLS=100
 	$(MAKE) test-power CUTS=6
 	$(MAKE) test-boot ONLY=seed,killed,cut,shutdown BOOTS=1
@@ -89,6 +91,10 @@ test-permits: bins
 # Contents come when they are opened.
 test-on-demand: bins
 	$(BIN_DIR)/on-demand
+
+# fsync waits for the server.
+test-durable: bins
+	$(BIN_DIR)/durable
 
 # Presto killed under programs that may notice nothing but a pause.
 test-survive: bins

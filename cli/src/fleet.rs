@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use intermezzo_api::manifest::Manifests;
+pub use intermezzo_api::volume::Durability;
 pub use intermezzo_api::volume::WhenAlone;
 use intermezzo_api::volume::Writes;
 use intermezzo_api::{Mode, Replicator};
@@ -458,6 +459,18 @@ impl Fleet {
         for volume in manifests.volumes.values_mut() {
             volume.spec.writes = Writes::Permits;
             volume.spec.when_alone = when_alone;
+        }
+        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+    }
+
+    /// What fsync promises from now on.
+    ///
+    /// # Errors
+    /// The manifest is wrong or cannot be written.
+    pub fn set_durability(&self, durability: Durability) -> Result<(), FleetError> {
+        let mut manifests = self.manifests()?;
+        for volume in manifests.volumes.values_mut() {
+            volume.spec.durability = durability;
         }
         layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
     }

@@ -8,6 +8,7 @@ use intermezzo_api::manifest::Manifests;
 use intermezzo_api::manifest::Role;
 use intermezzo_api::volume;
 use intermezzo_api::volume::Conflicts;
+use intermezzo_api::volume::Durability;
 use intermezzo_api::volume::HistorySpec;
 use intermezzo_api::volume::LimitsSpec;
 use intermezzo_api::volume::MassAction;
@@ -61,6 +62,8 @@ pub struct DesiredVolume {
     pub exclude: Vec<String>,
     /// What the tree may hold.
     pub limits: LimitsSpec,
+    /// What fsync waits for.
+    pub durability: Durability,
     /// How much of it this node keeps; a server keeps all of it.
     pub keeping: Keeping,
 }
@@ -116,6 +119,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             source: volume.spec.source.as_ref().map(|Source::HostPath(at)| at.path.clone()),
             exclude: volume.spec.exclude.clone(),
             limits: volume.spec.limits,
+            durability: volume.spec.durability,
             keeping,
         };
         desired.insert(name.clone(), entry);

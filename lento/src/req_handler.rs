@@ -2,6 +2,7 @@
 //! within the deadline that the upcall names, or dropped when nobody waits any more.
 
 use crate::channel::convert::file_id_back;
+use crate::volume::Kept;
 use crate::volume::Permit;
 use crate::volume::Volumes;
 use intermezzo_channel::v1;
@@ -62,6 +63,7 @@ impl ReqHandler {
     /// Answers an upcall that somebody waits for.
     pub async fn answer(&self, volume: &str, body: Body) -> Body {
         match body {
+            Body::GetSafety(asked) if asked.at_server => self.keep(volume, &asked).await,
             Body::GetSafety(asked) => self.safety(volume, &asked).await,
             Body::GetData(asked) => self.data(volume, &asked).await,
             Body::GetPermit(asked) => self.permit(volume, &asked).await,
@@ -75,10 +77,7 @@ impl ReqHandler {
 
     /// Presto's deadline is a little later than ours, so that it hears why.
     async fn permit(&self, volume: &str, asked: &GetPermit) -> Body {
-        let failure = |errno: Errno, why: &str| {
-            let message = format!("{volume}: {why}");
-            Body::Failure(Failure { errno: errno.raw_os_error(), message })
-        };
+        let failure = |errno: Errno, why: &str| failure(volume, errno, why);
         let nobody = || failure(Errno::NOTCONN, "nobody here can say who may write");
         let Some(handle) = self.volumes.get(volume) else { return nobody() };
         let deadline = Duration::from_millis(asked.deadline_ms).saturating_sub(SOONER);
@@ -124,6 +123,20 @@ impl ReqHandler {
         Body::Failure(Failure { errno, message: format!("volume {name}: a content that is not here: {why}") })
     }
 
+    /// Presto's deadline is a little later than ours here as well.
+    async fn keep(&self, volume: &str, asked: &GetSafety) -> Body {
+        let file = file_id_back(&asked.object.unwrap_or_default());
+        let nobody = || failure(volume, Errno::NOTCONN, "this node's part of the volume does not run");
+        let Some(handle) = self.volumes.get(volume) else { return nobody() };
+        let deadline = Duration::from_millis(asked.deadline_ms).saturating_sub(SOONER);
+        match timeout(deadline, handle.keep(file, Recno(asked.newest))).await {
+            Ok(Some(Kept::AtServer)) => Body::Safety(v1::Safety { is: Is::Server.into() }),
+            Ok(Some(Kept::Away)) => failure(volume, Errno::HOSTUNREACH, "the server is away"),
+            Ok(None) => nobody(),
+            Err(_) => failure(volume, Errno::TIMEDOUT, "the server has not got it in time"),
+        }
+    }
+
     async fn safety(&self, volume: &str, asked: &GetSafety) -> Body {
         let file = file_id_back(&asked.object.unwrap_or_default());
         let answered = match self.volumes.get(volume) {
@@ -141,4 +154,8 @@ impl ReqHandler {
         };
         Body::Safety(v1::Safety { is: is.into() })
     }
+}
+
+fn failure(volume: &str, errno: Errno, why: &str) -> Body {
+    Body::Failure(Failure { errno: errno.raw_os_error(), message: format!("{volume}: {why}") })
 }

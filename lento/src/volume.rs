@@ -59,6 +59,8 @@ pub enum Mail {
     Desired(Box<crate::desired::DesiredVolume>),
     /// Where is this lower file safe, of which that is the newest record?
     Safety(FileId, Recno, oneshot::Sender<Safety>),
+    /// The same, told when the server has it.
+    Keep(FileId, Recno, oneshot::Sender<Kept>),
     /// A user waits for the permit; dropped when nobody can say.
     Permit(oneshot::Sender<Permit>),
     /// Somebody opens a lower file that lacks its content; dropped when he waits no more.
@@ -78,6 +80,15 @@ pub enum Mail {
     Scrub(lento_core::scrub::Found),
     /// The end: leave the store clean.
     Stop(oneshot::Sender<()>),
+}
+
+/// What a program is told whose fsync waits for the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The server has it on its disk.
+    AtServer,
+    /// The server has been away for a while.
+    Away,
 }
 
 /// What a user who waits for the permit is told.
@@ -215,6 +226,13 @@ impl VolumeHandle {
     pub async fn safety(&self, file: FileId, newest: Recno) -> Option<Safety> {
         let (reply, answer) = oneshot::channel();
         self.send(Mail::Safety(file, newest, reply)).await;
+        answer.await.ok()
+    }
+
+    /// Told when the server has a file's updates up to this one, or when it is no use to wait; `None`: nobody can say.
+    pub async fn keep(&self, file: FileId, newest: Recno) -> Option<Kept> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Mail::Keep(file, newest, reply)).await;
         answer.await.ok()
     }
 

@@ -8,6 +8,7 @@ mod demands;
 mod life;
 mod permit;
 mod serve;
+mod syncs;
 
 use crate::clock;
 use crate::desired::DesiredVolume;
@@ -37,6 +38,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use syncs::Syncs;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
@@ -109,6 +111,8 @@ pub struct VolumeTask {
     next_wait: u64,
     /// Who waits for contents.
     demands: Demands,
+    /// Who waits for the server's disk.
+    syncs: Syncs,
 }
 
 enum Action {
@@ -153,6 +157,7 @@ impl VolumeTask {
             waits: BTreeMap::new(),
             next_wait: 1,
             demands: Demands::default(),
+            syncs: Syncs::default(),
         };
         task.admit();
         task
@@ -287,6 +292,7 @@ impl VolumeTask {
                     let _ = reply.send(safety);
                 }
             }
+            Mail::Keep(file, newest, reply) => self.sync_wanted(file, newest, reply),
             Mail::Permit(reply) => self.permit_wanted(reply, inputs),
             Mail::Demand(file, reply) => {
                 if self.life.is_some() {
@@ -365,7 +371,8 @@ impl VolumeTask {
         let writes_changed = desired.writes != self.desired.writes;
         let options_changed = limits_changed
             || writes_changed
-            || (desired.access, desired.limits) != (self.desired.access, self.desired.limits)
+            || (desired.access, desired.limits, desired.durability)
+                != (self.desired.access, self.desired.limits, self.desired.durability)
             || desired.exclude != self.desired.exclude
             || desired.history != self.desired.history;
         let history_changed = desired.history != self.desired.history;
@@ -450,7 +457,10 @@ impl VolumeTask {
         let result = life.step(inputs);
         drop(writing);
         match result {
-            Ok(()) => self.run_outputs(),
+            Ok(()) => {
+                self.run_outputs();
+                self.look_at_syncs();
+            }
             Err(fault) => self.fail(fault),
         }
     }

@@ -130,6 +130,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         log_max_bytes: None,
         when_full: WhenFull::Wait,
         limits: Default::default(),
+        durability: Default::default(),
         conflicts: Default::default(),
         writes: Default::default(),
         mass: Default::default(),

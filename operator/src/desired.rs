@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use intermezzo_api::manifest::as_supported_volume;
 use intermezzo_api::wait::Ask;
 use intermezzo_api::{DeletionPolicy, Replicator, ReplicatorSpec, Volume, VolumeSpec};
 use kube_client::Resource;
@@ -85,7 +84,7 @@ fn add(all: &mut BTreeMap<NodeName, NodeDesired>, world: &Snapshot, id: &str, vo
     }
 }
 
-/// The Volume as agents get it: the server by name, selectors resolved, and only what agents can do.
+/// The Volume as agents get it: the server by name, selectors resolved, and without what only the operator does.
 fn handed_out(volume: &Volume, server: &str) -> Volume {
     let mut spec = volume.spec.clone();
     spec.server.node_name = Some(server.to_owned());
@@ -93,7 +92,6 @@ fn handed_out(volume: &Volume, server: &str) -> Volume {
     spec.replication.node_selector = None;
     spec.deletion_policy = DeletionPolicy::default();
     spec.claim = None;
-    as_supported_volume(&mut spec);
     let mut handed_out = Volume::new(&kube_client::ResourceExt::name_any(volume), spec);
     handed_out.metadata.namespace = volume.metadata.namespace.clone();
     handed_out.metadata.uid = volume.metadata.uid.clone();

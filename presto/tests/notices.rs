@@ -13,7 +13,7 @@ use std::sync::Arc;
 use intermezzo_kml::Class;
 use intermezzo_kml::record::{Caller, FileId, Intent, Opcode, Outcome, Recno};
 use parking_lot::Mutex;
-use presto::filter::{DataAnswer, NewMode, Options, PermitAnswer, Safety, Upcalls, Volume, Wait};
+use presto::filter::{DataAnswer, Kept, NewMode, Options, PermitAnswer, Safety, Upcalls, Volume, Wait};
 
 /// A Lento that only listens.
 #[derive(Default)]
@@ -34,6 +34,10 @@ impl Upcalls for Heard {
 
     fn safety(&self, _volume: &str, _object: FileId, _newest: Recno, _wait: Wait) -> Safety {
         Safety::Unknown
+    }
+
+    fn keep(&self, _volume: &str, _object: FileId, _newest: Recno, _wait: Wait) -> Kept {
+        Kept::Unheard
     }
 }
 

@@ -118,9 +118,9 @@ fn version(manifests: &Manifests, problem: &ObjectProblem) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn said(revision: &str, durability: &str, peers: &[(&str, &str)]) -> v1::Desired {
+    fn said(revision: &str, exclude: &str, peers: &[(&str, &str)]) -> v1::Desired {
         let object = format!(
-            r#"{{"apiVersion":"intermezzo.dev/v1alpha1","kind":"Volume","metadata":{{"name":"v","namespace":"t"}},"spec":{{"server":{{"nodeName":"a"}},"durability":"{durability}"}}}}"#
+            r#"{{"apiVersion":"intermezzo.dev/v1alpha1","kind":"Volume","metadata":{{"name":"v","namespace":"t"}},"spec":{{"server":{{"nodeName":"a"}},"exclude":["{exclude}"]}}}}"#
         );
         let peer = |&(node, address): &(&str, &str)| v1::Peer { node: node.into(), address: address.into() };
         v1::Desired {
@@ -136,14 +136,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut first = CarriedOut::new(dir.path(), "a");
         assert_eq!(first.load(), Ok(None));
-        first.replace(said("1", "Synced", &[("b", "10.0.0.2:1")])).unwrap();
-        first.replace(said("2", "Applied", &[("c", "10.0.0.3:1")])).unwrap();
+        first.replace(said("1", "*.o", &[("b", "10.0.0.2:1")])).unwrap();
+        first.replace(said("2", "[z-a]", &[("c", "10.0.0.3:1")])).unwrap();
         let mut second = CarriedOut::new(dir.path(), "a");
         assert_eq!(second.load(), Ok(Some(())));
         for carried_out in [&first, &second] {
             assert!(carried_out.of_node()["t/v"].is_server("a"), "the version that works stays");
             assert_eq!(carried_out.revision(), "2");
-            assert_eq!(carried_out.problems()[0].field, "spec.durability");
+            assert_eq!(carried_out.problems()[0].field, "spec.exclude[0]");
             assert_eq!(carried_out.peers().keys().collect::<Vec<_>>(), ["b", "c"]);
             assert_eq!(carried_out.discard().collect::<Vec<_>>(), ["t/gone"], "never what is in use");
         }

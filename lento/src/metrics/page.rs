@@ -443,6 +443,12 @@ impl Page {
             "Updates that presto let in without the permit since lento was away",
             stats(|stats| stats.stolen),
         );
+        self.counter(
+            "syncs_without_server",
+            None,
+            "Calls of fsync that ended without the server's disk although spec.durability wants it",
+            stats(|stats| stats.syncs_without_server),
+        );
         let limited = |value: fn(&intermezzo_channel::v1::Stats) -> Option<u64>| {
             volumes.iter().filter_map(move |seen| Some((seen.labels(), value(seen.stats.as_ref()?)?)))
         };

@@ -167,6 +167,10 @@ impl Life {
         self.store.read(|tables| self.core.status(tables)).map_err(|error| error.to_string())
     }
 
+    pub(super) fn reaches_server(&self) -> bool {
+        self.core.reaches_server()
+    }
+
     pub(super) fn safety(&self, file: FileId, newest: Recno) -> Result<Safety, String> {
         self.store.read(|tables| self.core.safety(tables, file, newest)).map_err(|error| error.to_string())
     }

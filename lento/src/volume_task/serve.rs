@@ -17,6 +17,7 @@ use crate::store::store_path;
 use crate::store::witness_path;
 use crate::volume::Mail;
 use intermezzo_api::Access;
+use intermezzo_api::volume::Durability;
 use intermezzo_api::volume::WhenFull;
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::VolumeInfo;
@@ -109,6 +110,12 @@ impl VolumeTask {
             max_bytes: self.desired.limits.max_bytes.unwrap_or(0),
             max_inodes: self.desired.limits.max_inodes.unwrap_or(0),
             history: self.history(),
+            durability: match self.desired.durability {
+                Durability::Local => v1::Durability::LocalDisk,
+                Durability::Server => v1::Durability::ServerDisk,
+                Durability::ServerIfThere => v1::Durability::ServerDiskIfThere,
+            }
+            .into(),
         };
         let (handle, downcalls) = (self.handle.clone(), self.around.downcalls.pinned(generation));
         tokio::spawn(async move {

@@ -82,7 +82,7 @@ async fn an_agent_enrols_does_what_it_is_told_and_says_how_it_goes() {
 async fn one_object_that_cannot_be_carried_out_is_reported_and_the_others_go_on() {
     let world = World::begin(LONG);
     let mut later = volume("later", "a");
-    later.spec.durability = intermezzo_api::volume::Durability::Applied;
+    later.spec.exclude = vec!["[z-a]".to_owned()];
     let both = [volume("one", "a"), later];
     let both = Desired::new(&both, [], &Default::default(), &Default::default()).unwrap();
     world.tell("a", both);
@@ -92,7 +92,7 @@ async fn one_object_that_cannot_be_carried_out_is_reported_and_the_others_go_on(
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
     assert_eq!(
         (report.problems[0].volume.as_str(), report.problems[0].field.as_str()),
-        ("t/later", "spec.durability")
+        ("t/later", "spec.exclude[0]")
     );
 }
 

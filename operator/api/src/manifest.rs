@@ -20,7 +20,6 @@ use crate::{Replicator, Volume};
 pub use each::ObjectProblem;
 pub use error::{Problem, Problems};
 pub use parse::{Object, parse};
-pub use supported::{as_supported_volume, unsupported_in_volume};
 
 /// Namespace of objects that name none.
 pub const DEFAULT_NAMESPACE: &str = "default";

@@ -60,7 +60,9 @@ pub struct VolumeSpec {
     /// nothing; where it is taken away, what was kept goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<HistorySpec>,
-    /// When the server acknowledges, gives verdicts and forwards.
+    /// What fsync(2) and fdatasync(2) promise to programs: `Local` (it is on this node's disk), `Server` (on the server's as well;
+    /// after 30 s, or 5 s without a connection to it, the call fails with ETIMEDOUT or EHOSTUNREACH) or `ServerIfThere` (the same,
+    /// but then the call succeeds with this node's disk only).
     #[serde(default)]
     pub durability: Durability,
     /// Limits of each node's journal (KML) of this volume.
@@ -284,14 +286,16 @@ impl HistorySpec {
     }
 }
 
-/// When the server acknowledges an update.
+/// What fsync(2) promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Durability {
-    /// Once it is on stable storage of the server.
+    /// What was written is on this node's disk.
     #[default]
-    Synced,
-    /// Once the server has applied it; a power cut may take back the last second.
-    Applied,
+    Local,
+    /// It is on the server's disk as well, or the call fails.
+    Server,
+    /// It is on the server's disk as well, unless that cannot be had in time.
+    ServerIfThere,
 }
 
 /// Limits of a node's journal of a volume.

@@ -46,9 +46,6 @@ fn what_cannot_be_is_named_with_its_field() {
     let of = |spec| judge(&volume("v", spec), &all);
     let missing = of(json!({"server": {"nodeName": "z"}}));
     assert_eq!((reasons(&missing), missing.server), (vec!["NodeNotFound"], None));
-    let later = of(json!({"server": {"nodeName": "a"}, "durability": "Applied"}));
-    assert_eq!((reasons(&later), later.server), (vec!["NotSupported"], None));
-    assert!(later.problems[0].message.starts_with("spec.durability: "));
     let tenant = of(json!({"server": {"nodeName": "a"}, "source": {"hostPath": {"path": "/etc"}}}));
     assert_eq!(reasons(&tenant), ["SourceNotAllowed"]);
     assert_eq!(
@@ -60,10 +57,10 @@ fn what_cannot_be_is_named_with_its_field() {
 #[test]
 fn what_was_served_goes_on_whatever_its_new_spec_says() {
     let all = world(vec![], vec![]);
-    let wrong = served(volume("v", json!({"server": {"nodeName": "b"}, "durability": "Applied"})), "a", &[]);
+    let wrong = served(volume("v", json!({"server": {"nodeName": "b"}})), "a", &[]);
     let judged = judge(&wrong, &all);
     assert_eq!(judged.server.as_deref(), Some("a"));
-    assert_eq!(reasons(&judged), ["NotSupported", "ServerCannotMove"]);
+    assert_eq!(reasons(&judged), ["ServerCannotMove"]);
     let status = status(&Seen::new(&wrong, &all), &judged, Timestamp::now());
     assert_eq!(status.server.as_deref(), Some("a"));
     assert!(find(&status.conditions, ACCEPTED).unwrap().message.contains("goes on as before"));
@@ -163,30 +160,6 @@ fn conditions_say_how_it_is() {
     let gone = told(&volume, &all);
     assert_eq!(find(&gone.conditions, SERVING).unwrap().reason, "ServerGone");
     assert_eq!((gone.server.as_deref(), gone.replication_list), (Some("a"), vec!["b".to_owned()]));
-}
-
-#[test]
-fn what_agents_cannot_do_yet_is_said_at_once_with_its_field() {
-    for (field, more) in [("spec.durability", json!({"durability": "Applied"}))] {
-        let mut spec = json!({"server": {"nodeName": "a"}});
-        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let new = volume("v", spec.clone());
-        let begun = served(volume("v", spec), "a", &[]);
-        let mut all = world(vec![new.clone()], vec![]);
-        all.reports.insert("a".into(), report(vec![at_server("ns/v", vec![])]));
-        for (one, serves) in [(&new, false), (&begun, true)] {
-            let told = told(one, &all);
-            let accepted = find(&told.conditions, ACCEPTED).unwrap();
-            assert_eq!((accepted.status.as_str(), accepted.reason.as_str()), ("False", "NotSupported"));
-            assert!(accepted.message.starts_with(field), "{}", accepted.message);
-            assert!(!holds(&told.conditions, READY), "{field}");
-            assert_eq!(
-                told.server.is_some(),
-                serves,
-                "{field}: one that has begun goes on, another does not begin"
-            );
-        }
-    }
 }
 
 #[test]

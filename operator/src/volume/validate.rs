@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use intermezzo_api::Volume;
-use intermezzo_api::manifest::unsupported_in_volume;
 use intermezzo_api::names::dns_label;
 use intermezzo_api::volume::Source;
 use kube_client::Resource;
@@ -52,9 +51,6 @@ pub struct Judged {
 #[must_use]
 pub fn validate(seen: &Seen<'_>, settings: &Settings) -> Judged {
     let mut judged = Judged::default();
-    for (field, why) in unsupported_in_volume(seen.volume) {
-        judged.problems.push(Problem::new("NotSupported", field, why));
-    }
     if seen.volume.spec.claim.is_some() && !settings.claims {
         let what =
             "this installation makes no claims; ask an administrator to set the chart's value claims.enabled";

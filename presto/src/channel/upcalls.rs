@@ -9,7 +9,7 @@ use intermezzo_kml::record::{FileId, Recno};
 use rustix::io::Errno;
 
 use super::{Answer, Link, NoLento, convert};
-use crate::filter::{DataAnswer, PermitAnswer, Safety, Upcalls, Wait};
+use crate::filter::{DataAnswer, Kept, PermitAnswer, Safety, Upcalls, Wait};
 
 impl Upcalls for Link {
     fn journal(&self, volume: &str, to: Recno) {
@@ -53,7 +53,7 @@ impl Upcalls for Link {
     fn safety(&self, volume: &str, object: FileId, newest: Recno, wait: Wait) -> Safety {
         let object = Some(convert::to_file_id(object));
         let deadline_ms = milliseconds(wait.deadline);
-        let body = Body::GetSafety(GetSafety { object, newest: newest.0, deadline_ms });
+        let body = Body::GetSafety(GetSafety { object, newest: newest.0, deadline_ms, at_server: false });
         match self.ask(volume, body, wait) {
             Answer::Answered(Body::Safety(answer)) => match answer.is() {
                 Is::Local => Safety::Local,
@@ -62,6 +62,23 @@ impl Upcalls for Link {
                 Is::Unspecified => Safety::Unknown,
             },
             Answer::Answered(_) | Answer::Away | Answer::Late | Answer::Interrupted => Safety::Unknown,
+        }
+    }
+
+    fn keep(&self, volume: &str, object: FileId, newest: Recno, wait: Wait) -> Kept {
+        let object = Some(convert::to_file_id(object));
+        let deadline_ms = milliseconds(wait.deadline);
+        let body = Body::GetSafety(GetSafety { object, newest: newest.0, deadline_ms, at_server: true });
+        match self.ask(volume, body, wait) {
+            Answer::Answered(Body::Safety(_)) => Kept::AtServer,
+            Answer::Answered(Body::Failure(failure)) => match errno(failure.errno, Errno::IO) {
+                Errno::NOTCONN => Kept::Unheard,
+                errno => Kept::Refused(errno),
+            },
+            Answer::Answered(_) => Kept::Refused(Errno::PROTO),
+            Answer::Interrupted => Kept::Refused(Errno::INTR),
+            Answer::Late => Kept::Refused(Errno::TIMEDOUT),
+            Answer::Away => Kept::Unheard,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -74,6 +75,8 @@ pub struct Handle {
     /// Where it is noted for the next presto.
     pub(super) slot: Option<Slot>,
     data: Mutex<Option<Arc<OwnedFd>>>,
+    /// For fsync, once there was one: who syncs once syncs often.
+    syncing: OnceLock<OwnedFd>,
 }
 
 impl Handle {
@@ -84,7 +87,15 @@ impl Handle {
     }
 
     pub(super) fn new(number: u64, file: Arc<OpenFile>, access: Access, slot: Option<Slot>) -> Handle {
-        Handle { number, file, access, passthrough: AtomicBool::new(false), slot, data: Mutex::new(None) }
+        Handle {
+            number,
+            file,
+            access,
+            passthrough: AtomicBool::new(false),
+            slot,
+            data: Mutex::new(None),
+            syncing: OnceLock::new(),
+        }
     }
 
     fn is_passthrough(&self) -> bool {
@@ -107,6 +118,16 @@ impl Handle {
             *data = Some(Arc::clone(&fd));
         }
         Ok(fd)
+    }
+
+    /// A descriptor for fsync. It reads only, so that it looks like no writer, and has seen no fewer errors of the disk than
+    /// the calls before.
+    fn syncing(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if let Some(fd) = self.syncing.get() {
+            return Ok(fd.as_fd());
+        }
+        let fd = reopen(&*self.file, OFlags::RDONLY)?;
+        Ok(self.syncing.get_or_init(|| fd).as_fd())
     }
 }
 
@@ -268,16 +289,18 @@ impl Volume {
         let handle = self.files.handle(handle)?;
         // Also by a descriptor for reading: fsync is about the file.
         self.close_for_sync(caller, handle.file.id)?;
-        let fd = handle.data()?;
-        self.sync_with_journal(&*fd, || {
-            if only_data { rustix::fs::fdatasync(&*fd) } else { rustix::fs::fsync(&*fd) }
-        })
+        let fd = handle.syncing()?;
+        self.sync_with_journal(fd, || {
+            if only_data { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
+        })?;
+        self.wait_for_server(caller, handle.file.id)
     }
 
     /// Makes a directory's entries, and the journal up to now, durable.
-    pub fn fsyncdir(&self, id: FileId) -> Result<(), Errno> {
+    pub fn fsyncdir(&self, caller: Caller, id: FileId) -> Result<(), Errno> {
         let dir = self.lower.dir(id)?;
-        self.sync_with_journal(&*dir, || rustix::fs::fsync(&*dir))
+        self.sync_with_journal(&*dir, || rustix::fs::fsync(&*dir))?;
+        self.wait_for_server(caller, id)
     }
 
     /// Runs `sync` of a lower file and makes the journal up to now durable: with the same flush of the device where that

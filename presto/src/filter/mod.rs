@@ -7,6 +7,7 @@ mod attributes;
 mod background;
 mod close;
 mod dirs;
+mod durable;
 mod faults;
 mod files;
 mod found;
@@ -55,6 +56,8 @@ pub use attributes::SetTime;
 pub use background::Background;
 pub use dirs::Name;
 pub use dirs::Streams;
+pub use durable::Durability;
+pub use durable::Durable;
 pub use faults::Fault;
 pub use files::Handle;
 pub use files::Object;
@@ -87,6 +90,7 @@ pub use touched::Touched;
 pub use unfinished::Unfinished;
 pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
+pub use upcalls::Kept;
 pub use upcalls::PermitAnswer;
 pub use upcalls::Upcalls;
 pub use upcalls::Wait;
@@ -194,6 +198,8 @@ pub struct Volume {
     pub marks: Marks,
     /// The right of users to update.
     pub permit: Permit,
+    /// What fsync waits for.
+    pub durable: Durable,
     /// Kernel caches to be corrected.
     pub notifier: Notifier,
     /// Lento.
@@ -255,6 +261,7 @@ impl Volume {
             interrupted: Mutex::new(interrupted),
             left_open: Mutex::default(),
             session: OnceLock::new(),
+            durable: Durable::default(),
             files: Files::default(),
             taken: Taken::default(),
             unfinished: Unfinished::default(),

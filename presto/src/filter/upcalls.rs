@@ -40,6 +40,17 @@ pub enum DataAnswer {
     Refused(Errno),
 }
 
+/// Answer to `keep`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The server has it on its disk.
+    AtServer,
+    /// It has not, and it is no use to wait longer.
+    Refused(Errno),
+    /// Nobody is there to ask.
+    Unheard,
+}
+
 /// How long an answer is waited for, and for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
@@ -73,6 +84,8 @@ pub trait Upcalls: Send + Sync {
     fn get_data(&self, volume: &str, object: FileId, wait: Wait) -> DataAnswer;
     /// Where is a file safe, of which this record is the newest (`Recno::NONE`: one that has been forgotten)?
     fn safety(&self, volume: &str, object: FileId, newest: Recno, wait: Wait) -> Safety;
+    /// The same, answered when the server has it.
+    fn keep(&self, volume: &str, object: FileId, newest: Recno, wait: Wait) -> Kept;
 }
 
 /// Nobody to ask: everything is allowed and every content is here.
@@ -92,5 +105,9 @@ impl Upcalls for Alone {
 
     fn safety(&self, _volume: &str, _object: FileId, _newest: Recno, _wait: Wait) -> Safety {
         Safety::Unknown
+    }
+
+    fn keep(&self, _volume: &str, _object: FileId, _newest: Recno, _wait: Wait) -> Kept {
+        Kept::Unheard
     }
 }

@@ -37,6 +37,12 @@ impl Adapter {
             None => self.0.serve(Served::Aside, work),
         }
     }
+
+    /// Serves an fsync: aside, if it waits for the server.
+    fn sync(&self, work: impl FnOnce(&Serving) + Send + 'static) {
+        let place = if self.volume.syncs_to_server() { Served::Aside } else { Served::Here };
+        self.0.serve(place, work);
+    }
 }
 
 impl Deref for Adapter {
@@ -354,8 +360,9 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        guarded(&self.volume, || {
-            answer(self.volume.fsync(caller(req), fh.0, datasync).map_err(errno), reply);
+        let caller = caller(req);
+        self.sync(move |serving| {
+            answer(serving.volume.fsync(caller, fh.0, datasync).map_err(errno), reply);
         });
     }
 
@@ -448,9 +455,11 @@ impl Filesystem for Adapter {
         guarded(&self.volume, || answer(self.volume.releasedir(fh.0).map_err(errno), reply));
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        guarded(&self.volume, || {
-            answer(self.file(ino).and_then(|id| self.volume.fsyncdir(id).map_err(errno)), reply);
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let caller = caller(req);
+        self.sync(move |serving| {
+            let result = serving.file(ino).and_then(|id| serving.volume.fsyncdir(caller, id).map_err(errno));
+            answer(result, reply);
         });
     }
 

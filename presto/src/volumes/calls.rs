@@ -242,6 +242,7 @@ impl Running {
             max_inodes: limits.inodes.unwrap_or(0),
             usage: usage.map(|Usage { bytes, inodes }| v1::Usage { bytes, inodes }),
             stolen: volume.permit.stolen(),
+            syncs_without_server: volume.durable.less(),
             history_contents: count(history_contents),
             history_bytes,
         }

@@ -139,6 +139,7 @@ impl Served {
             .map_err(|errno| format!("volume {}: exclude is not changed: {errno}", spec.name))?;
         running.volume.set_limits(spec.limits());
         running.volume.permit.set_needed(spec.writes == Writes::Permits);
+        running.volume.durable.set(spec.durability);
         running.volume.history.set_keep(spec.keep());
         running.apply_access(spec);
         *present = spec.clone();
@@ -315,6 +316,7 @@ fn open(
     volume.marks.read_only.set(spec.is_read_only());
     volume.set_limits(spec.limits());
     volume.permit.set_needed(spec.writes == Writes::Permits);
+    volume.durable.set(spec.durability);
     volume.history.set_keep(spec.keep());
     // A volume that cannot be shown is still replicated: Lento can read and replay.
     let at = root.unwrap_or(&spec.mountpoint);

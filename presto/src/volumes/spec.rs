@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::{NoLento, volume_name};
 use crate::filter;
+use crate::filter::Durability;
 use crate::lower::Source;
 
 /// May users of this node write?
@@ -85,6 +86,9 @@ pub struct Spec {
     /// Earlier contents are kept.
     #[serde(default)]
     pub history: Option<History>,
+    /// What fsync waits for.
+    #[serde(default)]
+    pub durability: Durability,
 }
 
 /// How much is kept of earlier contents.
@@ -129,6 +133,11 @@ impl Spec {
             history: set
                 .history
                 .map(|history| History { max_bytes: history.max_bytes, copy_bytes: history.copy_bytes }),
+            durability: match set.durability() {
+                v1::Durability::ServerDisk => Durability::Server,
+                v1::Durability::ServerDiskIfThere => Durability::ServerIfThere,
+                v1::Durability::LocalDisk | v1::Durability::Unspecified => Durability::Local,
+            },
         };
         spec.check()?;
         Ok(spec)
@@ -237,6 +246,7 @@ mod tests {
             max_bytes: 0,
             max_inodes: 0,
             history: None,
+            durability: Durability::default(),
         }
     }
 

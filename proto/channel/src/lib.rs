@@ -11,7 +11,7 @@ pub mod v1 {
 /// Version both sides must speak. 2: a version without ctime is one of which the ctime is not known. 3: permits
 /// (`AdmitWriters`, `RevokePermit`); contents that are not here (`GetData`, `Fill`); earlier contents are
 /// kept and found (`SetVolume.history`, `FindContents`).
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Longest packet either side accepts, in bytes.
 pub const MAX_PACKET: usize = 4 << 20;

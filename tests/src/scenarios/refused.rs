@@ -18,10 +18,9 @@ const VOLUMES: [(&str, &str); 7] = [
 ];
 
 /// What only the operator can know: (name, lines of the spec, what the condition says).
-const UNACCEPTED: [(&str, &str, &str); 4] = [
+const UNACCEPTED: [(&str, &str, &str); 3] = [
     ("no-such-node", "server: {nodeName: node9}", "spec.server.nodeName"),
     ("nobody-matches", "server: {nodeSelector: {matchLabels: {disk: none}}}", "spec.server.nodeSelector"),
-    ("applied", "server: {nodeName: node1}\ndurability: Applied", "spec.durability"),
     (
         "not-allowed",
         "server: {nodeName: node1}\nsource: {hostPath: {path: /srv/data}}",

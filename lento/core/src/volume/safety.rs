@@ -25,6 +25,15 @@ pub enum Safety {
 }
 
 impl Volume {
+    /// Whether the server can be told of updates now.
+    #[must_use]
+    pub fn reaches_server(&self) -> bool {
+        match &self.part {
+            Part::Client(client) => client.is_connected(),
+            Part::Server(_) => true,
+        }
+    }
+
     /// What is known of a lower file, of which record `newest` is the last; 0: one that has been forgotten because it is in
     /// the durable store. A client knows of the server only.
     pub fn safety(&self, store: &dyn Store, file: FileId, newest: Recno) -> Result<Safety, StoreError> {

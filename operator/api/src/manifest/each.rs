@@ -127,7 +127,7 @@ mod tests {
     fn one_broken_object_leaves_the_others_alone() {
         let texts = [
             object("Volume", "good", r#"{"server":{"nodeName":"a"}}"#),
-            object("Volume", "later", r#"{"server":{"nodeName":"a"},"durability":"Applied"}"#),
+            object("Volume", "later", r#"{"server":{"nodeName":"a"},"exclude":["[z-a]"]}"#),
             object("Volume", "newer", r#"{"server":{"nodeName":"a"},"colour":"blue"}"#),
             object("Volume", "other", r#"{"server":{"nodeName":"a"}}"#),
             object("Replicator", "good-b", r#"{"volume":"good","nodeName":"b"}"#),
@@ -144,7 +144,7 @@ mod tests {
             .map(|problem| (problem.volume.as_str(), problem.object.as_str(), problem.field.as_str()))
             .collect();
         let expected = [
-            ("t/later", "t/later", "spec.durability"),
+            ("t/later", "t/later", "spec.exclude[0]"),
             ("t/newer", "t/newer", "spec.colour"),
             ("t/other", "t/other-b", "spec.colour"),
             ("", "", ""),
@@ -160,7 +160,7 @@ mod tests {
         ];
         let before = Manifests::read_each(worked.iter().map(String::as_str), &Manifests::default()).0;
         let now = [
-            object("Volume", "v", r#"{"server":{"nodeName":"a"},"durability":"Applied"}"#),
+            object("Volume", "v", r#"{"server":{"nodeName":"a"},"exclude":["[z-a]"]}"#),
             object("Replicator", "v-b", r#"{"volume":"v","nodeName":"b","paused":true}"#),
         ];
         let (all, problems) = Manifests::read_each(now.iter().map(String::as_str), &before);

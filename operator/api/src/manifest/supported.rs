@@ -1,14 +1,11 @@
-//! What a manifest may ask for today. A setting that would be ignored is refused, never accepted silently.
+//! What a manifest may ask for without Kubernetes. A setting that would be ignored is refused, never accepted silently.
 
 use super::Manifests;
 use super::error::{Problem, Problems};
-use crate::volume::Durability;
-use crate::{DeletionPolicy, Volume, VolumeSpec};
-
-const LATER: &str = "not supported yet";
+use crate::{DeletionPolicy, Volume};
 
 impl Manifests {
-    /// Refuses settings that agents do not carry out yet, and those that only the operator can.
+    /// Refuses settings that only the operator can carry out.
     pub fn check_supported(&self, problems: &mut Problems) {
         for (id, volume) in &self.volumes {
             let file = self.file("Volume", id);
@@ -21,7 +18,7 @@ impl Manifests {
 
 pub(super) fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
     let spec = &volume.spec;
-    let mut refused = unsupported_in_volume(volume);
+    let mut refused = Vec::new();
     let mut kubernetes = |fine: bool, field: &'static str, why: &str| {
         if !fine {
             refused.push((field, why.to_owned()));
@@ -48,23 +45,4 @@ pub(super) fn volume_settings(volume: &Volume) -> Vec<(&'static str, String)> {
         "a claim: needs Kubernetes; without it programs use the mount",
     );
     refused
-}
-
-/// Fields that ask for what agents do not do yet, each with a sentence.
-#[must_use]
-pub fn unsupported_in_volume(volume: &Volume) -> Vec<(&'static str, String)> {
-    let spec = &volume.spec;
-    let mut refused = Vec::new();
-    let mut unless = |fine: bool, field: &'static str, what: &str| {
-        if !fine {
-            refused.push((field, format!("{what}: {LATER}")));
-        }
-    };
-    unless(spec.durability == Durability::Synced, "spec.durability", "Applied");
-    refused
-}
-
-/// Takes back to their defaults what [`unsupported_in_volume`] names: what agents do in truth.
-pub fn as_supported_volume(spec: &mut VolumeSpec) {
-    spec.durability = Durability::default();
 }

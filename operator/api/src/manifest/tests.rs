@@ -105,9 +105,9 @@ fn rules_between_objects() {
 }
 
 #[test]
-fn what_does_not_work_yet_is_refused() {
+fn what_needs_kubernetes_is_refused_without_it() {
     for (spec, field) in [
-        ("durability: Applied", "spec.durability"),
+        ("deletionPolicy: Delete", "spec.deletionPolicy"),
         ("replication: {nodeSelector: {matchLabels: {a: b}}}", "spec.replication.nodeSelector"),
     ] {
         let message = error(volume(&format!("{{server: {{nodeName: a}}, {spec}}}")));
