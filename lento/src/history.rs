@@ -47,6 +47,8 @@ pub struct Historian {
     peers: Peers,
     key: Arc<[u8; 32]>,
     questions: Arc<Semaphore>,
+    /// People at this node: no peer can take their turn.
+    own: Arc<Semaphore>,
     contents: Arc<Semaphore>,
 }
 
@@ -66,17 +68,18 @@ impl Historian {
             peers,
             key: Arc::new(key),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
+            own: Arc::new(Semaphore::new(QUESTIONS)),
             contents: Arc::new(Semaphore::new(CONCURRENCY)),
         })
     }
 
     /// Waits until one more question may be looked into. `room`: what a peer may take of this agent.
     fn question(&self, room: Option<Open>) -> impl Future<Output = Result<Turn, Status>> + use<> {
-        let all = self.questions.clone();
+        let (all, own) = (self.questions.clone(), self.own.clone());
         async move {
             let permits = match &room {
                 Some(open) => open.question(&all).await?.into(),
-                None => vec![all.acquire_owned().await.map_err(|_| Status::unavailable("stopping"))?],
+                None => vec![own.acquire_owned().await.map_err(|_| Status::unavailable("stopping"))?],
             };
             Ok(Turn { _room: room, _permits: permits })
         }

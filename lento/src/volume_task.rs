@@ -222,6 +222,7 @@ impl VolumeTask {
             Action::Abandoned => return true,
         }
         self.step(inputs).await;
+        self.look_at_syncs();
         false
     }
 
@@ -457,10 +458,7 @@ impl VolumeTask {
         let result = life.step(inputs);
         drop(writing);
         match result {
-            Ok(()) => {
-                self.run_outputs();
-                self.look_at_syncs();
-            }
+            Ok(()) => self.run_outputs(),
             Err(fault) => self.fail(fault),
         }
     }

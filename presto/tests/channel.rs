@@ -288,7 +288,7 @@ fn a_signal_to_the_user_ends_the_wait_and_one_that_does_nothing_to_him_does_not(
     let signal = |signal| rustix::process::kill_process(id, signal).unwrap();
     signal(rustix::process::Signal::STOP);
     signal(rustix::process::Signal::WINCH);
-    let wait = |deadline| Wait { deadline, thread: user.id() };
+    let wait = |deadline| Wait { deadline, thread: user.id(), only_the_end: false };
     let answer = world.link.ask("a/b", permit(), wait(Duration::from_millis(400)));
     assert!(matches!(answer, Answer::Late), "{answer:?}");
     signal(rustix::process::Signal::TERM);

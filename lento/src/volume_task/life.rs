@@ -18,6 +18,8 @@ use lento_core::io::NodeName;
 use lento_core::io::Output;
 use lento_core::io::ReadResult;
 use lento_core::message::Message;
+use lento_core::store::Store;
+use lento_core::store::StoreError;
 use lento_core::types::FileId;
 use lento_core::types::Recno;
 use lento_core::types::Ticket;
@@ -169,6 +171,15 @@ impl Life {
 
     pub(super) fn reaches_server(&self) -> bool {
         self.core.reaches_server()
+    }
+
+    /// Whether the server has these files up to these records, in one transaction.
+    pub(super) fn are_at_server(&self, asked: &[(FileId, Recno)]) -> Result<Vec<bool>, String> {
+        let is_there = |tables: &dyn Store, (file, newest): &(FileId, Recno)| {
+            self.core.safety(tables, *file, *newest).map(|safety| safety >= Safety::Server)
+        };
+        let read = self.store.read(|tables| asked.iter().map(|asked| is_there(tables, asked)).collect());
+        read.map_err(|error: TransactionError<StoreError>| error.to_string())
     }
 
     pub(super) fn safety(&self, file: FileId, newest: Recno) -> Result<Safety, String> {

@@ -111,6 +111,8 @@ impl VolumeTask {
             max_inodes: self.desired.limits.max_inodes.unwrap_or(0),
             history: self.history(),
             durability: match self.desired.durability {
+                // This node's disk is the server's.
+                _ if self.desired.is_server(&self.around.node) => v1::Durability::LocalDisk,
                 Durability::Local => v1::Durability::LocalDisk,
                 Durability::Server => v1::Durability::ServerDisk,
                 Durability::ServerIfThere => v1::Durability::ServerDiskIfThere,

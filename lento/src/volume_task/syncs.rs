@@ -5,7 +5,6 @@ use super::life::Life;
 use crate::volume::Kept;
 use lento_core::types::FileId;
 use lento_core::types::Recno;
-use lento_core::volume::Safety;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -28,30 +27,31 @@ pub(super) struct Syncs {
 }
 
 impl Syncs {
-    /// Answers those for whom it is so by now.
-    fn look(&mut self, life: &Life) {
-        if life.reaches_server() {
-            self.away_since = None;
-        }
-        let away = match self.away_since {
-            Some(since) => since.elapsed() >= AWAY,
-            None if !life.reaches_server() => {
-                self.away_since = Some(Instant::now());
-                false
-            }
-            None => false,
-        };
+    /// Answers those for whom it is so by now. `life`: this node's part of the volume, where it runs.
+    fn look(&mut self, life: Option<&Life>) {
         self.waiting.retain(|sync| !sync.reply.is_closed());
-        let is_kept = |sync: &mut Sync| {
-            life.safety(sync.file, sync.newest).is_ok_and(|safety| safety >= Safety::Server)
-        };
-        for sync in self.waiting.extract_if(.., is_kept) {
+        if life.is_some_and(Life::reaches_server) {
+            self.away_since = None;
+        } else {
+            let since = *self.away_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= AWAY {
+                self.tell_away();
+                return;
+            }
+        }
+        let Some(life) = life.filter(|_| !self.waiting.is_empty()) else { return };
+        let asked: Vec<_> = self.waiting.iter().map(|sync| (sync.file, sync.newest)).collect();
+        // A store that cannot be read ends the life with its next step; until then nobody can say.
+        let Ok(kept) = life.are_at_server(&asked) else { return };
+        let mut kept = kept.into_iter();
+        for sync in self.waiting.extract_if(.., |_| kept.next().unwrap_or(false)) {
             let _ = sync.reply.send(Kept::AtServer);
         }
-        if away {
-            for sync in self.waiting.drain(..) {
-                let _ = sync.reply.send(Kept::Away);
-            }
+    }
+
+    fn tell_away(&mut self) {
+        for sync in self.waiting.drain(..) {
+            let _ = sync.reply.send(Kept::Away);
         }
     }
 }
@@ -62,10 +62,8 @@ impl VolumeTask {
         self.syncs.waiting.push(Sync { file, newest, reply });
     }
 
-    /// Something has happened. Whoever waits for a volume without a life goes on waiting, up to his deadline.
+    /// Something has happened.
     pub(super) fn look_at_syncs(&mut self) {
-        if let Some(life) = &self.life {
-            self.syncs.look(life);
-        }
+        self.syncs.look(self.life.as_ref());
     }
 }

@@ -145,13 +145,6 @@ pub struct WriteOut {
     segments: Vec<Arc<Segment>>,
 }
 
-impl WriteOut {
-    /// Waits until the device has them: the next flush of it makes them durable.
-    pub fn wait(self) -> Result<(), KmlError> {
-        self.segments.iter().try_for_each(|segment| segment.wait_written_out())
-    }
-}
-
 impl Journal {
     /// Opens the journal in `dir`, or makes one. Returns the intents that have no outcome, oldest first; readers do
     /// not get past them until each was given to `resolve`.
@@ -283,10 +276,24 @@ impl Journal {
             let unsynced = |segment: &&Arc<Segment>| segment.header.number >= log.unsynced;
             log.segments.iter().filter(unsynced).cloned().collect()
         };
-        for segment in &segments {
-            segment.start_write_out()?;
-        }
-        Ok(Some(WriteOut { segments }))
+        let write_out = WriteOut { segments };
+        self.each_of(&write_out, Segment::start_write_out)?;
+        Ok(Some(write_out))
+    }
+
+    /// Waits until the device has them: the next flush of it makes them durable.
+    pub fn wait_written_out(&self, records: &WriteOut) -> Result<(), KmlError> {
+        self.each_of(records, Segment::wait_written_out)
+    }
+
+    /// The kernel says once that a page could not be written; from then on nothing is durable.
+    fn each_of(
+        &self,
+        records: &WriteOut,
+        each: impl Fn(&Segment) -> Result<(), KmlError>,
+    ) -> Result<(), KmlError> {
+        let result = records.segments.iter().try_for_each(|segment| each(segment));
+        result.inspect_err(|error| self.commit.fail(error))
     }
 
     fn sync_now(&self) -> Result<Recno, KmlError> {

@@ -36,6 +36,11 @@ impl GroupCommit {
         self.rounds.lock().failed.is_some()
     }
 
+    /// A page could not be written. After that the kernel counts it as clean: a later success would be a lie.
+    pub(crate) fn fail(&self, error: &KmlError) {
+        self.rounds.lock().failed.get_or_insert(kind(error));
+    }
+
     /// Returns when a round that began after this call has ended. `lead` is run by one of the callers.
     pub(crate) fn join(&self, lead: impl FnOnce() -> Result<Recno, KmlError>) -> Result<Recno, Refused> {
         let mut rounds = self.rounds.lock();
@@ -59,11 +64,16 @@ impl GroupCommit {
         rounds.ended = rounds.started;
         match &result {
             Ok(recno) => rounds.last = (*recno).max(rounds.last),
-            // After a failed sync the kernel counts dirty pages as clean: a later success would be a lie.
-            Err(KmlError::Io { source, .. }) => rounds.failed = Some(source.kind()),
-            Err(_) => rounds.failed = Some(io::ErrorKind::Other),
+            Err(error) => rounds.failed = Some(kind(error)),
         }
         self.ended.notify_all();
         result.map_err(Refused::Now)
+    }
+}
+
+fn kind(error: &KmlError) -> io::ErrorKind {
+    match error {
+        KmlError::Io { source, .. } => source.kind(),
+        _ => io::ErrorKind::Other,
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use common::{config, create_of, outcome};
 use disk::Disk;
-use intermezzo_kml::{Class, Journal, KmlError, Reader, Recno, Record, State, Ticket, WriteOut, verify_on};
+use intermezzo_kml::{Class, Journal, KmlError, Reader, Recno, Record, State, Ticket, verify_on};
 use proptest::prelude::*;
 
 const DIR: &str = "/kml";
@@ -151,8 +151,9 @@ impl World {
             }
             Op::WriteOut => {
                 let journal = self.journal.as_ref().unwrap();
-                let written =
-                    journal.start_write_out().and_then(|records| records.map(WriteOut::wait).transpose());
+                let written = journal.start_write_out().and_then(|records| {
+                    records.map(|records| journal.wait_written_out(&records)).transpose()
+                });
                 match written {
                     Ok(Some(())) => {
                         let published = journal.published();

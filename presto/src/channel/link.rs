@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Reply;
 use super::transport::Connection;
 use crate::filter::Wait;
-use crate::lower::is_interrupted;
+use crate::lower::{is_ended, is_interrupted};
 
 /// Answers that may wait for the socket; a Lento that asks and never reads is cut off.
 const MAX_QUEUE: usize = 4096;
@@ -278,7 +278,8 @@ fn wait_for(receiver: &Receiver<Body>, wait: Wait) -> Answer {
     loop {
         // The kernel tells presto of signals, but the FUSE library does not pass it on. Who is killed while the kernel keeps
         // him waiting for another one comes here with his signal.
-        if wait.thread != 0 && is_interrupted(wait.thread) {
+        let ends = if wait.only_the_end { is_ended } else { is_interrupted };
+        if wait.thread != 0 && ends(wait.thread) {
             return Answer::Interrupted;
         }
         let left = wait.deadline.saturating_sub(since.elapsed());

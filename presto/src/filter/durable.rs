@@ -10,6 +10,7 @@ use std::time::Instant;
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Recno;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::Kept;
@@ -43,6 +44,8 @@ pub struct Durable {
     /// Calls that ended with this node's disk only although more was wanted.
     less: AtomicU64,
     warned: AtomicBool,
+    /// Since when nobody has answered.
+    unheard: Mutex<Option<Instant>>,
 }
 
 impl Durable {
@@ -78,14 +81,13 @@ impl Volume {
         self.durable.wanted() != Durability::Local
     }
 
-    /// After the object is on this node's disk: waits until the server has it, where that is wanted.
-    pub(super) fn wait_for_server(&self, caller: Caller, id: FileId) -> Result<(), Errno> {
+    /// After the object is on this node's disk: waits until the server has it up to this record, where that is wanted.
+    pub(super) fn wait_for_server(&self, caller: Caller, id: FileId, newest: Recno) -> Result<(), Errno> {
         let wanted = self.durable.wanted();
         // What stays on this node, and what has no name any more, goes nowhere.
         if wanted == Durability::Local || self.is_of_nobody_else(id)? {
             return Ok(());
         }
-        let newest = self.touched.newest(id).max(self.replayed.newest(id)).unwrap_or(Recno::NONE);
         let errno = match self.until_kept(caller, id, newest) {
             Ok(()) => {
                 self.durable.warned.store(false, Ordering::Relaxed);
@@ -112,11 +114,22 @@ impl Volume {
         let begin = Instant::now();
         loop {
             let left = DEADLINE.saturating_sub(begin.elapsed());
-            match self.upcalls.keep(&self.name, id, newest, Wait::of(caller, left)) {
+            let kept = self.upcalls.keep(&self.name, id, newest, Wait::firmly(caller, left));
+            if kept != Kept::Unheard {
+                *self.durable.unheard.lock() = None;
+            }
+            match kept {
                 Kept::AtServer => return Ok(()),
                 Kept::Refused(errno) => return Err(errno),
-                Kept::Unheard if begin.elapsed() < PATIENCE => std::thread::sleep(AGAIN),
-                Kept::Unheard => return Err(Errno::HOSTUNREACH),
+                // Nobody will come before the switch is taken back.
+                Kept::Unheard if self.marks.no_filter.is_on() => return Err(Errno::HOSTUNREACH),
+                Kept::Unheard => {
+                    let since = *self.durable.unheard.lock().get_or_insert_with(Instant::now);
+                    if since.elapsed() >= PATIENCE {
+                        return Err(Errno::HOSTUNREACH);
+                    }
+                    std::thread::sleep(AGAIN);
+                }
             }
         }
     }

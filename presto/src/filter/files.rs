@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
+use intermezzo_kml::record::Recno;
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 use rustix::fs::FileType;
@@ -293,14 +294,17 @@ impl Volume {
         self.sync_with_journal(fd, || {
             if only_data { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
         })?;
-        self.wait_for_server(caller, handle.file.id)
+        let id = handle.file.id;
+        let newest = self.touched.newest(id).max(self.replayed.newest(id)).unwrap_or(Recno::NONE);
+        self.wait_for_server(caller, id, newest)
     }
 
     /// Makes a directory's entries, and the journal up to now, durable.
     pub fn fsyncdir(&self, caller: Caller, id: FileId) -> Result<(), Errno> {
         let dir = self.lower.dir(id)?;
         self.sync_with_journal(&*dir, || rustix::fs::fsync(&*dir))?;
-        self.wait_for_server(caller, id)
+        // What happens in a directory is noted with what it happens to: all that has begun is waited for.
+        self.wait_for_server(caller, id, self.journal.begun())
     }
 
     /// Runs `sync` of a lower file and makes the journal up to now durable: with the same flush of the device where that
@@ -315,7 +319,7 @@ impl Volume {
         {
             // Both are under way at once.
             let _ = start_writeback(lower);
-            if records.wait().is_ok() {
+            if self.journal.wait_written_out(&records).is_ok() {
                 return sync();
             }
         }

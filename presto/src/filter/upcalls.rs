@@ -58,19 +58,27 @@ pub struct Wait {
     pub deadline: Duration,
     /// The user's thread: a signal to it ends the wait. 0: nobody's.
     pub thread: u32,
+    /// Only a signal does that ends the program.
+    pub only_the_end: bool,
 }
 
 impl Wait {
     /// For this caller.
     #[must_use]
     pub fn of(caller: Caller, deadline: Duration) -> Wait {
-        Wait { deadline, thread: caller.pid }
+        Wait { deadline, thread: caller.pid, only_the_end: false }
+    }
+
+    /// For this caller, who does not expect to be interrupted.
+    #[must_use]
+    pub fn firmly(caller: Caller, deadline: Duration) -> Wait {
+        Wait { only_the_end: true, ..Wait::of(caller, deadline) }
     }
 
     /// For presto's own sake.
     #[must_use]
     pub fn own(deadline: Duration) -> Wait {
-        Wait { deadline, thread: 0 }
+        Wait { deadline, thread: 0, only_the_end: false }
     }
 }
 

@@ -57,6 +57,7 @@ pub use shared::close_backing;
 pub use shared::put_in_place;
 pub use signals::SIGTERM;
 pub use signals::Termination;
+pub use signals::is_ended;
 pub use signals::is_interrupted;
 pub use stat::Stat;
 pub use stat::kind;

@@ -63,11 +63,23 @@ const HARMLESS: [i32; 8] = [
 /// known.
 #[must_use]
 pub fn is_interrupted(thread: u32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{thread}/status")) else { return false };
+    waiting_signals(thread).is_some_and(|(waiting, _)| waiting != 0)
+}
+
+/// Whether one waits that ends its program: for calls that no program expects to be interrupted, whatever handlers it has.
+#[must_use]
+pub fn is_ended(thread: u32) -> bool {
+    waiting_signals(thread).is_some_and(|(waiting, caught)| waiting & !caught != 0)
+}
+
+/// Those that are neither blocked, ignored nor harmless, and those for which there is a handler.
+fn waiting_signals(thread: u32) -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     let mask = |name: &str| {
         let bits = status.lines().find_map(|line| line.strip_prefix(name));
         bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
     };
     let harmless = HARMLESS.iter().fold(0, |all, signal| all | 1_u64 << (signal - 1));
-    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") & !harmless != 0
+    let waiting = (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") & !mask("SigIgn:") & !harmless;
+    Some((waiting, mask("SigCgt:")))
 }

@@ -121,7 +121,7 @@ impl Shared {
     /// Whether the device has the journal, so that the next flush of it is all that is missing.
     fn is_written_out(&self) -> bool {
         match self.volume.journal.start_write_out() {
-            Ok(Some(records)) => records.wait().is_ok(),
+            Ok(Some(records)) => self.volume.journal.wait_written_out(&records).is_ok(),
             Ok(None) | Err(_) => false,
         }
     }

@@ -4,9 +4,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use intermezzo::fleet::Daemon;
 use intermezzo::output::say;
@@ -44,6 +47,35 @@ fn main() -> ExitCode {
             say(format_args!("durable: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Somebody who makes and removes names all the time.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<std::io::Result<usize>>,
+}
+
+impl Busy {
+    fn begin(at: PathBuf) -> Busy {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut made = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                File::create(&at)?;
+                fs::remove_file(&at)?;
+                made += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(made)
+        });
+        Busy { stop, thread }
+    }
+
+    fn end(self) -> Result<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(self.thread.join().map_err(|_| anyhow!("a writer has panicked"))??)
     }
 }
 
@@ -92,6 +124,7 @@ fn show(fleet: &mut Temporary) -> Result<()> {
 
     // What databases and editors do: a new file under a temporary name, a rename, and an fsync of the directory.
     fs::create_dir(b.join("d"))?;
+    let busy = Busy::begin(b.join("d/other"));
     for turn in 0..20 {
         let content = format!("version {turn}");
         synced(&b.join("d/new"), content.as_bytes())?;
@@ -103,7 +136,10 @@ fn show(fleet: &mut Temporary) -> Result<()> {
         );
         ensure!(!a.join("d/new").exists(), "the rename of version {turn} is not on a after fsync of d");
     }
-    say("✓ fsync of a directory: its names are on the server");
+    let made = busy.end()?;
+    say(format_args!(
+        "✓ fsync of a directory: its names are on the server, while others made {made} more in it"
+    ));
 
     // On the server itself there is nobody to wait for.
     synced(&a.join("own"), b"own")?;
@@ -116,6 +152,13 @@ fn show(fleet: &mut Temporary) -> Result<()> {
     ensure!(begin.elapsed() < AWAY, "it took {:?}", begin.elapsed());
     say(format_args!("✓ without the server: {error}, after {:.1?}", begin.elapsed()));
     ensure!(fs::read(b.join("away"))? == b"away", "what was written is gone");
+    let begin = Instant::now();
+    synced(&a.join("own"), b"alone").context("on the server's own node nobody is waited for")?;
+    ensure!(
+        begin.elapsed() < Duration::from_secs(4),
+        "on the server's own node it took {:?}",
+        begin.elapsed()
+    );
     let begin = Instant::now();
     ensure!(synced(&b.join("away"), b"once more").is_err(), "the second fsync succeeded without a server");
     ensure!(begin.elapsed() < Duration::from_secs(4), "the second took {:?}", begin.elapsed());
@@ -150,6 +193,11 @@ fn show(fleet: &mut Temporary) -> Result<()> {
             .spawn()?;
         std::thread::sleep(Duration::from_secs(1));
         ensure!(waits.try_wait()?.is_none(), "fsync returned although the server stands still");
+        // It has a handler for this one: programs do not expect an fsync to be interrupted.
+        let pid = rustix::process::Pid::from_raw(i32::try_from(waits.id())?).context("no process")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1)?;
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(waits.try_wait()?.is_none(), "a signal with a handler has ended an fsync");
         let begin = Instant::now();
         waits.kill()?;
         waits.wait()?;
