@@ -429,6 +429,7 @@ impl Client {
                 }
             }
         }
+                    ReplayOutcome::Busy if self.demands.is_being_put_in(object, ctx.now) => {}
         Ok(())
     }
 

@@ -128,10 +128,14 @@ impl Replaying {
                     self.bytes += bytes.len();
                 }
             }
+            // Presto copies them.
             ReplayOp::Fill { content, .. } => {
-                if let ReplayContent::Inline(bytes) = content {
-                    self.bytes += bytes.len();
-                }
+                let bytes = match content {
+                    ReplayContent::Inline(bytes) => bytes.len(),
+                    ReplayContent::Staged(_, size) => usize::try_from(*size).unwrap_or(usize::MAX),
+                    ReplayContent::Missing(_) => 0,
+                };
+                self.bytes = self.bytes.saturating_add(bytes);
             }
             ReplayOp::Link { .. }
             | ReplayOp::Remove { .. }

@@ -55,6 +55,10 @@ const KEPT: usize = 256;
 const PAGE: usize = 256;
 /// How often it is looked whether everything is here that should be.
 const SEARCH: u64 = 30_000;
+/// How often presto is asked whether a content is in its file.
+const COPYING: u64 = 100;
+/// How long it is remembered of a content that nobody waits for any more how it went: presto asks again after each word.
+const GRACE: u64 = 5_000;
 /// "No such file": what was staged has gone.
 const ENOENT: i32 = 2;
 /// "I/O error".
@@ -85,6 +89,8 @@ struct Demand {
     size: u64,
     urgency: Urgency,
     state: State,
+    /// Since when nobody waits for it, and it is not to be here either.
+    idle: Option<Millis>,
     /// When it was wanted, or came nearer.
     since: Millis,
     not_before: Millis,
@@ -104,7 +110,7 @@ enum Urgency {
 #[derive(Debug)]
 enum State {
     Wanted,
-    Fetching,
+    Fetching(Ticket),
     Here(ReplayContent),
 }
 
@@ -141,6 +147,7 @@ impl Demands {
         }
         for demand in self.wanted.values() {
             times.extend([demand.not_before, after(demand.since, PATIENCE)]);
+            times.extend(demand.idle.map(|since| after(since, GRACE)));
         }
         if let Search::Again(at) = self.search {
             times.push(at);
@@ -166,6 +173,16 @@ impl Demands {
     /// The content of this object is wanted, whatever becomes of others.
     fn is_asked(&self, object: ObjectId) -> bool {
         self.wanted.get(&object).is_some_and(|demand| demand.urgency == Urgency::Asked)
+    }
+
+    /// Presto copies this content into its file, and has to be asked until it has.
+    pub fn is_being_put_in(&mut self, object: ObjectId, now: Millis) -> bool {
+        let demand = self.wanted.get_mut(&object).filter(|demand| matches!(demand.state, State::Here(_)));
+        let Some(demand) = demand else { return false };
+        demand.not_before = Millis(now.0.saturating_add(COPYING));
+        // It comes nearer.
+        demand.since = now;
+        true
     }
 
     fn later(demand: &mut Demand, now: Millis, why: String) {
@@ -287,6 +304,7 @@ impl Client {
             size: content.size,
             urgency,
             state: State::Wanted,
+            idle: None,
             since: now,
             not_before: Millis(0),
             tries: 0,
@@ -296,6 +314,7 @@ impl Client {
         if demand.hash != content.hash {
             *demand = new();
         }
+        demand.idle = None;
         if demand.urgency < urgency {
             // Whoever has just come need not wait for the end of a pause.
             demand.urgency = urgency;
@@ -353,16 +372,22 @@ impl Client {
     /// What is here, or is another content by now, and what nobody wants any more.
     fn drop_done(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
         let local = View::new(ctx.store, Which::Local);
+        let keeping = &self.demands.keeping;
         let mut done = Vec::new();
-        for (object, demand) in &self.demands.wanted {
+        for (object, demand) in &mut self.demands.wanted {
             let row = local.object(*object)?.filter(|row| row.missing);
             let lacks = row.and_then(|row| row.content).is_some_and(|content| content.hash == demand.hash);
             let is_kept = || -> Result<bool, StoreError> {
                 let path = local.path(*object)?;
-                Ok(self.demands.keeping.keeps(|| path))
+                Ok(keeping.keeps(|| path))
             };
-            if !lacks || demand.urgency == Urgency::Kept && !is_kept()? {
+            if !lacks {
                 done.push(*object);
+            } else if demand.urgency == Urgency::Kept && !is_kept()? {
+                let since = *demand.idle.get_or_insert(ctx.now);
+                if ctx.now.0.saturating_sub(since.0) >= GRACE {
+                    done.push(*object);
+                }
             }
         }
         for object in done {
@@ -386,9 +411,9 @@ impl Client {
         let mut free = FETCHES.saturating_sub(single);
         let mut free_kept = KEPT_FETCHES.saturating_sub(fetching.len().saturating_sub(single));
         let mut tickets = Vec::new();
-        let due = wanted
-            .iter_mut()
-            .filter(|(_, demand)| matches!(demand.state, State::Wanted) && demand.not_before <= ctx.now);
+        let due = wanted.iter_mut().filter(|(_, demand)| {
+            matches!(demand.state, State::Wanted) && demand.idle.is_none() && demand.not_before <= ctx.now
+        });
         for (object, demand) in due {
             let item = FetchItem { object: *object, hash: demand.hash, size: demand.size };
             match demand.urgency {
@@ -405,15 +430,19 @@ impl Client {
                         free_kept -= 1;
                     }
                 }
-                Urgency::Asked | Urgency::Kept => continue,
+                Urgency::Asked | Urgency::Kept => {}
             }
-            demand.state = State::Fetching;
         }
         if !kept.is_empty() {
             tickets.push(kept);
         }
         for items in tickets {
             let ticket = ctx.ticket();
+            for item in &items {
+                if let Some(demand) = self.demands.wanted.get_mut(&item.object) {
+                    demand.state = State::Fetching(ticket);
+                }
+            }
             self.demands.fetching.insert(ticket, items.iter().map(|item| (item.object, item.hash)).collect());
             ctx.out.push(Output::Fetch { ticket, items });
         }
@@ -448,6 +477,8 @@ impl Client {
                     (demand.state, demand.since, demand.tries) = (State::Here(content), ctx.now, 0);
                     demand.why.clear();
                 }
+                // Of a fetch that was given up, another one may be under way.
+                Err(_) if !matches!(demand.state, State::Fetching(current) if current == ticket) => {}
                 Err(why) => Demands::later(demand, ctx.now, why.to_owned()),
             }
         }
@@ -456,7 +487,10 @@ impl Client {
 
     /// Puts what has come into the files, as far as one batch goes.
     pub(super) fn plan_fills(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
-        for (object, demand) in &self.demands.wanted {
+        // Small ones first: presto takes as long for one as it takes to copy it.
+        let mut here: Vec<_> = self.demands.wanted.iter().collect();
+        here.sort_unstable_by_key(|(_, demand)| demand.size);
+        for (object, demand) in here {
             let State::Here(content) = &demand.state else { continue };
             if !self.replaying.has_room() {
                 break;
