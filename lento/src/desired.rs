@@ -44,6 +44,8 @@ pub struct DesiredVolume {
     pub paused: BTreeSet<NodeName>,
     /// What programs on this node may do.
     pub access: Access,
+    /// What Lento may do with this node's tree.
+    pub lento_access: Access,
     /// Limit of the KML; `None`: presto's default.
     pub log_max_bytes: Option<u64>,
     /// What writers meet when the KML is full.
@@ -97,7 +99,15 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             let nodes = replicators.map(|replicator| replicator.spec.node_name.clone());
             nodes.filter(|node| node != server).collect()
         };
+        let lento_access = match (role, manifests.replicator_on(name, node)) {
+            (Role::Client, Some(replicator)) => replicator.lento_access(volume),
+            _ => Access::ReadWrite,
+        };
         let access = match (role, manifests.replicator_on(name, node)) {
+            // Who is let in by a permit has to see everything that was before.
+            _ if lento_access == Access::ReadOnly && volume.spec.writes == volume::Writes::Permits => {
+                Access::ReadOnly
+            }
             (Role::Client, Some(replicator)) => replicator.access(volume),
             _ => Access::ReadWrite,
         };
@@ -110,6 +120,7 @@ pub fn desired(manifests: &Manifests, node: &str) -> Desired {
             replication_list: nodes(&|_| true),
             paused: nodes(&|replicator| replicator.spec.paused),
             access,
+            lento_access,
             log_max_bytes: volume.spec.log.max_bytes,
             writes: writes(volume),
             conflicts: conflict_options(volume),
@@ -168,5 +179,39 @@ fn mass_options(volume: &Volume) -> MassOptions {
             MassAction::Allow => None,
         },
         minimum: mass.minimum.unwrap_or(MassOptions::MINIMUM),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn on_b(volume: &str, replicator: &str) -> DesiredVolume {
+        let text = format!(
+            "apiVersion: intermezzo.dev/v1alpha1\nkind: Volume\nmetadata: {{name: v, namespace: t}}\nspec: {volume}\n---\n\
+             apiVersion: intermezzo.dev/v1alpha1\nkind: Replicator\nmetadata: {{name: v-b, namespace: t}}\nspec: {replicator}\n"
+        );
+        let manifests = Manifests::read_text(Path::new("x.yaml"), &text).unwrap();
+        assert_eq!(
+            desired(&manifests, "a")["t/v"].lento_access,
+            Access::ReadWrite,
+            "the server's own tree is the volume"
+        );
+        desired(&manifests, "b").remove("t/v").unwrap()
+    }
+
+    #[test]
+    fn who_may_change_the_tree_is_the_replicators_word_then_the_volumes() {
+        let both = "{server: {nodeName: a}, replication: {lentoAccess: ReadOnly, access: ReadOnly}}";
+        let plain = on_b(both, "{volume: v, nodeName: b}");
+        assert_eq!((plain.lento_access, plain.access), (Access::ReadOnly, Access::ReadOnly));
+        let own = on_b(both, "{volume: v, nodeName: b, lentoAccess: ReadWrite}");
+        assert_eq!((own.lento_access, own.access), (Access::ReadWrite, Access::ReadOnly));
+        let users = on_b("{server: {nodeName: a}}", "{volume: v, nodeName: b, lentoAccess: ReadOnly}");
+        assert_eq!((users.lento_access, users.access), (Access::ReadOnly, Access::ReadWrite));
+        let permits = "{server: {nodeName: a}, writes: Permits}";
+        let permits = on_b(permits, "{volume: v, nodeName: b, lentoAccess: ReadOnly}");
+        assert_eq!(permits.access, Access::ReadOnly, "who writes by a permit has to see what was before");
     }
 }

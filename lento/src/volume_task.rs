@@ -386,8 +386,10 @@ impl VolumeTask {
             inputs.push(Input::Writes(self.desired.writes));
         }
         if self.life.is_some() && keeping_changed {
+        let held_changed = desired.lento_access != self.desired.lento_access;
             inputs.push(Input::Keep(self.desired.keeping.clone()));
         }
+            || held_changed
         if self.desired.is_server(&self.around.node) {
             if self.life.is_some() && (list_changed || paused_changed) {
                 self.part_with_refused(inputs);
@@ -401,6 +403,9 @@ impl VolumeTask {
             if self.life.is_some() && conflicts_changed {
                 inputs.push(Input::Conflicts(self.desired.conflicts));
                 inputs.push(Input::MassRemoval(self.desired.mass));
+        if self.life.is_some() && held_changed {
+            inputs.push(self.hold_back());
+        }
             }
             if self.life.is_some() && history_changed {
                 inputs.push(Input::History(self.desired.history_options()));
@@ -449,6 +454,11 @@ impl VolumeTask {
         admission.replication_list = self.desired.replication_list.clone();
         admission.paused = self.desired.paused.clone();
         admission.store = self.store.clone();
+    }
+
+    /// Whether others' updates stay out of the tree; presto refuses them as well.
+    fn hold_back(&self) -> Input {
+        Input::HoldBack(self.desired.lento_access == intermezzo_api::Access::ReadOnly)
     }
 
     /// Feeds the core, commits, runs its outputs.

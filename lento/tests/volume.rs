@@ -126,6 +126,7 @@ async fn a_volume_lives_fails_and_lives_again() {
         server: "a".to_owned(),
         replication_list: ["b".to_owned()].into(),
         paused: BTreeSet::new(),
+        lento_access: Access::ReadWrite,
         access: Access::ReadWrite,
         log_max_bytes: None,
         when_full: WhenFull::Wait,

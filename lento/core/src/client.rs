@@ -100,6 +100,8 @@ pub struct Client {
     demands: Demands,
     /// Positions of the server's log that are kept in any case.
     tail: u64,
+    /// Others' updates stay out of the tree.
+    held_back: bool,
 }
 
 /// Where the stream to the server stands.
@@ -169,6 +171,7 @@ impl Client {
             permits: Permits::default(),
             demands: Demands::default(),
             tail,
+            held_back: false,
         })
     }
 
@@ -249,6 +252,12 @@ impl Client {
             ctx.out.push(Output::RetainLimbo { files: Cml::limbo(ctx.store)?, upto });
         }
         Ok(())
+    }
+
+    /// Whether others' updates stay out of the tree. Base follows the log all the same, so that this node's own updates get their
+    /// verdicts.
+    pub fn hold_back(&mut self, held: bool) {
+        self.held_back = held;
     }
 
     /// Says who we are, once every record that an earlier life may have sent is known here. Nothing is submitted until
@@ -420,6 +429,7 @@ impl Client {
                 let path = View::new(ctx.store, Which::Base).path(object)?;
                 match why {
                     ReplayOutcome::Stale { recno: None } => ctx.doubtful.push((object, dirs)),
+                    ReplayOutcome::Busy if self.demands.is_being_put_in(object, ctx.now) => {}
                     ReplayOutcome::Busy => self.work.busy(ctx.now, object, path),
                     ReplayOutcome::Refused { errno, message } => {
                         self.fill_refused(ctx, object, errno, &message)?;
@@ -429,7 +439,6 @@ impl Client {
                 }
             }
         }
-                    ReplayOutcome::Busy if self.demands.is_being_put_in(object, ctx.now) => {}
         Ok(())
     }
 

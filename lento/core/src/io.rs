@@ -160,6 +160,8 @@ pub enum Input {
     Undemand(u64),
     /// Client: how much of the volume is kept here.
     Keep(Keeping),
+    /// Client: whether others' updates stay out of the tree; this node's own go out in any case.
+    HoldBack(bool),
     /// A person, or the shell, wants the lower tree looked through.
     Scrub(Found),
     /// Answer to [`Output::List`].

@@ -468,7 +468,7 @@ fn feed_server(
         Input::Journal(records) => in_order(ctx, &records, |ctx, record| server.absorb(ctx, record))?,
         Input::Replayed { ticket, outcomes } => server.replayed(ctx, ticket, &outcomes)?,
         Input::ContentRead { ticket, result } => server.content_read(ctx, ticket, result)?,
-        Input::Fetched { .. } | Input::Undemand(_) | Input::Keep(_) => {}
+        Input::Fetched { .. } | Input::Undemand(_) | Input::Keep(_) | Input::HoldBack(_) => {}
         // A server has all its contents.
         Input::Demand { id, .. } => ctx.out.push(Output::Demanded(id, Demanded::Look)),
         Input::Kept { ticket, result } => server.kept(ctx, ticket, result)?,
@@ -508,6 +508,7 @@ fn feed_client(client: &mut Client, ctx: &mut Context<'_>, input: Input) -> Resu
         Input::Demand { id, file } => client.demand(ctx, id, file),
         Input::Undemand(id) => client.undemand(id),
         Input::Keep(keeping) => client.keep(ctx, keeping)?,
+        Input::HoldBack(held) => client.hold_back(held),
         Input::Kept { .. }
         | Input::Staged { .. }
         | Input::Resolved(_)

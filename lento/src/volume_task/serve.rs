@@ -84,11 +84,8 @@ impl VolumeTask {
             uid,
             cache: self.cache().display().to_string(),
             mountpoint: self.mountpoint().display().to_string(),
-            access: match self.desired.access {
-                Access::ReadWrite => v1::Access::ReadWrite,
-                Access::ReadOnly => v1::Access::ReadOnly,
-            }
-            .into(),
+            access: access(self.desired.access).into(),
+            lento_access: access(self.desired.lento_access).into(),
             log_max_bytes: self.desired.log_max_bytes.unwrap_or(0),
             when_full: match self.desired.when_full {
                 WhenFull::Wait => v1::WhenFull::Block,
@@ -231,6 +228,7 @@ impl VolumeTask {
         } else {
             // Before the hello, which says it.
             inputs.push(Input::Keep(self.desired.keeping.clone()));
+            inputs.push(self.hold_back());
             self.greet(inputs);
         }
         Ok(())
@@ -297,6 +295,13 @@ impl VolumeTask {
         self.life = Some(Life::new(self.lives, core, store, writing, jobs));
         info!(target: "volume", volume = &*self.handle.name, unclean, life = self.lives, "serving");
         Ok(())
+    }
+}
+
+fn access(access: Access) -> v1::Access {
+    match access {
+        Access::ReadWrite => v1::Access::ReadWrite,
+        Access::ReadOnly => v1::Access::ReadOnly,
     }
 }
 

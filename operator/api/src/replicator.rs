@@ -53,6 +53,10 @@ pub struct ReplicatorSpec {
     /// What programs on the node may do. Absent: as the Volume says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+    /// What this node's Lento may do with the tree. `ReadOnly`: others' updates are held back, and the node's own go out. Absent:
+    /// as the Volume says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lento_access: Option<Access>,
     /// Neither send nor receive for now; the mount stays and goes on journaling.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -105,6 +109,12 @@ impl Replicator {
     #[must_use]
     pub fn mode(&self, volume: &Volume) -> Mode {
         self.spec.mode.unwrap_or(volume.spec.replication.mode)
+    }
+
+    /// What its Lento may do with the tree, the Volume's default applied.
+    #[must_use]
+    pub fn lento_access(&self, volume: &Volume) -> Access {
+        self.spec.lento_access.unwrap_or(volume.spec.replication.lento_access)
     }
 
     /// What programs may do, the Volume's default applied.

@@ -150,6 +150,9 @@ pub struct ReplicationSpec {
     /// Whether programs on the node may write.
     #[serde(default)]
     pub access: Access,
+    /// Whether Lento may change the node's tree. `ReadOnly`: others' updates are held back there, and the node's own go out.
+    #[serde(default)]
+    pub lento_access: Access,
 }
 
 /// How much of a volume a Replicator keeps.
@@ -162,7 +165,7 @@ pub enum Mode {
     OnDemand,
 }
 
-/// What programs on a node may do.
+/// What programs on a node, or its Lento, may do with the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Access {
     /// Read and update.

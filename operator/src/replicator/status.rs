@@ -1,7 +1,7 @@
 //! A Replicator's status, from the judgement and from what the server's agent and its own say.
 
 use intermezzo_api::condition::{ACCEPTED, CONNECTED, DEGRADED, IN_SYNC, READY};
-use intermezzo_api::{Replicator, ReplicatorStatus};
+use intermezzo_api::{Access, Replicator, ReplicatorStatus};
 use jiff::Timestamp;
 
 use crate::conditions::{Conditions, Truth};
@@ -12,6 +12,14 @@ use crate::world::Snapshot;
 
 /// Reason of `Ready` while the Node object is missing.
 pub const NODE_GONE: &str = "NodeGone";
+
+/// Reason of `InSync` while others' updates are kept out of the tree.
+pub const HELD_BACK: &str = "HeldBack";
+
+fn is_held_back(replicator: &Replicator, world: &Snapshot) -> bool {
+    let volume = world.volumes.get(&replicator.volume_id());
+    volume.is_some_and(|volume| replicator.lento_access(volume) == Access::ReadOnly)
+}
 
 /// The status as it is now.
 #[must_use]
@@ -50,6 +58,14 @@ pub fn status(
     let (in_sync, reason, message) = match at_server {
         None => (Truth::Unknown, "AgentAway", "the server's agent does not say".to_owned()),
         Some(said) if said.syncing => (Truth::No, "Resync", "the whole tree is being compared".to_owned()),
+        Some(said) if said.lag_records > 0 && is_held_back(replicator, world) => {
+            let behind = said.lag_records;
+            (
+                Truth::No,
+                HELD_BACK,
+                format!("lentoAccess is ReadOnly: {behind} of others' updates are held back"),
+            )
+        }
         Some(said) if said.lag_records > 0 => {
             (Truth::No, "Behind", format!("{} updates behind the server", said.lag_records))
         }

@@ -1,11 +1,11 @@
 //! What becomes of Replicators: judged, told, ended.
 
-use intermezzo_api::Replicator;
 use intermezzo_api::condition::{ACCEPTED, CONNECTED, IN_SYNC, READY};
+use intermezzo_api::{Access, Replicator};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::status::{NODE_GONE, status};
+use super::status::{HELD_BACK, NODE_GONE, status};
 use super::terminate::{DISCARDING, DRAINING, End, end};
 use super::validate::validate;
 use crate::conditions::{find, holds};
@@ -55,6 +55,30 @@ fn conditions_say_how_it_is() {
     all.reports.remove("b");
     all.nodes.remove("b");
     assert_eq!(find(&told(&all).conditions, READY).unwrap().reason, NODE_GONE);
+}
+
+#[test]
+fn what_is_held_back_is_said_to_be() {
+    let spec = json!({"server": {"nodeName": "a"}, "replication": {"lentoAccess": "ReadOnly"}});
+    let v = served(volume("v", spec), "a", &["b"]);
+    let mut r = replicator("v", "b");
+    let mut all = world(vec![v], vec![r.clone()]);
+    let there = intermezzo_proto::v1::ReplicatorStatus {
+        node: "b".into(),
+        connected: true,
+        lag_records: 7,
+        ..Default::default()
+    };
+    all.reports.insert("a".into(), report(vec![at_server("ns/v", vec![there])]));
+    all.reports.insert("b".into(), report(vec![at_client("ns/v", 0)]));
+    let in_sync = |r: &Replicator| {
+        let told = status(r, &validate(r, &all), &all, Timestamp::now());
+        find(&told.conditions, IN_SYNC).map(|told| (told.reason.clone(), told.message.clone())).unwrap()
+    };
+    let (reason, message) = in_sync(&r);
+    assert!(reason == HELD_BACK && message.contains("7 of others' updates"), "{reason}: {message}");
+    r.spec.lento_access = Some(Access::ReadWrite);
+    assert_eq!(in_sync(&r).0, "Behind", "a Replicator's own word counts");
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::sync::atomic::Ordering;
 pub struct Marks {
     /// Users' updates are refused with EROFS.
     pub read_only: Switch,
+    /// Others' updates are refused: Lento may not change the tree.
+    pub lento_read_only: Switch,
     /// It is the root file system, and nobody has said yet that it is this volume that shall be written: EROFS.
     pub unnamed: Switch,
     /// Serve without asking Lento for anything (root file system before Lento runs). Journaling goes on.
@@ -28,6 +30,7 @@ impl Default for Marks {
             read_only: Switch::new(false),
             unnamed: Switch::new(false),
             no_filter: Switch::new(false),
+            lento_read_only: Switch::new(false),
             in_sync: Switch::new(false),
             on_demand: Switch::new(false),
             full: Switch::new(false),

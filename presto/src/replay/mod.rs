@@ -163,6 +163,11 @@ impl Replayer {
                 self.make(item, since, at, &make::What { give, symlink, content: content.as_ref(), xattrs })
             }
             Op::Link { file, at } => self.link(item, since, *file, at),
+        let changes = !matches!(item.op, Op::Fill { .. } | Op::Noop);
+        if changes && self.volume.marks.lento_read_only.is_on() {
+            let text = "this node's Lento may not change the volume (lentoAccess: ReadOnly)".to_owned();
+            return Err(Stop::Refused(Errno::ROFS, text));
+        }
             Op::Unlink { at, expect, version, busy } => {
                 self.unlink(item, since, at, *expect, check::Guard { version: *version, busy: *busy })
             }

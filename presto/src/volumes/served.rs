@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::background::Syncer;
 use super::mount::{Mounted, Mounter, prepare, vacate};
 use super::source::{Surroundings, uncover};
-use super::spec::{Spec, Writes};
+use super::spec::{Access, Spec, Writes};
 use crate::channel::{Link, convert};
 use crate::filter::{OpenError, Volume};
 use crate::recovery;
@@ -273,6 +273,7 @@ impl Running {
     fn apply_access(&self, spec: &Spec) {
         let marked = self.marked_read_only.load(std::sync::atomic::Ordering::Relaxed);
         self.volume.marks.read_only.set(marked || spec.is_read_only());
+        self.volume.marks.lento_read_only.set(spec.lento_access == Access::ReadOnly);
     }
 
     pub fn fault(&self) -> &str {

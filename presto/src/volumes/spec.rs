@@ -12,13 +12,13 @@ use crate::filter;
 use crate::filter::Durability;
 use crate::lower::Source;
 
-/// May users of this node write?
+/// Who may change the tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
-    /// Yes.
+    /// May change it.
     #[default]
     ReadWrite,
-    /// No: EROFS.
+    /// Not: EROFS.
     ReadOnly,
 }
 
@@ -59,9 +59,12 @@ pub struct Spec {
     /// Lento knows everything in the adopted directory: users may write.
     #[serde(default)]
     pub adopted: bool,
-    /// Who may write.
+    /// Users of this node.
     #[serde(default)]
     pub access: Access,
+    /// Lento, by replays.
+    #[serde(default)]
+    pub lento_access: Access,
     /// Journal limit in bytes; 0 = default.
     #[serde(default)]
     pub log_max_bytes: u64,
@@ -110,10 +113,8 @@ impl Spec {
             mountpoint: PathBuf::from(&set.mountpoint),
             source: (!set.source.is_empty()).then(|| PathBuf::from(&set.source)),
             adopted: false,
-            access: match set.access() {
-                v1::Access::ReadOnly => Access::ReadOnly,
-                v1::Access::ReadWrite | v1::Access::Unspecified => Access::ReadWrite,
-            },
+            access: access(set.access()),
+            lento_access: access(set.lento_access()),
             log_max_bytes: set.log_max_bytes,
             when_full: match set.when_full() {
                 v1::WhenFull::ReadOnly => WhenFull::ReadOnly,
@@ -225,6 +226,13 @@ impl Spec {
     }
 }
 
+fn access(access: v1::Access) -> Access {
+    match access {
+        v1::Access::ReadOnly => Access::ReadOnly,
+        v1::Access::ReadWrite | v1::Access::Unspecified => Access::ReadWrite,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +246,7 @@ mod tests {
             source: None,
             adopted: false,
             access: Access::default(),
+            lento_access: Access::default(),
             log_max_bytes: 0,
             when_full: WhenFull::default(),
             no_lento: NoLento::default(),

@@ -231,6 +231,42 @@ fn another_uid_or_place_is_refused_and_options_change_on_the_fly() {
 }
 
 #[test]
+fn lento_may_be_kept_from_changing_a_volume_while_its_users_go_on() {
+    let w = world();
+    let set = |lento_access: v1::Access| {
+        let set = v1::SetVolume {
+            uid: 7,
+            cache: w.cache.display().to_string(),
+            mountpoint: w.cache.parent().unwrap().join("mnt").display().to_string(),
+            lento_access: lento_access.into(),
+            log_max_bytes: 64 << 20,
+            ..Default::default()
+        };
+        let answer = w.call(Body::SetVolume(set)).body;
+        assert!(matches!(answer, Body::VolumeInfo(_)), "{answer:?}");
+    };
+    w.save("f", "a user's");
+    set(v1::Access::ReadOnly);
+    let remove = Op::Unlink(v1::Unlink {
+        dir: by(w.root()),
+        name: name("f"),
+        expect: by(w.id("f")),
+        ..Default::default()
+    });
+    for op in [Op::Make(make(by(w.root()), "by-replay", DIR, "")), remove.clone()] {
+        let refused = w.one(item(op));
+        let why = (refused.result(), refused.errno);
+        assert_eq!(why, (v1::outcome::Result::Refused, rustix::io::Errno::ROFS.raw_os_error()));
+        assert!(refused.message.contains("lentoAccess"), "{}", refused.message);
+    }
+    assert!(w.there("f") && !w.there("by-replay"));
+    w.save("g", "users go on");
+    set(v1::Access::ReadWrite);
+    applied(&w.one(item(remove)));
+    assert!(!w.there("f"));
+}
+
+#[test]
 fn a_cache_of_another_uid_is_never_adopted() {
     let w = world();
     let set = v1::SetVolume {

@@ -299,7 +299,7 @@ impl Client {
                 self.work.all_confirmed();
             }
             self.work.unblock();
-            while self.replaying.has_room() {
+            while !self.held_back && self.replaying.has_room() {
                 let Some(facet) = self.work.todo.pop_front() else { break };
                 self.work.queued.remove(&facet);
                 if self.work.dirty.contains_key(&facet) {

@@ -39,6 +39,9 @@ impl Client {
                 View::new(store, Which::Local).path(object)?
             ));
         }
+        if self.held_back {
+            list.push("others' updates are held back here (lentoAccess: ReadOnly)".to_owned());
+        }
         list.extend(self.work.waiting(store)?);
         self.demands.explain(store, &mut list)?;
         Ok(list)
