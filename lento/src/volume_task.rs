@@ -56,6 +56,8 @@ const MAIL_BATCH: usize = 256;
 const LAST_SYNC_DEADLINE: Duration = Duration::from_secs(2);
 /// How long after a refusal the server is asked again, and after a lost call presto.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often presto is asked what is wrong with a disk that takes nothing.
+const ASK_OF_DISK: Duration = Duration::from_secs(10);
 
 /// What every volume's task of this agent shares.
 #[derive(Clone, Debug)]
@@ -105,6 +107,8 @@ pub struct VolumeTask {
     retry_at: Option<Instant>,
     /// When to say hello again after a refusal.
     ask_again_at: Option<Instant>,
+    /// When presto was last asked what is wrong with its disk.
+    asked_of_disk: Option<Instant>,
     /// Users that wait for the permit.
     writers: Waiting,
     waits: BTreeMap<u64, oneshot::Sender<()>>,
@@ -153,6 +157,7 @@ impl VolumeTask {
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             retry_at: None,
             ask_again_at: None,
+            asked_of_disk: None,
             writers: Waiting::default(),
             waits: BTreeMap::new(),
             next_wait: 1,
@@ -263,6 +268,9 @@ impl VolumeTask {
                     && current.number() == life
                     && current.close(ticket)
                 {
+                    if matches!(input, Input::Synced { recno: None, .. }) {
+                        self.ask_of_disk();
+                    }
                     inputs.push(input);
                 }
             }
@@ -320,6 +328,14 @@ impl VolumeTask {
         None
     }
 
+    /// Nothing is durable: presto may know why, and its word is what status and conditions show.
+    fn ask_of_disk(&mut self) {
+        if self.asked_of_disk.is_none_or(|then| then.elapsed() >= ASK_OF_DISK) {
+            self.asked_of_disk = Some(Instant::now());
+            self.ask_presto();
+        }
+    }
+
     fn connected(&mut self, node: NodeName, link: Link, inputs: &mut Vec<Input>) {
         let serving = self.desired.is_server(&self.around.node);
         if self.life.is_none() && serving {
@@ -370,8 +386,10 @@ impl VolumeTask {
         let limits_changed = (desired.log_max_bytes, desired.when_full)
             != (self.desired.log_max_bytes, self.desired.when_full);
         let writes_changed = desired.writes != self.desired.writes;
+        let held_changed = desired.lento_access != self.desired.lento_access;
         let options_changed = limits_changed
             || writes_changed
+            || held_changed
             || (desired.access, desired.limits, desired.durability)
                 != (self.desired.access, self.desired.limits, self.desired.durability)
             || desired.exclude != self.desired.exclude
@@ -385,11 +403,12 @@ impl VolumeTask {
         if self.life.is_some() && writes_changed {
             inputs.push(Input::Writes(self.desired.writes));
         }
+        if self.life.is_some() && held_changed {
+            inputs.push(self.hold_back());
+        }
         if self.life.is_some() && keeping_changed {
-        let held_changed = desired.lento_access != self.desired.lento_access;
             inputs.push(Input::Keep(self.desired.keeping.clone()));
         }
-            || held_changed
         if self.desired.is_server(&self.around.node) {
             if self.life.is_some() && (list_changed || paused_changed) {
                 self.part_with_refused(inputs);
@@ -403,9 +422,6 @@ impl VolumeTask {
             if self.life.is_some() && conflicts_changed {
                 inputs.push(Input::Conflicts(self.desired.conflicts));
                 inputs.push(Input::MassRemoval(self.desired.mass));
-        if self.life.is_some() && held_changed {
-            inputs.push(self.hold_back());
-        }
             }
             if self.life.is_some() && history_changed {
                 inputs.push(Input::History(self.desired.history_options()));
@@ -440,6 +456,11 @@ impl VolumeTask {
         Input::Replist(self.desired.replication_list.iter().cloned().collect())
     }
 
+    /// Whether others' updates stay out of the tree; presto refuses them as well.
+    fn hold_back(&self) -> Input {
+        Input::HoldBack(self.desired.lento_access == intermezzo_api::Access::ReadOnly)
+    }
+
     /// The log is as long as the journal may be.
     fn log_limit(&self) -> Input {
         let bytes = self.desired.log_max_bytes.filter(|bytes| *bytes > 0);
@@ -454,11 +475,6 @@ impl VolumeTask {
         admission.replication_list = self.desired.replication_list.clone();
         admission.paused = self.desired.paused.clone();
         admission.store = self.store.clone();
-    }
-
-    /// Whether others' updates stay out of the tree; presto refuses them as well.
-    fn hold_back(&self) -> Input {
-        Input::HoldBack(self.desired.lento_access == intermezzo_api::Access::ReadOnly)
     }
 
     /// Feeds the core, commits, runs its outputs.

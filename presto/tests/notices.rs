@@ -59,7 +59,7 @@ fn lento_is_told_of_what_it_can_read_and_of_nothing_else() {
     let slow = volume.journal.begin(Class::User, &intent).unwrap();
     mkdir(b"second");
     assert_eq!(last(), first, "nobody can read the second one yet");
-    let slow = volume.journal.done(slow, &Outcome::default());
+    let slow = volume.journal.done(slow, &Outcome::default()).unwrap();
     mkdir(b"third");
     assert_eq!(last(), Recno(slow.0 + 2), "all of them");
 }

@@ -88,6 +88,13 @@ pub enum KmlError {
         /// What is wrong there.
         reason: &'static str,
     },
+    /// The disk has refused a page of a segment: it could not be read back, or not be written. Nothing is journaled any more;
+    /// what was is on the disk as far as it has been synced.
+    #[error("the disk refuses a page of the journal segment {segment}: look at the kernel's log, mend the disk, start presto again", segment = segment.display())]
+    Broken {
+        /// The segment.
+        segment: PathBuf,
+    },
     /// Records before `first` have been truncated.
     #[error("the record asked for is gone; the oldest kept is {first}")]
     Gone {

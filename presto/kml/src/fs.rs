@@ -9,9 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FlockOperation, IFlags};
 use rustix::io::Errno;
+
+use crate::guard::Guarded;
 
 /// How a file is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,11 @@ pub trait Map: fmt::Debug + Send + Sync {
     fn start_write_out(&self) -> io::Result<()>;
     /// Waits until it is there: in the device's cache perhaps, so durable only with the next flush of that device.
     fn wait_written_out(&self) -> io::Result<()>;
+    /// Whether the disk has refused a page. What was stored or read before this said no is as it seemed; nothing is from then
+    /// on.
+    fn is_broken(&self) -> bool {
+        false
+    }
 }
 
 /// The real one.
@@ -142,7 +148,7 @@ impl FileSystem for Os {
 /// Journals hold file names: only their writer, and who may read everything, looks inside.
 const MODE: u32 = 0o600;
 
-/// Writes zeros everywhere, so that a later store through the map never needs room and can raise no SIGBUS.
+/// Writes zeros everywhere, so that a later store through the map never needs room, which it could not be refused in words.
 fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
     // On btrfs a store would need new room after all, unless copy-on-write is off; elsewhere there is no such flag.
     if let Ok(flags) = rustix::fs::ioctl_getflags(file) {
@@ -165,56 +171,52 @@ fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
 
 /// A real map.
 #[derive(Debug)]
-struct OsMap {
-    file: File,
-    map: MmapRaw,
-}
+struct OsMap(Guarded);
 
 impl OsMap {
     fn new(file: File, access: Access) -> io::Result<OsMap> {
-        let options = MmapOptions::new();
-        let map = match access {
-            Access::Write => options.map_raw(&file)?,
-            Access::Read => options.map_raw_read_only(&file)?,
-        };
-        Ok(OsMap { file, map })
+        Guarded::map(file, None, access).map(OsMap)
     }
 
     fn write_out(&self, flags: u32) -> io::Result<()> {
         // SAFETY: plain numbers and a descriptor that is open as long as `self` is.
-        let result = unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, flags) };
+        let result = unsafe { libc::sync_file_range(self.0.file().as_raw_fd(), 0, 0, flags) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Offset as a pointer distance, if `length` bytes lie there.
     fn place(&self, at: u64, length: usize) -> Option<usize> {
         let at = usize::try_from(at).ok()?;
-        (at.checked_add(length)? <= self.map.len()).then_some(at)
+        (at.checked_add(length)? <= self.0.memory().len()).then_some(at)
     }
 
     fn word(&self, at: u64) -> Option<*mut u64> {
         let at = self.place(at, 8).filter(|at| at.is_multiple_of(8))?;
         // SAFETY: `place` keeps it inside the map.
-        Some(unsafe { self.map.as_mut_ptr().add(at) }.cast())
+        Some(unsafe { self.0.memory().as_mut_ptr().add(at) }.cast())
     }
 }
 
 impl Map for OsMap {
     fn size(&self) -> u64 {
-        self.map.len() as u64
+        self.0.memory().len() as u64
     }
 
     fn read(&self, at: u64, into: &mut [u8]) {
         let Some(at) = self.place(at, into.len()) else { return into.fill(0) };
         // SAFETY: inside the map, and `into` is ours alone. No reference to the map is made: other processes write to
         // it, though never to bytes that a `load` has shown as published.
-        unsafe { std::ptr::copy_nonoverlapping(self.map.as_ptr().add(at), into.as_mut_ptr(), into.len()) }
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.0.memory().as_ptr().add(at), into.as_mut_ptr(), into.len())
+        }
     }
 
     fn write(&self, at: u64, bytes: &[u8]) {
         let Some(at) = self.place(at, bytes.len()) else { return };
         // SAFETY: inside the map, which `Access::Write` made writable; the journal hands out each range to one thread.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.map.as_mut_ptr().add(at), bytes.len()) }
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.memory().as_mut_ptr().add(at), bytes.len())
+        }
     }
 
     fn load(&self, at: u64) -> u64 {
@@ -234,7 +236,7 @@ impl Map for OsMap {
 
     fn sync(&self) -> io::Result<()> {
         // Writes back what was stored through the map too. The file never grows, so its size needs no sync.
-        self.file.sync_data()
+        self.0.file().sync_data()
     }
 
     fn start_write_out(&self) -> io::Result<()> {
@@ -244,5 +246,9 @@ impl Map for OsMap {
 
     fn wait_written_out(&self) -> io::Result<()> {
         self.write_out(libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.is_broken()
     }
 }

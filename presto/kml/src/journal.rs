@@ -7,7 +7,9 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -111,6 +113,8 @@ pub struct Journal {
     truncating: Mutex<()>,
     preparer: Option<JoinHandle<()>>,
     opened: Opened,
+    /// The segment of which the disk has refused a page.
+    broken: OnceLock<PathBuf>,
     _lock: Box<dyn Any + Send + Sync>,
 }
 
@@ -202,6 +206,7 @@ impl Journal {
             truncating: Mutex::new(()),
             preparer,
             opened,
+            broken: OnceLock::new(),
             _lock: lock,
         };
         journal.published();
@@ -214,11 +219,29 @@ impl Journal {
         log.in_use()?;
         let place = log.unresolved.remove(&recno).ok_or(KmlError::NotUnresolved { recno })?;
         place.segment.finish(place.at, place.recno, place.length, outcome.as_ref());
-        Ok(())
+        self.look_at(&place.segment)
     }
 
-    /// Writes an intent. `Full` and `DiskFull` come at once; the caller decides whether to wait.
+    /// Whether the disk has refused a page: nothing is journaled any more.
+    pub fn is_broken(&self) -> bool {
+        self.broken.get().is_some()
+    }
+
+    fn refuse_broken(&self) -> Result<(), KmlError> {
+        self.broken.get().map_or(Ok(()), |segment| Err(KmlError::Broken { segment: segment.clone() }))
+    }
+
+    /// What was stored there is in the file, or nothing more is taken.
+    fn look_at(&self, segment: &Segment) -> Result<(), KmlError> {
+        segment.whole().inspect_err(|_| {
+            self.broken.get_or_init(|| segment.path.clone());
+        })
+    }
+
+    /// Writes an intent. `Full` and `DiskFull` come at once; the caller decides whether to wait. `Broken`: it is not on record,
+    /// and nothing will be.
     pub fn begin(&self, class: Class, intent: &Intent) -> Result<Ticket, KmlError> {
+        self.refuse_broken()?;
         ENCODED.with_borrow_mut(|encoded| {
             encoded.clear();
             format::encode_intent(intent, encoded)?;
@@ -227,6 +250,7 @@ impl Journal {
             let mut log = self.shared.with_room(class, length)?;
             let (at, recno) = (log.end, log.next);
             log.current.prepare(at, recno, encoded, partial);
+            self.look_at(&log.current)?;
             log.end += length;
             log.next = recno.next();
             let place = Place { segment: log.current.clone(), at, recno, length };
@@ -234,10 +258,12 @@ impl Journal {
         })
     }
 
-    /// The operation happened.
+    /// The operation happened. `Broken`: it did, and is perhaps not on record.
     #[allow(clippy::needless_pass_by_value, reason = "a ticket is used once")]
-    pub fn done(&self, mut ticket: Ticket, outcome: &Outcome) -> Recno {
-        ticket.finish(Some(outcome))
+    pub fn done(&self, mut ticket: Ticket, outcome: &Outcome) -> Result<Recno, KmlError> {
+        let recno = ticket.finish(Some(outcome));
+        self.look_at(&ticket.place.segment)?;
+        Ok(recno)
     }
 
     /// The operation did not happen.
@@ -249,7 +275,7 @@ impl Journal {
     /// `begin` and `done` in one.
     pub fn append(&self, class: Class, intent: &Intent, outcome: &Outcome) -> Result<Recno, KmlError> {
         let ticket = self.begin(class, intent)?;
-        Ok(self.done(ticket, outcome))
+        self.done(ticket, outcome)
     }
 
     /// Makes all that was begun before the call durable. Returns the highest record such that all up to it are
@@ -264,7 +290,7 @@ impl Journal {
     /// Starts to bring all that was begun before the call to the device, for a caller who is about to flush that device
     /// anyway. `None`: that would not be enough, call [`Journal::sync`].
     pub fn start_write_out(&self) -> Result<Option<WriteOut>, KmlError> {
-        if self.commit.has_failed() {
+        if self.commit.has_failed() || self.is_broken() {
             return Ok(None);
         }
         let segments: Vec<_> = {
@@ -297,6 +323,7 @@ impl Journal {
     }
 
     fn sync_now(&self) -> Result<Recno, KmlError> {
+        self.refuse_broken()?;
         let (settled, settled_segment) = {
             let mut cursor = self.published.lock();
             self.advance(&mut cursor);
@@ -315,6 +342,7 @@ impl Journal {
             self.shared.fs.sync_dir(dir).map_err(KmlError::io("cannot sync", dir))?;
         }
         for segment in &segments {
+            self.look_at(segment)?;
             segment.sync()?;
         }
         let mut log = self.shared.log();
@@ -342,7 +370,11 @@ impl Journal {
 
     fn advance(&self, cursor: &mut Cursor) {
         loop {
-            match cursor.segment.slot(cursor.at, cursor.next) {
+            let slot = cursor.segment.slot(cursor.at, cursor.next);
+            if self.look_at(&cursor.segment).is_err() {
+                return;
+            }
+            match slot {
                 Slot::Record(length, State::Done | State::Failed) => {
                     cursor.at += length;
                     cursor.next = cursor.next.next();
@@ -438,6 +470,7 @@ impl Journal {
             if disowned > before {
                 segment.sync()?;
             }
+            self.look_at(&segment)?;
         }
         Ok(disowned)
     }

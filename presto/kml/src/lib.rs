@@ -6,6 +6,7 @@ mod display;
 pub mod error;
 mod format;
 pub mod fs;
+pub mod guard;
 mod header;
 mod journal;
 mod log;

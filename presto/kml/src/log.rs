@@ -238,6 +238,7 @@ impl Shared {
             Ok(segment) => {
                 let segment = Arc::new(segment);
                 log.current.seal(log.end, log.next);
+                log.current.whole()?;
                 log.segments.push_back(segment.clone());
                 log.current = segment;
                 log.end = HEADER;

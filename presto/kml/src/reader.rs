@@ -63,7 +63,7 @@ impl Reader {
             self.next = self.segment.header.first;
         }
         while self.next < wanted {
-            match self.segment.slot(self.at, self.next) {
+            match self.slot(self.at, self.next)? {
                 Slot::Record(length, State::Done | State::Failed) => {
                     self.at += length;
                     self.next = self.next.next();
@@ -88,7 +88,7 @@ impl Reader {
     #[allow(clippy::should_implement_trait, reason = "the end is not an end: more may follow")]
     pub fn next(&mut self) -> Result<Option<Record>, KmlError> {
         loop {
-            match self.segment.slot(self.at, self.next) {
+            match self.slot(self.at, self.next)? {
                 Slot::Record(length, state @ (State::Done | State::Failed)) => {
                     let record = self.read(self.at, self.next, length, state)?;
                     self.at += length;
@@ -116,11 +116,13 @@ impl Reader {
             }
             self.at = at;
         }
-        let Some(length) = self.segment.length_before(self.at) else {
+        let length = self.segment.length_before(self.at);
+        self.segment.whole()?;
+        let Some(length) = length else {
             return Err(self.segment.corrupt(self.at, "no record ends here"));
         };
         let (at, recno) = (self.at.saturating_sub(length), Recno(self.next.0.saturating_sub(1)));
-        match self.segment.slot(at, recno) {
+        match self.slot(at, recno)? {
             Slot::Record(front, state @ (State::Done | State::Failed)) if front == length => {
                 let record = self.read(at, recno, length, state)?;
                 (self.at, self.next) = (at, recno);
@@ -137,9 +139,15 @@ impl Reader {
 
     fn read(&mut self, at: u64, recno: Recno, length: u64, state: State) -> Result<Record, KmlError> {
         let Reader { segment, buffer, .. } = self;
-        segment
-            .record(at, recno, length, state, buffer)
-            .map_err(|defect| segment.corrupt(at + defect.at, defect.reason))
+        let read = segment.record(at, recno, length, state, buffer);
+        segment.whole()?;
+        read.map_err(|defect| segment.corrupt(at + defect.at, defect.reason))
+    }
+
+    fn slot(&self, at: u64, recno: Recno) -> Result<Slot, KmlError> {
+        let slot = self.segment.slot(at, recno);
+        self.segment.whole()?;
+        Ok(slot)
     }
 
     /// Goes on in the next segment.

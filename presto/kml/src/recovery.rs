@@ -85,7 +85,10 @@ pub(crate) fn scan(fs: &dyn FileSystem, dir: &Path, access: Access) -> Result<Sc
     let mut current = oldest;
     let mut buffer = Vec::new();
     loop {
-        match current.slot(scan.end, scan.next) {
+        let slot = current.slot(scan.end, scan.next);
+        // What the disk does not give is no end of the log.
+        current.whole()?;
+        match slot {
             Slot::Record(length, state) => {
                 let place = Place { segment: current.clone(), at: scan.end, recno: scan.next, length };
                 if scan.take(place, state, &mut buffer)? == Go::Stop {
@@ -119,7 +122,9 @@ impl Scan {
     fn take(&mut self, place: Place, state: State, buffer: &mut Vec<u8>) -> Result<Go, KmlError> {
         let Place { ref segment, at, recno, length } = place;
         let settled = self.status.settled;
-        match segment.record(at, recno, length, state, buffer) {
+        let read = segment.record(at, recno, length, state, buffer);
+        segment.whole()?;
+        match read {
             Ok(_) if state == State::Done => self.done += 1,
             Ok(_) if state == State::Failed => self.failed += 1,
             Ok(_) if recno <= settled => {
@@ -233,7 +238,9 @@ impl Scan {
 fn newest_status(found: &[Found]) -> Result<Status, KmlError> {
     let mut newest = Status::default();
     for segment in found.iter().filter_map(|file| file.segment.as_ref().ok()) {
-        if let Some(status) = segment.status()?.filter(|status| status.sequence > newest.sequence) {
+        let status = segment.status();
+        segment.whole()?;
+        if let Some(status) = status?.filter(|status| status.sequence > newest.sequence) {
             newest = status;
         }
     }

@@ -57,6 +57,9 @@ impl Segment {
         let map = fs.open(&path, access).map_err(KmlError::io("cannot map", &path))?;
         let mut bytes = [0; HEADER_LENGTH];
         map.read(0, &mut bytes);
+        if map.is_broken() {
+            return Err(KmlError::Broken { segment: path });
+        }
         let segment = match Header::decode(&bytes) {
             Ok(header) if header.number != number => Err(BadHeader::Damaged(24, "another segment's number")),
             Ok(header) if header.bytes != map.size() => {
@@ -226,7 +229,13 @@ impl Segment {
     }
 
     pub(crate) fn sync(&self) -> Result<(), KmlError> {
-        self.map.sync().map_err(KmlError::io("cannot sync", &self.path))
+        self.map.sync().map_err(KmlError::io("cannot sync", &self.path))?;
+        self.whole()
+    }
+
+    /// What was read and stored so far is what the file holds; an error if that may not be so.
+    pub(crate) fn whole(&self) -> Result<(), KmlError> {
+        if self.map.is_broken() { Err(KmlError::Broken { segment: self.path.clone() }) } else { Ok(()) }
     }
 
     pub(crate) fn start_write_out(&self) -> Result<(), KmlError> {

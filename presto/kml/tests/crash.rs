@@ -107,7 +107,7 @@ impl World {
 
     fn done(&mut self, ticket: Ticket) {
         let serial = self.entry(ticket.recno()).serial;
-        let recno = self.journal.as_ref().unwrap().done(ticket, &outcome(serial));
+        let recno = self.journal.as_ref().unwrap().done(ticket, &outcome(serial)).unwrap();
         self.finish(recno, State::Done);
     }
 

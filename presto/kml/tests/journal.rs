@@ -49,7 +49,7 @@ fn readers_and_sync_stop_before_an_intent() {
     let (journal, _) = open(dir.path(), config());
     let first = journal.begin(Class::User, &create_of(1)).unwrap();
     let second = journal.begin(Class::User, &close_of(2)).unwrap();
-    assert_eq!(journal.done(second, &outcome(2)), Recno(2));
+    assert_eq!(journal.done(second, &outcome(2)).unwrap(), Recno(2));
     let mut reader = Reader::open(dir.path()).unwrap();
     assert_eq!(reader.next().unwrap(), None);
     assert_eq!(journal.published(), Recno::NONE);

@@ -116,7 +116,7 @@ fn write_all(journal: &Journal, total: u64) {
                         match serial % 10 {
                             3 => drop(ticket),
                             7 => assert_eq!(journal.failed(ticket), recno),
-                            _ => assert_eq!(journal.done(ticket, &outcome(serial)), recno),
+                            _ => assert_eq!(journal.done(ticket, &outcome(serial)).unwrap(), recno),
                         }
                         if serial % 50 == 0 {
                             assert!(journal.published() <= Recno(total));

@@ -74,10 +74,10 @@ impl Volume {
     }
 
     /// Journals them.
-    pub(crate) fn end_found(&self, tickets: Vec<Ticket>, records: &[Found]) -> Recno {
+    pub(crate) fn end_found(&self, tickets: Vec<Ticket>, records: &[Found]) -> Result<Recno, KmlError> {
         let mut last = Recno::NONE;
         for (ticket, Found { intent, outcome }) in tickets.into_iter().zip(records) {
-            last = self.journal.done(ticket, outcome);
+            last = self.journal.done(ticket, outcome)?;
             self.touched.record(intent, outcome, last);
             self.counted(intent, outcome);
             if intent.opcode == Some(Opcode::Close) {
@@ -86,6 +86,6 @@ impl Volume {
             tracing::debug!(target: "filter", volume = self.name, recno = %last, opcode = ?intent.opcode,
                 object = %outcome.object, "journaled as found");
         }
-        last
+        Ok(last)
     }
 }

@@ -82,10 +82,9 @@ impl Ledger {
         let first = usize::try_from(at).unwrap_or(usize::MAX).saturating_mul(2);
         if let Some(words) = self.mapped.as_ref().filter(|words| first < words.count()) {
             // A slot without inode number is free: a kill between the stores leaves nobody half named.
-            words.store(first, 0);
-            words.store(first + 1, id.generation);
-            words.store(first, id.ino);
-            return;
+            if words.store(first, 0) && words.store(first + 1, id.generation) && words.store(first, id.ino) {
+                return;
+            }
         }
         let mut slot = [0u8; 16];
         let (ino, generation) = slot.split_at_mut(8);

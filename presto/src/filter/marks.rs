@@ -20,6 +20,8 @@ pub struct Marks {
     pub on_demand: Switch,
     /// The log was full under the read-only policy; users' updates are refused until there is space.
     pub full: Switch,
+    /// It has been told that the journal takes nothing more.
+    pub broken: Switch,
     /// It was taken away: who still has a way in gets ENOTCONN for updates. Nobody would learn of them.
     pub ended: Switch,
 }
@@ -28,12 +30,13 @@ impl Default for Marks {
     fn default() -> Marks {
         Marks {
             read_only: Switch::new(false),
+            lento_read_only: Switch::new(false),
             unnamed: Switch::new(false),
             no_filter: Switch::new(false),
-            lento_read_only: Switch::new(false),
             in_sync: Switch::new(false),
             on_demand: Switch::new(false),
             full: Switch::new(false),
+            broken: Switch::new(false),
             ended: Switch::new(false),
         }
     }

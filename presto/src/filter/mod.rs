@@ -299,7 +299,7 @@ impl Volume {
     /// Whether users may write, as far as marks tell.
     pub(crate) fn is_writable(&self) -> bool {
         let named = || self.naming.get().is_some_and(|naming| naming());
-        !self.marks.read_only.is_on() && (!self.marks.unnamed.is_on() || named())
+        !self.marks.read_only.is_on() && !self.journal.is_broken() && (!self.marks.unnamed.is_on() || named())
     }
 
     /// Changes what happens when the journal is full.

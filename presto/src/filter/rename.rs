@@ -155,7 +155,7 @@ impl Volume {
                     Outcome { object, after, parent_mtime, target_parent_mtime, flags: intent.flags };
                 Ok(((), outcome))
             })?;
-            self.end_found(tickets, &joining);
+            self.end_found(tickets, &joining).map_err(|error| self.refused(&error))?;
             if let Some((replaced, stat)) = last_of {
                 self.quota.replaced(replaced, &stat.attributes);
             }

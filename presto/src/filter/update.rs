@@ -155,7 +155,7 @@ impl Volume {
         match operation() {
             Ok((value, outcome)) => {
                 faults::reached(Point::Operation, intent.opcode);
-                let recno = self.journal.done(ticket, &outcome);
+                let recno = self.journal.done(ticket, &outcome).map_err(|error| self.refused(&error))?;
                 faults::reached(Point::Record, intent.opcode);
                 if let Some(noted) = noted {
                     noted.done(outcome.object);
@@ -190,3 +190,27 @@ impl Volume {
         Intent { opcode: Some(opcode), time: now(), caller, ..Intent::default() }
     }
 }
+        if self.journal.is_broken() {
+            self.tell_broken();
+            return Stop::Errno(Errno::IO);
+        }
+    /// Says once that the disk has refused a page of the journal, and what that means.
+    pub(crate) fn tell_broken(&self) {
+        if !self.marks.broken.set(true) {
+            tracing::error!(target: "filter", volume = self.name, "{}", self.broken());
+        }
+    }
+
+    /// Why nobody may write any more; empty: they may, as far as the journal goes.
+    pub(crate) fn broken(&self) -> String {
+        if !self.journal.is_broken() {
+            return String::new();
+        }
+        format!(
+            "volume {}: its disk refuses a page of the journal in {}: users may only read, and nothing of others is taken in. What \
+             was changed last may not be on record. Look at the kernel's log, mend the disk, and start presto again",
+            self.name,
+            self.lower.path.join("kml").display()
+        )
+    }
+

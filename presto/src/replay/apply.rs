@@ -70,7 +70,7 @@ impl Replayer {
                 .unwrap_or_default(),
             flags: intent.flags,
         };
-        let recno = self.volume.journal.done(ticket, &outcome);
+        let recno = self.volume.journal.done(ticket, &outcome)?;
         self.volume.replayed.record(intent, &outcome, recno);
         self.volume.counted(intent, &outcome);
         self.account(intent, &left, recno);

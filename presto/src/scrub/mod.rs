@@ -96,7 +96,7 @@ impl Scrubber {
     /// Journals all of them, or none where there is no room. The locks of all objects concerned are held.
     fn take(&self, records: &[Found]) -> Result<Recno, Stop> {
         let tickets = self.volume.begin_found(records)?;
-        Ok(self.volume.end_found(tickets, records))
+        Ok(self.volume.end_found(tickets, records)?)
     }
 }
 

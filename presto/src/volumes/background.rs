@@ -129,6 +129,11 @@ impl Shared {
     /// Syncs the journal by itself, which also notes in it how far it is whole: a start then looks at less.
     fn note(&self) -> Result<Recno, SyncError> {
         let volume = || self.volume.name.clone();
-        self.volume.journal.sync().map_err(|source| SyncError::Journal { volume: volume(), source })
+        self.volume.journal.sync().map_err(|source| {
+            if self.volume.journal.is_broken() {
+                self.volume.tell_broken();
+            }
+            SyncError::Journal { volume: volume(), source }
+        })
     }
 }

@@ -237,7 +237,7 @@ impl Running {
             open_files: count(volume.writers.len()),
             limbo_files: count(volume.limbo.len()),
             passthrough: self.passthrough(),
-            fault: self.fault().to_owned(),
+            fault: self.fault(),
             max_bytes: limits.bytes.unwrap_or(0),
             max_inodes: limits.inodes.unwrap_or(0),
             usage: usage.map(|Usage { bytes, inodes }| v1::Usage { bytes, inodes }),

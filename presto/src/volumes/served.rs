@@ -188,7 +188,7 @@ impl Served {
                 info.first_recno = volume.journal.first().0;
                 info.last_recno = volume.journal.published().0;
                 info.loss = running.loss;
-                info.fault.clone_from(&running.fault);
+                info.fault = running.fault();
             }
             Err(fault) => info.fault = fault,
         }
@@ -276,8 +276,9 @@ impl Running {
         self.volume.marks.lento_read_only.set(spec.lento_access == Access::ReadOnly);
     }
 
-    pub fn fault(&self) -> &str {
-        &self.fault
+    /// What is wrong with it; empty: nothing.
+    pub fn fault(&self) -> String {
+        if self.fault.is_empty() { self.volume.broken() } else { self.fault.clone() }
     }
 
     pub fn passthrough(&self) -> bool {

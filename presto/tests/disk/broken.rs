@@ -2,12 +2,17 @@
 //! people a sentence with volume and path, and other volumes go on.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use intermezzo_channel::v1;
+use intermezzo_channel::v1::outcome::Result as Kind;
 use intermezzo_channel::v1::packet::Body;
-use intermezzo_kml::record::{Opcode, State};
+use intermezzo_channel::v1::replay_item::Op;
+use intermezzo_kml::record::{Intent, Opcode, Outcome, Record, State};
+use intermezzo_kml::{Class, Config, Journal, KmlError, Reader};
 use presto::channel::Service;
 use presto::filter::{Access, NewMode};
 use rustix::io::Errno;
@@ -102,6 +107,82 @@ fn a_disk_that_answers_with_errors_is_told_and_others_go_on() {
     );
     other.save("f", "the other volume goes on");
     assert!(matches!(other.call(Body::Sync(v1::Sync {})).body, Body::Synced(_)));
+}
+
+/// The file system stops, as it does when its disk is gone: every store into a page that was clean is refused.
+fn shut_down(lower: &LowerFs) {
+    const GOING_DOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
+    static WITHOUT_LOG: u32 = 2;
+    let root = fs::File::open(&lower.at).unwrap();
+    // SAFETY: reads one number, which outlives the call.
+    let done = unsafe { libc::ioctl(root.as_raw_fd(), GOING_DOWN, &raw const WITHOUT_LOG) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn a_page_that_is_refused(kind: &'static str) {
+    let small = LowerFs::mount(kind);
+    let w = world_with(tempfile::tempdir_in::<&Path>(&small.at).unwrap(), |_| {});
+    let other = world();
+    w.save("f", "text");
+    let kept = w.last();
+    w.volume.journal.sync().unwrap();
+    w.volume.journal.sync().unwrap();
+    shut_down(&small);
+    let refused = w.volume.mkdir(user(), w.root(), b"d", NEW).map(drop);
+    assert!(matches!(refused, Err(Errno::IO | Errno::ROFS)), "{refused:?}");
+    let Body::Failure(failure) = w.call(Body::Sync(v1::Sync {})).body else {
+        panic!("it says that all is durable")
+    };
+    assert!(failure.message.contains(NAME), "{}", failure.message);
+    // Still so, for users and for Lento; and nothing is told that is not on record.
+    assert!(w.volume.unlink(user(), w.root(), b"f").is_err());
+    let made = w.one(item(Op::Make(make(by(w.root()), "m", FILE, "x"))));
+    assert_eq!(made.result(), Kind::Refused, "{made:?}");
+    if kind == "ext4" {
+        // Its journal goes on: what is mapped can be written.
+        let done = |record: &Record| record.recno.0 > kept && record.state == State::Done;
+        assert!(!w.records().iter().any(done), "{:?}", w.records());
+    } else {
+        assert_eq!(w.last(), kept);
+        let Body::Stats(stats) = w.call(Body::Stat(v1::Stat {})).body else { panic!("no word") };
+        let kml = w.cache.join("kml").display().to_string();
+        let named = [NAME, &*kml, "refuses a page"];
+        assert!(named.iter().all(|word| stats.fault.contains(word)), "{}", stats.fault);
+    }
+    other.save("f", "the other volume goes on");
+    assert!(matches!(other.call(Body::Sync(v1::Sync {})).body, Body::Synced(_)));
+}
+
+#[test]
+fn a_file_system_that_stops_ends_its_volume_and_not_presto_on_xfs() {
+    a_page_that_is_refused("xfs");
+}
+
+#[test]
+fn a_file_system_that_stops_ends_its_volume_and_not_presto_on_ext4() {
+    a_page_that_is_refused("ext4");
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_back_is_told_and_is_nobodys_end() {
+    let small = LowerFs::mount("ext4");
+    let dir = small.at.join("kml");
+    fs::create_dir(&dir).unwrap();
+    let open = || Journal::open(Arc::new(intermezzo_kml::fs::Os), &dir, Config::default());
+    let (journal, _) = open().unwrap();
+    let intent = Intent { opcode: Some(Opcode::Noop), ..Intent::default() };
+    for _ in 0..1000 {
+        journal.append(Class::User, &intent, &Outcome::default()).unwrap();
+    }
+    journal.mark_clean().unwrap();
+    drop(journal);
+    let segment = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|ext| ext == "kml")).min().unwrap();
+    small.die(&segment);
+    for refused in [open().map(drop), Reader::open(&dir).map(drop)] {
+        let Err(error @ KmlError::Broken { .. }) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains(&segment.display().to_string()), "{error}");
+    }
 }
 
 #[test]

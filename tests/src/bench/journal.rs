@@ -46,7 +46,7 @@ pub(super) fn append(records: &[Record], dir: &Path) -> Result<Duration> {
     for record in records {
         let ticket = journal.begin(Class::User, &record.intent)?;
         if record.state == State::Done {
-            journal.done(ticket, &record.outcome);
+            journal.done(ticket, &record.outcome)?;
         }
     }
     Ok(begin.elapsed())
