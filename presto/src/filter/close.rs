@@ -264,7 +264,8 @@ impl Volume {
     pub(crate) fn writer_left(&self, caller: Caller, id: FileId) {
         let left = self.writers.closed(id);
         // Each descriptor was flushed before; only a store since then is news.
-        let recorded = self.record_close(caller, id, Doubt::Differs);
+        // Nobody waits for a release, so it waits for nobody: a full journal is met again in the background.
+        let recorded = self.record_close_within(caller, id, Doubt::Differs, Patience::None, Flags::empty());
         if let Err(errno) = &recorded {
             tracing::warn!(target: "filter", volume = self.name, object = %id, %errno,
                 "close not journaled yet; it will be tried again");

@@ -12,6 +12,7 @@ use intermezzo_kml::record::FileId;
 use rustix::io::Errno;
 
 use super::DataAnswer;
+use super::ELSEWHERE;
 use super::Volume;
 use super::Wait;
 use super::open_files::OpenFile;
@@ -102,6 +103,9 @@ impl Volume {
         let mut away = None::<Instant>;
         let mut mistakes = 0;
         while self.must_fetch(id) {
+            if !Volume::may_wait() {
+                return Err(ELSEWHERE);
+            }
             let file = self.object(id)?;
             if self.is_removed(id, &Stat::of(&file)?) {
                 return Err(Errno::STALE);

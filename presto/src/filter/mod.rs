@@ -79,6 +79,7 @@ pub use open_files::OpenFile;
 pub use permit::Permit;
 pub use quota::Limits;
 pub use quota::Quota;
+pub(crate) use permit::ELSEWHERE;
 pub use quota::Usage;
 pub use read::Entry;
 pub use rename::Place;

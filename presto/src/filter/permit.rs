@@ -34,9 +34,22 @@ const YOUNG: Duration = Duration::from_secs(2);
 /// How often it is looked whether it is.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// The kernel's own "run that again" (ERESTARTSYS), which no program ever sees: this thread may not wait, another one may.
+pub(crate) const ELSEWHERE: Errno = Errno::from_raw_os_error(512);
+
+/// What a thread may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thread {
+    /// Wait.
+    Patient,
+    /// Everything but wait.
+    Hurried,
+    /// The same, and its updates are let in already.
+    Admitted,
+}
+
 thread_local! {
-    /// This thread's updates are let in already.
-    static ADMITTED: Cell<bool> = const { Cell::new(false) };
+    static THREAD: Cell<Thread> = const { Cell::new(Thread::Patient) };
 }
 
 /// See the module.
@@ -142,15 +155,21 @@ fn from_boot() -> u64 {
     u64::try_from(milliseconds).unwrap_or(0)
 }
 
-/// While it lives, what this thread updates is let in, and who revokes the permit waits.
+/// While it lives, what this thread updates is let in, and who revokes the permit waits. So it waits for nothing: what would
+/// have to ends with `ELSEWHERE`.
 #[derive(Debug)]
 pub(crate) struct Admitted<'a> {
     _gate: RwLockReadGuard<'a, ()>,
+    _hurried: Hurried,
 }
 
-impl Drop for Admitted<'_> {
+/// While it lives, this thread waits for nothing: what would have to ends with `ELSEWHERE`.
+#[derive(Debug)]
+pub(crate) struct Hurried(());
+
+impl Drop for Hurried {
     fn drop(&mut self) {
-        ADMITTED.set(false);
+        THREAD.set(Thread::Patient);
     }
 }
 
@@ -163,9 +182,25 @@ impl Volume {
         let gate = self.gate.try_read()?;
         // Revoked meanwhile, whoever did that waits for the gate and finds us gone.
         self.lets_in().then(|| {
-            ADMITTED.set(true);
-            Admitted { _gate: gate }
+            THREAD.set(Thread::Admitted);
+            Admitted { _gate: gate, _hurried: Hurried(()) }
         })
+    }
+
+    /// Keeps this thread from waiting.
+    pub(crate) fn hurry() -> Hurried {
+        THREAD.set(Thread::Hurried);
+        Hurried(())
+    }
+
+    /// Whether this thread may wait now.
+    pub(super) fn may_wait() -> bool {
+        THREAD.get() == Thread::Patient
+    }
+
+    /// Whether an update that was let in may still begin.
+    pub(super) fn still_lets_in(&self, entry: &Entry) -> bool {
+        entry.stolen || self.lets_in()
     }
 
     fn lets_in(&self) -> bool {
@@ -174,10 +209,13 @@ impl Volume {
 
     /// The way in for one attempt at an update. `None`: look again.
     pub(super) fn enter(&self, caller: Caller, entry: &mut Entry) -> Result<Option<Inside<'_>>, Errno> {
-        if ADMITTED.get() {
-            return Ok(Some(Inside(None)));
+        if THREAD.get() == Thread::Admitted {
+            return if self.lets_in() { Ok(Some(Inside(None))) } else { Err(ELSEWHERE) };
         }
         if !entry.stolen && !self.lets_in() {
+            if !Volume::may_wait() {
+                return Err(ELSEWHERE);
+            }
             self.ask_for_permit(caller, entry)?;
             return Ok(None);
         }
@@ -231,7 +269,7 @@ impl Volume {
 }
 
 /// How far an update has come with getting in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Entry {
     stolen: bool,
     since: Option<Instant>,

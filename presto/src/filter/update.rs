@@ -18,6 +18,7 @@ use super::WhenFull;
 use super::faults;
 use super::faults::Point;
 use super::now;
+use super::permit::ELSEWHERE;
 use super::permit::Entry;
 
 /// How long it waits for room in the journal.
@@ -47,6 +48,8 @@ impl From<Errno> for Stop {
 pub(crate) struct Told {
     newest: Recno,
     soon: bool,
+    /// How it was let in, if it is a user's update: looked at once more right before its intent.
+    entry: Option<Entry>,
 }
 
 impl Told {
@@ -69,19 +72,21 @@ impl Volume {
         }
         let mut entry = Entry::default();
         let mut full_since = None;
-        for _ in 0..ATTEMPTS {
+        let mut changed = 0;
+        while changed < ATTEMPTS {
             if self.marks.ended.is_on() {
                 return Err(Errno::NOTCONN);
             }
             let Some(inside) = self.enter(caller, &mut entry)? else { continue };
-            let mut told = Told::default();
+            let mut told = Told { entry: Some(entry.clone()), ..Told::default() };
             let result = attempt(&mut told);
             drop(inside);
             self.tell(&told);
             match result {
                 Ok(value) => return Ok(value),
                 Err(Stop::Errno(errno)) => return Err(errno),
-                Err(Stop::Again) => {}
+                Err(Stop::Again) => changed += 1,
+                // Without the gate: whoever revokes the permit meanwhile need not wait, and it is asked for anew.
                 Err(Stop::Full) => self.wait_for_space(full_since.get_or_insert_with(Instant::now))?,
             }
         }
@@ -100,6 +105,9 @@ impl Volume {
                 return Err(Errno::ROFS);
             }
         };
+        if !Volume::may_wait() {
+            return Err(ELSEWHERE);
+        }
         let left = limit.saturating_sub(since.elapsed());
         if left.is_zero() {
             tracing::warn!(target: "filter", volume = self.name, bytes = self.journal.bytes(),
@@ -145,6 +153,10 @@ impl Volume {
         intent: &Intent,
         operation: impl FnOnce() -> Result<(T, Outcome), Errno>,
     ) -> Result<(T, Recno), Stop> {
+        // It may have waited for a lock in between, and its lease may have ended.
+        if told.entry.as_ref().is_some_and(|entry| !self.still_lets_in(entry)) {
+            return Err(Stop::Again);
+        }
         let ticket = self.journal.begin(Class::User, intent).map_err(|error| self.refused(&error))?;
         if self.marks.full.is_on() {
             self.marks.full.set(false);
@@ -182,18 +194,14 @@ impl Volume {
         if error.is_full() {
             return Stop::Full;
         }
-        tracing::error!(target: "filter", volume = self.name, %error, "journal refused an intent");
-        Stop::Errno(Errno::IO)
-    }
-
-    pub(crate) fn intent(opcode: Opcode, caller: Caller) -> Intent {
-        Intent { opcode: Some(opcode), time: now(), caller, ..Intent::default() }
-    }
-}
         if self.journal.is_broken() {
             self.tell_broken();
             return Stop::Errno(Errno::IO);
         }
+        tracing::error!(target: "filter", volume = self.name, %error, "journal refused an intent");
+        Stop::Errno(Errno::IO)
+    }
+
     /// Says once that the disk has refused a page of the journal, and what that means.
     pub(crate) fn tell_broken(&self) {
         if !self.marks.broken.set(true) {
@@ -214,3 +222,7 @@ impl Volume {
         )
     }
 
+    pub(crate) fn intent(opcode: Opcode, caller: Caller) -> Intent {
+        Intent { opcode: Some(opcode), time: now(), caller, ..Intent::default() }
+    }
+}

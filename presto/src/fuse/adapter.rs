@@ -18,7 +18,6 @@ use super::convert::decode_device;
 use super::convert::errno;
 use super::convert::nothing;
 use super::convert::set_time;
-use super::serving::Place as Served;
 use super::serving::Serving;
 use super::serving::guarded;
 use crate::filter::Access;
@@ -28,22 +27,6 @@ use crate::filter::Place;
 use crate::filter::Seek;
 
 pub(crate) struct Adapter(pub(super) Arc<Serving>);
-
-impl Adapter {
-    /// Serves an update: here, if it is let in at once, else where it may wait for the permit.
-    fn update(&self, work: impl FnOnce(&Serving) + Send + 'static) {
-        match self.volume.admit() {
-            Some(_admitted) => self.0.serve(Served::Here, work),
-            None => self.0.serve(Served::Aside, work),
-        }
-    }
-
-    /// Serves an fsync: aside, if it waits for the server.
-    fn sync(&self, work: impl FnOnce(&Serving) + Send + 'static) {
-        let place = if self.volume.syncs_to_server() { Served::Aside } else { Served::Here };
-        self.0.serve(place, work);
-    }
-}
 
 impl Deref for Adapter {
     type Target = Serving;
@@ -122,10 +105,16 @@ impl Filesystem for Adapter {
         let changes =
             Changes { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
         let asked = asked(req);
-        let work = move |serving: &Serving| serving.setattr(asked, ino, &changes, reply);
-        match size {
-            Some(size) if size > 0 && self.place(ino) == Served::Aside => self.0.serve(Served::Aside, work),
-            _ => self.update(work),
+        let attempt = move |serving: &Serving| serving.setattr(asked, ino, &changes);
+        let answer = move |serving: &Serving, result| match result {
+            Ok(attr) => reply.attr(serving.ttl(), &attr),
+            Err(error) => reply.error(error),
+        };
+        // Done again after a kill, so nothing is noted of it.
+        if size.is_some_and(|size| size > 0) && self.lacks(ino) {
+            self.0.update_aside(None, attempt, answer);
+        } else {
+            self.0.update(None, attempt, answer);
         }
     }
 
@@ -149,69 +138,52 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (asked, name) = (asked(req), name.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(parent).and_then(|dir| {
-                let (new, device) = (new_mode(mode, umask), decode_device(rdev));
-                serving.made(asked, || {
-                    serving.volume.mknod(asked.caller, dir, name.as_bytes(), new, device).map_err(errno)
-                })
-            });
-            serving.reply_entry(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let (dir, new, device) = (serving.file(parent)?, new_mode(mode, umask), decode_device(rdev));
+            serving.made(asked, || {
+                serving.volume.mknod(asked.caller, dir, name.as_bytes(), new, device).map_err(errno)
+            })
+        };
+        self.0.update(Some(asked), attempt, move |serving, made| serving.reply_entry(made, reply));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (asked, name) = (asked(req), name.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(parent).and_then(|dir| {
-                let new = new_mode(mode, umask);
-                serving.made(asked, || {
-                    serving.volume.mkdir(asked.caller, dir, name.as_bytes(), new).map_err(errno)
-                })
-            });
-            serving.reply_entry(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let (dir, new) = (serving.file(parent)?, new_mode(mode, umask));
+            serving
+                .made(asked, || serving.volume.mkdir(asked.caller, dir, name.as_bytes(), new).map_err(errno))
+        };
+        self.0.update(Some(asked), attempt, move |serving, made| serving.reply_entry(made, reply));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (asked, name) = (asked(req), name.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(parent).and_then(|dir| {
-                serving.changed(asked, || {
-                    serving.volume.unlink(asked.caller, dir, name.as_bytes()).map_err(errno)
-                })
-            });
-            answer(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let dir = serving.file(parent)?;
+            serving
+                .changed(asked, || serving.volume.unlink(asked.caller, dir, name.as_bytes()).map_err(errno))
+        };
+        self.0.update(Some(asked), attempt, move |_, done| answer(done, reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (asked, name) = (asked(req), name.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(parent).and_then(|dir| {
-                serving.changed(asked, || {
-                    serving.volume.rmdir(asked.caller, dir, name.as_bytes()).map_err(errno)
-                })
-            });
-            answer(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let dir = serving.file(parent)?;
+            serving.changed(asked, || serving.volume.rmdir(asked.caller, dir, name.as_bytes()).map_err(errno))
+        };
+        self.0.update(Some(asked), attempt, move |_, done| answer(done, reply));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (asked, name, target) = (asked(req), link_name.to_owned(), target.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(parent).and_then(|dir| {
-                let target = target.as_os_str().as_bytes();
-                let name = name.as_bytes();
-                serving.made(asked, || serving.volume.symlink(asked.caller, dir, name, target).map_err(errno))
-            });
-            serving.reply_entry(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let dir = serving.file(parent)?;
+            let (name, target) = (name.as_bytes(), target.as_os_str().as_bytes());
+            serving.made(asked, || serving.volume.symlink(asked.caller, dir, name, target).map_err(errno))
+        };
+        self.0.update(Some(asked), attempt, move |serving, made| serving.reply_entry(made, reply));
     }
 
     fn rename(
@@ -225,41 +197,40 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (asked, name, newname) = (asked(req), name.to_owned(), newname.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(parent).and_then(|from| {
-                let from = Place { dir: from, name: name.as_bytes() };
-                let to = Place { dir: serving.file(newparent)?, name: newname.as_bytes() };
-                let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
-                serving.changed(asked, || serving.volume.rename(asked.caller, from, to, flags).map_err(errno))
-            });
-            answer(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let from = Place { dir: serving.file(parent)?, name: name.as_bytes() };
+            let to = Place { dir: serving.file(newparent)?, name: newname.as_bytes() };
+            let flags = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+            serving.changed(asked, || serving.volume.rename(asked.caller, from, to, flags).map_err(errno))
+        };
+        self.0.update(Some(asked), attempt, move |_, done| answer(done, reply));
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let (asked, name) = (asked(req), newname.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(ino).and_then(|object| {
-                let dir = serving.file(newparent)?;
-                let name = name.as_bytes();
-                serving.made(asked, || serving.volume.link(asked.caller, object, dir, name).map_err(errno))
-            });
-            serving.reply_entry(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let (object, dir) = (serving.file(ino)?, serving.file(newparent)?);
+            let name = name.as_bytes();
+            serving.made(asked, || serving.volume.link(asked.caller, object, dir, name).map_err(errno))
+        };
+        self.0.update(Some(asked), attempt, move |serving, made| serving.reply_entry(made, reply));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let asked = asked(req);
         let truncates = flags.0 & libc::O_TRUNC != 0;
-        let place = if truncates { Served::Here } else { self.place(ino) };
-        let work = move |serving: &Serving| serving.open(asked, ino, flags, reply);
-        if place == Served::Here && (truncates || super::convert::access(flags).writes()) {
-            self.update(work);
-        } else {
-            self.0.serve(place, work);
+        let lacks = !truncates && self.lacks(ino);
+        let attempt = move |serving: &Serving| serving.open(asked, ino, flags);
+        let answer = move |serving: &Serving, opened| serving.opened(opened, reply);
+        if truncates || super::convert::access(flags).writes() {
+            if lacks {
+                self.0.update_aside(Some(asked), attempt, answer);
+            } else {
+                self.0.update(Some(asked), attempt, answer);
+            }
+            return;
         }
+        self.0.read(asked, lacks, attempt, answer);
     }
 
     fn create(
@@ -273,15 +244,15 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (asked, name) = (asked(req), name.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let created = serving.file(parent).and_then(|dir| {
-                let access = super::convert::access(OpenFlags(flags));
-                let new = new_mode(mode, umask);
-                serving.created(asked, access, || {
-                    serving.volume.create(asked.caller, dir, name.as_bytes(), new, access).map_err(errno)
-                })
-            });
+        let attempt = move |serving: &Serving| {
+            let dir = serving.file(parent)?;
+            let access = super::convert::access(OpenFlags(flags));
+            let new = new_mode(mode, umask);
+            serving.created(asked, access, || {
+                serving.volume.create(asked.caller, dir, name.as_bytes(), new, access).map_err(errno)
+            })
+        };
+        self.0.update(Some(asked), attempt, move |serving, created| {
             let (entry, handle) = match created {
                 Ok(created) => created,
                 // Another node has made it while this one waited: the kernel looks the name up again and opens what is there.
@@ -333,14 +304,16 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        guarded(&self.volume, || match self.volume.flush(caller(req), fh.0) {
+        let caller = caller(req);
+        let attempt = move |serving: &Serving| serving.volume.flush(caller, fh.0).map_err(errno);
+        self.0.close(attempt, move |serving, closed| match closed {
             Ok(lost_privileges) => {
-                if lost_privileges && let Ok(id) = self.file(ino) {
-                    self.attributes_lost(id);
+                if lost_privileges && let Ok(id) = serving.file(ino) {
+                    serving.attributes_lost(id);
                 }
                 reply.ok();
             }
-            Err(error) => reply.error(errno(error)),
+            Err(error) => reply.error(error),
         });
     }
 
@@ -361,9 +334,8 @@ impl Filesystem for Adapter {
 
     fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let caller = caller(req);
-        self.sync(move |serving| {
-            answer(serving.volume.fsync(caller, fh.0, datasync).map_err(errno), reply);
-        });
+        let attempt = move |serving: &Serving| serving.volume.fsync(caller, fh.0, datasync).map_err(errno);
+        self.0.sync(attempt, move |_, synced| answer(synced, reply));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -457,10 +429,11 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let caller = caller(req);
-        self.sync(move |serving| {
-            let result = serving.file(ino).and_then(|id| serving.volume.fsyncdir(caller, id).map_err(errno));
-            answer(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let id = serving.file(ino)?;
+            serving.volume.fsyncdir(caller, id).map_err(errno)
+        };
+        self.0.sync(attempt, move |_, synced| answer(synced, reply));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
@@ -490,17 +463,14 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (asked, name, value) = (asked(req), name.to_owned(), value.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
-            let result = serving.file(ino).and_then(|id| {
-                let (caller, name) = (asked.caller, name.as_bytes());
-                serving.changed(asked, || {
-                    serving.volume.setxattr(caller, id, name, &value, flags).map_err(errno)
-                })
-            });
-            answer(result, reply);
-        });
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        let attempt = move |serving: &Serving| {
+            let (id, name) = (serving.file(ino)?, name.as_bytes());
+            serving.changed(asked, || {
+                serving.volume.setxattr(asked.caller, id, name, &value, flags).map_err(errno)
+            })
+        };
+        self.0.update(Some(asked), attempt, move |_, done| answer(done, reply));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -520,15 +490,13 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (asked, name) = (asked(req), name.to_owned());
-        self.update(move |serving| {
-            let _request = serving.serving(asked);
-            let result = serving.file(ino).and_then(|id| {
-                serving.changed(asked, || {
-                    serving.volume.removexattr(asked.caller, id, name.as_bytes()).map_err(errno)
-                })
-            });
-            answer(result, reply);
-        });
+        let attempt = move |serving: &Serving| {
+            let id = serving.file(ino)?;
+            serving.changed(asked, || {
+                serving.volume.removexattr(asked.caller, id, name.as_bytes()).map_err(errno)
+            })
+        };
+        self.0.update(Some(asked), attempt, move |_, done| answer(done, reply));
     }
 
     fn fallocate(

@@ -10,6 +10,7 @@ mod convert;
 mod kernel;
 mod nodes;
 mod notify;
+mod places;
 mod probe;
 mod resent;
 mod serving;

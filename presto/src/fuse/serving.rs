@@ -13,7 +13,6 @@ use fuser::FileHandle;
 use fuser::Generation;
 use fuser::INodeNo;
 use fuser::OpenFlags;
-use fuser::ReplyAttr;
 use fuser::ReplyEntry;
 use fuser::ReplyOpen;
 use intermezzo_kml::record::FileId;
@@ -28,7 +27,7 @@ use super::convert::errno;
 use super::kernel::Kernel;
 use super::nodes::Nodes;
 use super::notify::Device;
-use super::waits::Waits;
+use super::places::Waiting;
 use crate::filter::Changes;
 use crate::filter::Entry;
 use crate::filter::Handle;
@@ -45,16 +44,7 @@ pub(crate) struct Serving {
     pub believed: Duration,
     /// How long the kernel may believe what it is told; agreed with it at the beginning.
     pub ttl: OnceLock<Duration>,
-    waits: Arc<Waits>,
-}
-
-/// Where a request is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// On the thread that has read it.
-    Here,
-    /// On one that may wait for Lento, so that requests which need not wait find a thread.
-    Aside,
+    pub(super) waiting: Waiting,
 }
 
 impl Serving {
@@ -66,7 +56,7 @@ impl Serving {
         options: &MountOptions,
     ) -> Serving {
         Serving {
-            waits: Waits::new(&volume),
+            waiting: Waiting::new(&volume),
             volume,
             nodes,
             kernel,
@@ -80,25 +70,6 @@ impl Serving {
 
     pub fn ttl(&self) -> &Duration {
         self.ttl.get().unwrap_or(&Duration::ZERO)
-    }
-
-    /// Serves a request at its place.
-    pub fn serve(self: &Arc<Self>, place: Place, work: impl FnOnce(&Serving) + Send + 'static) {
-        match place {
-            Place::Here => guarded(&self.volume, || work(self)),
-            Place::Aside => {
-                let serving = Arc::clone(self);
-                self.waits.run(move || guarded(&serving.volume, || work(&serving)));
-            }
-        }
-    }
-
-    /// Where a request is served that needs what is in a file.
-    pub fn place(&self, ino: INodeNo) -> Place {
-        match self.file(ino) {
-            Ok(id) if self.volume.must_fetch(id) => Place::Aside,
-            _ => Place::Here,
-        }
     }
 
     pub fn file(&self, node: INodeNo) -> Result<FileId, Errno> {
@@ -144,15 +115,16 @@ impl Serving {
         }
     }
 
-    pub fn open(&self, asked: Asked, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _serving = self.serving(asked);
-        let opened = self.file(ino).and_then(|id| {
-            let truncate = flags.0 & libc::O_TRUNC != 0;
-            match self.claim(asked) {
-                Some(handle) => Ok(handle),
-                None => self.volume.open_file(asked.caller, id, access(flags), truncate).map_err(errno),
-            }
-        });
+    pub fn open(&self, asked: Asked, ino: INodeNo, flags: OpenFlags) -> Result<Arc<Handle>, Errno> {
+        let id = self.file(ino)?;
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        match self.claim(asked) {
+            Some(handle) => Ok(handle),
+            None => self.volume.open_file(asked.caller, id, access(flags), truncate).map_err(errno),
+        }
+    }
+
+    pub fn opened(&self, opened: Result<Arc<Handle>, Errno>, reply: ReplyOpen) {
         let handle = match opened {
             Ok(handle) => handle,
             Err(error) => return reply.error(error),
@@ -164,13 +136,10 @@ impl Serving {
         }
     }
 
-    pub fn setattr(&self, asked: Asked, ino: INodeNo, changes: &Changes, reply: ReplyAttr) {
-        let result =
-            self.file(ino).and_then(|id| self.volume.setattr(asked.caller, id, changes).map_err(errno));
-        match result {
-            Ok(stat) => reply.attr(self.ttl(), &attr(ino.0, &stat)),
-            Err(error) => reply.error(error),
-        }
+    pub fn setattr(&self, asked: Asked, ino: INodeNo, changes: &Changes) -> Result<FileAttr, Errno> {
+        let id = self.file(ino)?;
+        let stat = self.volume.setattr(asked.caller, id, changes).map_err(errno)?;
+        Ok(attr(ino.0, &stat))
     }
 }
 

@@ -14,6 +14,7 @@ use intermezzo_kml::record::Record;
 use intermezzo_kml::record::State;
 use presto::filter::Alone;
 use presto::filter::Options;
+use presto::filter::Upcalls;
 use presto::filter::Volume;
 use presto::fuse::Mount;
 use presto::fuse::MountOptions;
@@ -52,13 +53,23 @@ pub fn mounted_in(dir: tempfile::TempDir, mount: &MountOptions) -> Mounted {
 
 /// The same, served in this way.
 pub fn mounted_with(dir: tempfile::TempDir, options: Options, mount: &MountOptions) -> Mounted {
+    mounted_asking(dir, options, mount, Arc::new(Alone))
+}
+
+/// The same, with somebody who answers for Lento.
+pub fn mounted_asking(
+    dir: tempfile::TempDir,
+    options: Options,
+    mount: &MountOptions,
+    lento: Arc<dyn Upcalls>,
+) -> Mounted {
     assert!(rustix::process::geteuid().is_root(), "this test mounts a volume: run it as root");
     assert!(Path::new("/dev/fuse").exists(), "this test mounts a volume: /dev/fuse is missing");
     let cache = dir.path().join("cache");
     let mnt = dir.path().join("mnt");
     std::fs::create_dir(&cache).unwrap();
     std::fs::create_dir(&mnt).unwrap();
-    let (volume, unresolved) = Volume::open("test/mounted", &cache, options, Arc::new(Alone)).unwrap();
+    let (volume, unresolved) = Volume::open("test/mounted", &cache, options, lento).unwrap();
     assert!(unresolved.is_empty());
     let volume = Arc::new(volume);
     let (alive, watch) = mpsc::channel::<()>();
