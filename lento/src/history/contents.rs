@@ -20,23 +20,43 @@ use lento_core::history::Former;
 use lento_core::types::Hash;
 use std::fs::File;
 use std::io::Read;
+use std::io::Seek;
 use tokio::runtime::Handle;
 use tonic::Status;
 
 /// Bytes of one answer.
 const PIECE: usize = 256 << 10;
+/// Contents of one file, time and size among which the one that is meant is looked for.
+const ALIKE: u32 = 8;
 /// So many that nobody has taken yet.
 const PIECES: usize = 8;
 
 /// What is told and may have a content.
 pub(super) type Sought<'a> = Vec<&'a mut v1::Condition>;
 
-fn wanted(former: &Former) -> ContentOf {
+fn wanted(former: &Former, nth: u32) -> ContentOf {
     ContentOf {
+        nth,
         file: Some(convert::file_id(former.file)),
         mtime: Some(intermezzo_channel::v1::Time { sec: former.mtime.sec, nsec: former.mtime.nsec }),
         size: former.size,
     }
+}
+
+/// The one that is meant, of those that have its time and size: its hash tells, where it is known.
+fn one_of(files: Vec<File>, former: &Former) -> std::io::Result<Option<File>> {
+    let mut files = files.into_iter().peekable();
+    while let Some(mut file) = files.next() {
+        // The last one is looked at while it is sent.
+        let Some(hash) = former.hash.filter(|_| files.peek().is_some()) else { return Ok(Some(file)) };
+        let mut hasher = blake3::Hasher::new();
+        std::io::copy(&mut (&file).take(former.size), &mut hasher)?;
+        if hash == Hash(*hasher.finalize().as_bytes()) {
+            file.rewind()?;
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 impl Historian {
@@ -50,8 +70,10 @@ impl Historian {
         let mut sought: Vec<_> = contents.filter(|content| content.size > 0).collect();
         let mut contents = Vec::with_capacity(sought.len());
         for content in &sought {
-            contents
-                .push(wanted(&words::former(content).map_err(|error| Status::internal(error.to_string()))?));
+            contents.push(wanted(
+                &words::former(content).map_err(|error| Status::internal(error.to_string()))?,
+                0,
+            ));
         }
         if contents.is_empty() {
             return Ok(());
@@ -110,8 +132,10 @@ impl Historian {
             return Ok(());
         }
         let missing = || Status::not_found(format!("volume {}: this content is not kept", volume.name));
-        let (_, fds) = self.find(volume, vec![wanted(former)], true)?;
-        let mut file = File::from(fds.into_iter().next().ok_or_else(missing)?);
+        let several = (0..ALIKE).map(|nth| wanted(former, nth)).collect();
+        let (_, fds) = self.find(volume, several, true)?;
+        let files = fds.into_iter().map(File::from).collect();
+        let mut file = one_of(files, former).map_err(|error| stopped(volume, error))?.ok_or_else(missing)?;
         let mut hasher = blake3::Hasher::new();
         let mut left = former.size;
         let mut piece = vec![0; PIECE];

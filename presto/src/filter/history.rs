@@ -2,11 +2,15 @@
 //! to be changed in place.
 //!
 //! Owns `history/` beside the tree. A name there is `<record>-<ino>-<generation>`, for a copy with the time and size of the
-//! content behind it; nothing else is ever unlinked. The record is the newest one that had been begun: it only gives the order
+//! content and `+` its ctime behind it; nothing else is ever unlinked. The record is the newest one that had been begun: it only gives the order
 //! in which they go. A content is looked for by file, time and size, so that a power cut which takes records back does not
-//! give it to another file. Lento keeps the story and says from which record on it goes; space is counted here.
+//! give it to another file; there are several where somebody put the time back (their ctimes differ), and the hash tells which is
+//! meant. Lento keeps the story and says from which record on it goes; space is counted here.
+
+mod names;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -30,6 +34,8 @@ use crate::lower::Lower;
 use crate::lower::Stat;
 use crate::lower::reopen;
 use crate::lower::xattr::magic;
+use names::entry_name;
+use names::parse;
 
 /// One round of the sweep may take so long.
 const ROUND: Duration = Duration::from_millis(20);
@@ -73,13 +79,27 @@ impl Content {
     }
 }
 
+/// A content, and when the file was last touched while it had it: a time that is put back leaves that as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Was {
+    content: Content,
+    /// Not known of copies that an earlier presto has made.
+    ctime: Option<Time>,
+}
+
+impl Was {
+    fn of(file: FileId, attributes: &Attributes) -> Was {
+        Was { content: Content::of(file, attributes), ctime: Some(attributes.ctime) }
+    }
+}
+
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kept {
     /// The file itself, with its last content.
     Whole(FileId),
     /// A copy of an earlier one.
-    Copy(Content),
+    Copy(Was),
 }
 
 /// See the module.
@@ -99,11 +119,13 @@ struct State {
     /// Lento needs nothing of what records before this one ended.
     floor: Recno,
     known: BTreeMap<Kept, Recno>,
-    /// The same in the order in which they go, with the bytes of each.
-    order: BTreeMap<(Recno, Kept), u64>,
+    /// The same in the order in which they go, with the bytes of each; `None`: not looked at yet.
+    order: BTreeMap<(Recno, Kept), Option<u64>>,
+    /// How far those that an earlier run left are looked at; `None`: all of them are.
+    counting: Option<Bound<(Recno, Kept)>>,
     bytes: u64,
     /// The last copies of a file and when they were made, for those that are changed often.
-    last: BTreeMap<FileId, Vec<(Content, Instant)>>,
+    last: BTreeMap<FileId, Vec<(Was, Instant)>>,
 }
 
 /// What a file takes on the disk.
@@ -112,11 +134,36 @@ fn bytes_of(stat: &Stat) -> u64 {
 }
 
 impl State {
-    fn add(&mut self, kept: Kept, recno: Recno, bytes: u64) {
+    fn add(&mut self, kept: Kept, recno: Recno, bytes: Option<u64>) {
         self.remove(kept);
         self.known.insert(kept, recno);
         self.order.insert((recno, kept), bytes);
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.bytes = self.bytes.saturating_add(bytes.unwrap_or(0));
+    }
+
+    /// The next one of which the bytes are not known.
+    fn next_uncounted(&mut self) -> Option<Kept> {
+        let mut rest = self.order.range((self.counting?, Bound::Unbounded));
+        let next = rest.find(|(_, bytes)| bytes.is_none()).map(|(turn, _)| *turn);
+        self.counting = next.map(Bound::Excluded);
+        next.map(|(_, kept)| kept)
+    }
+
+    fn counted(&mut self, kept: Kept, found: u64) {
+        let Some(recno) = self.known.get(&kept) else { return };
+        if let Some(bytes @ None) = self.order.get_mut(&(*recno, kept)) {
+            *bytes = Some(found);
+            self.bytes = self.bytes.saturating_add(found);
+        }
+    }
+
+    /// Copies of this content, the newest first.
+    fn copies(&self, content: Content) -> Vec<(Recno, Kept)> {
+        let latest = Some(Time { sec: i64::MAX, nsec: u32::MAX });
+        let [from, to] = [None, latest].map(|ctime| Kept::Copy(Was { content, ctime }));
+        let mut copies: Vec<_> = self.known.range(from..=to).map(|(kept, recno)| (*recno, *kept)).collect();
+        copies.sort_unstable_by(|one, other| other.cmp(one));
+        copies
     }
 
     fn remove(&mut self, kept: Kept) {
@@ -127,7 +174,7 @@ impl State {
     /// It stays, and has no turn to go any more.
     fn give_up(&mut self, kept: Kept) {
         let turn = self.known.get(&kept).map(|recno| (*recno, kept));
-        let bytes = turn.and_then(|turn| self.order.remove(&turn)).unwrap_or_default();
+        let bytes = turn.and_then(|turn| self.order.remove(&turn)).flatten().unwrap_or_default();
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
@@ -139,13 +186,14 @@ impl State {
     }
 
     /// Notes a copy of this file; the one that is not worth keeping beside it.
-    fn copied(&mut self, content: Content) -> Option<Content> {
-        if self.last.len() >= REMEMBERED && !self.last.contains_key(&content.file) {
+    fn copied(&mut self, was: Was) -> Option<Was> {
+        let file = was.content.file;
+        if self.last.len() >= REMEMBERED && !self.last.contains_key(&file) {
             self.last.pop_first();
         }
         let now = Instant::now();
-        let last = self.last.entry(content.file).or_default();
-        last.push((content, now));
+        let last = self.last.entry(file).or_default();
+        last.push((was, now));
         let [.., (_, before), (middle, _), _] = last.as_slice() else { return None };
         let needless = (now.duration_since(*before) < OFTEN).then_some(*middle);
         let at = last.len() - if needless.is_some() { 2 } else { 3 };
@@ -155,19 +203,23 @@ impl State {
 }
 
 impl History {
-    /// Knows what an earlier run left there. A file that has a name in the tree as well was not removed after all.
-    pub fn open(lower: &Lower) -> Result<History, Errno> {
-        let mut state = State::default();
+    /// Knows what an earlier run left there, by the names alone: how much each takes is looked at later. Those that an
+    /// operation had put there which was cut short (`is_doubtful` by the record) are looked at now: a file that has a name in the
+    /// tree as well was not removed after all.
+    pub fn open(lower: &Lower, is_doubtful: impl Fn(Recno) -> bool) -> Result<History, Errno> {
+        let mut state = State { counting: Some(Bound::Unbounded), ..State::default() };
         for entry in rustix::fs::Dir::read_from(lower.history())? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             let Some((recno, kept)) = parse(name) else { continue };
-            let stat = Stat::at(lower.history(), name)?;
-            if matches!(kept, Kept::Whole(_)) && stat.attributes.nlink > 1 {
+            if matches!(kept, Kept::Whole(_))
+                && is_doubtful(recno)
+                && Stat::at(lower.history(), name)?.attributes.nlink > 1
+            {
                 rustix::fs::unlinkat(lower.history(), name, AtFlags::empty())?;
                 continue;
             }
-            state.add(kept, recno, bytes_of(&stat));
+            state.add(kept, recno, None);
         }
         let any = AtomicBool::new(!state.known.is_empty());
         Ok(History { any, state: Mutex::new(state), ..History::default() })
@@ -197,7 +249,7 @@ impl History {
         self.any.load(Ordering::Acquire) && self.state.lock().known.contains_key(&Kept::Whole(id))
     }
 
-    /// How many contents are kept, and their bytes on the disk.
+    /// How many contents are kept, and their bytes on the disk, as far as they are counted since the start.
     #[must_use]
     pub fn usage(&self) -> (usize, u64) {
         let state = self.state.lock();
@@ -242,14 +294,8 @@ impl History {
     }
 
     /// A copy of what the file holds, which is about to be changed in place. `Ok(false)`: it is too long for that.
-    fn keep_copy(
-        &self,
-        lower: &Lower,
-        file: impl AsFd,
-        content: Content,
-        after: Recno,
-    ) -> Result<bool, Errno> {
-        let kept = Kept::Copy(content);
+    fn keep_copy(&self, lower: &Lower, file: impl AsFd, was: Was, after: Recno) -> Result<bool, Errno> {
+        let (kept, content) = (Kept::Copy(was), was.content);
         let longest = {
             let state = self.state.lock();
             let Some(keep) = state.keep else { return Ok(false) };
@@ -274,33 +320,41 @@ impl History {
             Err(errno) => return Err(errno),
         }
         self.add(kept, after, &Stat::of(&to)?);
-        let needless = self.state.lock().copied(content);
+        let needless = self.state.lock().copied(was);
         needless.map_or(Ok(()), |needless| self.drop_one(lower, Kept::Copy(needless)))?;
         Ok(true)
     }
 
     /// Nobody writes to the file any more, and this is its content. A copy of just that is good for nothing.
-    pub(super) fn not_changed(&self, lower: &Lower, content: Content, now: Time) -> Result<(), Errno> {
-        if now.sec.saturating_sub(content.mtime.sec) <= YOUNG {
+    fn not_changed(&self, lower: &Lower, was: Was, now: Time) -> Result<(), Errno> {
+        if now.sec.saturating_sub(was.content.mtime.sec) <= YOUNG {
             return Ok(());
         }
-        if let Some(last) = self.state.lock().last.get_mut(&content.file) {
-            last.retain(|(known, _)| *known != content);
+        if let Some(last) = self.state.lock().last.get_mut(&was.content.file) {
+            last.retain(|(known, _)| *known != was);
         }
-        self.drop_one(lower, Kept::Copy(content))
+        self.drop_one(lower, Kept::Copy(was))
     }
 
-    /// Opens a content for reading, wherever it is: a copy, the file itself here, or in the tree if that still holds it.
-    pub fn find(&self, lower: &Lower, content: Content) -> Result<Option<OwnedFd>, Errno> {
-        let copy = Kept::Copy(content);
+    /// Opens a content for reading, wherever it is: a copy, the file itself here, or in the tree if that still holds it. What
+    /// seems to be it may be several; `nth` of them.
+    pub fn find(&self, lower: &Lower, content: Content, nth: usize) -> Result<Option<OwnedFd>, Errno> {
         let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let at = self.state.lock().known.get(&copy).copied();
-        if let Some(recno) = at {
+        let mut before = 0;
+        let copies = self.state.lock().copies(content);
+        for (recno, copy) in copies {
+            if before < nth {
+                before += 1;
+                continue;
+            }
             match rustix::fs::openat(lower.history(), entry_name(recno, copy), flags, Mode::empty()) {
                 Ok(fd) => return Ok(Some(fd)),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
+        }
+        if before < nth {
+            return Ok(None);
         }
         let there = |stat: Stat| stat.is_file() && Content::of(content.file, &stat.attributes) == content;
         match lower.stat(content.file) {
@@ -331,6 +385,11 @@ impl History {
         }
         self.short.store(is_short, Ordering::Release);
         let until = Instant::now() + ROUND;
+        while Instant::now() < until
+            && let Some(kept) = self.uncounted()
+        {
+            self.count(lower, kept)?;
+        }
         while Instant::now() < until {
             let Some(kept) = self.state.lock().due(is_short) else { return Ok(false) };
             if let Err(errno) = self.drop_one(lower, kept) {
@@ -343,8 +402,32 @@ impl History {
         Ok(true)
     }
 
+    fn uncounted(&self) -> Option<Kept> {
+        self.state.lock().next_uncounted()
+    }
+
+    /// Looks at one that an earlier run left.
+    fn count(&self, lower: &Lower, kept: Kept) -> Result<(), Errno> {
+        let Some(recno) = self.state.lock().known.get(&kept).copied() else { return Ok(()) };
+        match Stat::at(lower.history(), entry_name(recno, kept).as_bytes()) {
+            // Its removal had failed, and so had taking this name away.
+            Ok(stat) if matches!(kept, Kept::Whole(_)) && stat.attributes.nlink > 1 => {
+                self.drop_one(lower, kept)
+            }
+            Ok(stat) => {
+                self.state.lock().counted(kept, bytes_of(&stat));
+                Ok(())
+            }
+            Err(Errno::NOENT) => {
+                self.state.lock().remove(kept);
+                Ok(())
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
     fn add(&self, kept: Kept, after: Recno, stat: &Stat) {
-        self.state.lock().add(kept, after, bytes_of(stat));
+        self.state.lock().add(kept, after, Some(bytes_of(stat)));
         self.any.store(true, Ordering::Release);
     }
 
@@ -404,18 +487,18 @@ impl Volume {
         if !self.keeps_history_of(stat) || self.is_removed(id, stat) || is_open() {
             return;
         }
-        let content = Content::of(id, &stat.attributes);
+        let was = Was::of(id, &stat.attributes);
         let kept = self.is_local(&file).and_then(|local| {
             if local {
                 Ok(true)
             } else {
-                self.history.keep_copy(&self.lower, &file, content, self.journal.begun())
+                self.history.keep_copy(&self.lower, &file, was, self.journal.begun())
             }
         });
         match kept {
             Ok(true) => {}
             Ok(false) => {
-                tracing::debug!(target: "history", volume = self.name, object = %id, size = content.size,
+                tracing::debug!(target: "history", volume = self.name, object = %id, size = was.content.size,
                 "too long to be copied: what it holds now is not kept")
             }
             Err(errno) => tracing::warn!(target: "history", volume = self.name, object = %id, %errno,
@@ -429,7 +512,7 @@ impl Volume {
             return;
         }
         let left = self.lower.stat(id).and_then(|stat| {
-            self.history.not_changed(&self.lower, Content::of(id, &stat.attributes), super::now())
+            self.history.not_changed(&self.lower, Was::of(id, &stat.attributes), super::now())
         });
         if let Err(errno) = left
             && !matches!(errno, Errno::STALE | Errno::NOENT)
@@ -453,72 +536,34 @@ fn copy(from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-fn entry_name(after: Recno, kept: Kept) -> String {
-    match kept {
-        Kept::Whole(id) => format!("{:016x}-{}-{}", after.0, id.ino, id.generation),
-        Kept::Copy(Content { file, mtime, size }) => {
-            format!("{:016x}-{}-{}-{}.{}-{size}", after.0, file.ino, file.generation, mtime.sec, mtime.nsec)
-        }
-    }
-}
-
-fn parse(name: &[u8]) -> Option<(Recno, Kept)> {
-    let name = std::str::from_utf8(name).ok()?;
-    let mut parts = name.splitn(4, '-');
-    let after = Recno(u64::from_str_radix(parts.next()?, 16).ok()?);
-    let file = FileId { ino: parts.next()?.parse().ok()?, generation: parts.next()?.parse().ok()? };
-    let kept = match parts.next() {
-        None => Kept::Whole(file),
-        Some(rest) => {
-            // A time before 1970 has a minus of its own.
-            let (time, size) = rest.rsplit_once('-')?;
-            let (sec, nsec) = time.split_once('.')?;
-            let mtime = Time { sec: sec.parse().ok()?, nsec: nsec.parse().ok()? };
-            Kept::Copy(Content { file, mtime, size: size.parse().ok()? })
-        }
-    };
-    (entry_name(after, kept) == name).then_some((after, kept))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn content(ino: u64, sec: i64) -> Content {
-        Content { file: FileId { ino, generation: 1 }, mtime: Time { sec, nsec: 7 }, size: 3 }
-    }
-
-    #[test]
-    fn a_name_says_what_is_kept_and_no_other_one_does() {
-        for kept in [Kept::Whole(content(1, 0).file), Kept::Copy(content(1, 5)), Kept::Copy(content(1, -5))] {
-            let name = entry_name(Recno(77), kept);
-            assert_eq!(parse(name.as_bytes()), Some((Recno(77), kept)), "{name}");
-        }
-        for other in ["", "4d-1-1", "000000000000004d-01-1", "000000000000004d-1-1-5.7", "000000000000004d-1"]
-        {
-            assert_eq!(parse(other.as_bytes()), None, "{other}");
-        }
+    fn was(ino: u64, sec: i64) -> Was {
+        let content = Content { file: FileId { ino, generation: 1 }, mtime: Time { sec, nsec: 7 }, size: 3 };
+        Was { content, ctime: Some(Time { sec: sec - 1, nsec: 9 }) }
     }
 
     #[test]
     fn of_many_copies_the_newest_stays_and_one_for_a_while() {
         let mut state = State::default();
-        assert_eq!(state.copied(content(1, 1)), None);
-        assert_eq!(state.copied(content(1, 2)), None);
-        assert_eq!(state.copied(content(1, 3)), Some(content(1, 2)));
-        assert_eq!(state.copied(content(2, 9)), None, "another file");
-        assert_eq!(state.copied(content(1, 4)), Some(content(1, 3)));
+        assert_eq!(state.copied(was(1, 1)), None);
+        assert_eq!(state.copied(was(1, 2)), None);
+        assert_eq!(state.copied(was(1, 3)), Some(was(1, 2)));
+        assert_eq!(state.copied(was(2, 9)), None, "another file");
+        assert_eq!(state.copied(was(1, 4)), Some(was(1, 3)));
     }
 
     #[test]
     fn the_oldest_goes_first_and_only_what_must() {
         let whole = |ino| Kept::Whole(FileId { ino, generation: 1 });
         let mut state = State { keep: Some(Keep { bytes: 10, copy: 0 }), ..State::default() };
-        state.add(whole(1), Recno(5), 4);
-        state.add(whole(2), Recno(3), 4);
+        state.add(whole(1), Recno(5), Some(4));
+        state.add(whole(2), Recno(3), Some(4));
         assert_eq!(state.due(false), None);
         assert_eq!(state.due(true), Some(whole(2)), "the disk is short");
-        state.add(whole(3), Recno(9), 4);
+        state.add(whole(3), Recno(9), Some(4));
         assert_eq!(state.due(false), Some(whole(2)));
         state.remove(whole(2));
         assert_eq!((state.due(false), state.bytes), (None, 8));
@@ -527,5 +572,23 @@ mod tests {
         state.keep = None;
         state.remove(whole(1));
         assert_eq!(state.due(false), Some(whole(3)), "nothing is wanted any more");
+    }
+
+    #[test]
+    fn what_was_left_is_counted_bit_by_bit_and_only_once() {
+        let whole = |ino| Kept::Whole(FileId { ino, generation: 1 });
+        let mut state = State { counting: Some(Bound::Unbounded), ..State::default() };
+        for (ino, recno) in [(1, 5), (2, 3), (3, 9)] {
+            state.add(whole(ino), Recno(recno), None);
+        }
+        assert_eq!(state.next_uncounted(), Some(whole(2)));
+        state.counted(whole(2), 7);
+        state.counted(whole(2), 7);
+        state.add(whole(4), Recno(6), Some(1));
+        state.remove(whole(1));
+        assert_eq!(state.next_uncounted(), Some(whole(3)));
+        state.counted(whole(3), 2);
+        assert_eq!((state.next_uncounted(), state.bytes), (None, 10));
+        assert_eq!(state.next_uncounted(), None);
     }
 }

@@ -245,7 +245,6 @@ impl Volume {
             .map_err(|source| OpenError::Lower { volume: volume(), source })?;
         let left = |errno| OpenError::Left { volume: volume(), path: cache.display().to_string(), errno };
         let limbo = Limbo::open(&lower).map_err(left)?;
-        let history = History::open(&lower).map_err(left)?;
         let locals = Locals::open(&lower, options.exclude).map_err(left)?;
         let (writers, interrupted) = Writers::open(&lower).map_err(left)?;
         let (journal, unresolved) =
@@ -256,6 +255,10 @@ impl Volume {
             lower,
             journal,
             locks: Locks::default(),
+        // What a kill cut short began with the oldest of these or later; a power cut may have taken anything.
+        let oldest = unresolved.first().map_or(journal.begun().next(), |record| record.recno);
+        let unclean = journal.unclean_boot();
+        let history = History::open(&lower, |recno| unclean || recno >= oldest).map_err(left)?;
             touched: Touched::default(),
             replayed: Touched::default(),
             writers,

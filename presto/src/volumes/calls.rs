@@ -105,7 +105,7 @@ impl Running {
             };
             let file = of.file.as_ref().map(convert::file_id).unwrap_or_default();
             let content = Content { file, mtime, size: of.size };
-            match self.volume.history.find(&self.volume.lower, content) {
+            match self.volume.history.find(&self.volume.lower, content, of.nth as usize) {
                 Ok(there) => {
                     found.push(there.is_some());
                     fds.extend(there.filter(|_| find.open));

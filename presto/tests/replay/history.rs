@@ -39,7 +39,15 @@ impl Was {
     fn of(self) -> v1::ContentOf {
         let Was(file, mtime, size) = self;
         let file = Some(v1::FileId { ino: file.ino, generation: file.generation });
-        v1::ContentOf { file, mtime: Some(mtime), size }
+        v1::ContentOf { file, mtime: Some(mtime), size, nth: 0 }
+    }
+
+    /// All that presto takes for it.
+    fn all(self, w: &World) -> Vec<String> {
+        let contents = (0..4).map(|nth| v1::ContentOf { nth, ..self.of() }).collect();
+        let reply = w.call(Body::FindContents(v1::FindContents { contents, open: true }));
+        let text = |fd| std::io::read_to_string(std::fs::File::from(fd)).unwrap();
+        reply.fds.into_iter().map(text).collect()
     }
 
     /// What presto gives for it.
@@ -166,6 +174,44 @@ fn who_opens_and_writes_nothing_leaves_no_copy() {
     assert_eq!(kept(&w), 1, "he might");
     w.close(&handle);
     assert_eq!(kept(&w), 0);
+}
+
+#[test]
+fn a_time_that_is_put_back_hides_no_change() {
+    let w = keeping();
+    let at = presto::filter::SetTime::At(intermezzo_kml::record::Time { sec: 1000, nsec: 0 });
+    let put_back = || {
+        w.volume.setattr(user(), w.id("f"), &Changes { mtime: Some(at), ..Changes::default() }).unwrap();
+    };
+    w.save("f", "one");
+    put_back();
+    let was = Was::at(&w, "f");
+    for text in ["two", "six"] {
+        let handle = w.open("f");
+        w.write(&handle, text);
+        put_back();
+        w.close(&handle);
+    }
+    assert_eq!(Was::at(&w, "f").1, was.1);
+    assert_eq!(was.all(&w), ["two", "one", "six"], "the newest copy first, what is in the tree last");
+}
+
+#[test]
+fn a_start_knows_what_is_kept_and_counts_its_bytes_later() {
+    let w = keeping();
+    for name in ["a", "b", "c"] {
+        w.save(name, &"x".repeat(9000));
+        unlink(&w, name);
+    }
+    let (count, bytes) = w.volume.history.usage();
+    assert!(count == 3 && bytes >= 3 * 9000, "{count} {bytes}");
+    let w = w.restart(|_| {});
+    assert_eq!(w.volume.history.usage(), (3, 0));
+    // Gone meanwhile, by whatever hand.
+    let gone = std::fs::read_dir(w.home.join("history")).unwrap().next().unwrap().unwrap();
+    std::fs::remove_file(gone.path()).unwrap();
+    w.volume.history.sweep(&w.volume.lower).unwrap();
+    assert_eq!(w.volume.history.usage(), (2, bytes / 3 * 2));
 }
 
 #[test]
