@@ -95,6 +95,7 @@ impl Volume {
         self.update(caller, |told| {
             let file = self.object(id)?;
             let _held = self.locks.lock(&[id]);
+            self.stop_filling(id)?;
             let before = Stat::of(&file)?;
             let mut intent = Volume::intent(Opcode::Setattr, caller);
             intent.object = id;
@@ -232,6 +233,7 @@ impl Volume {
         self.update(caller, |told| {
             let file = self.object(id)?;
             let _held = self.locks.lock(&[id]);
+            self.stop_filling(id)?;
             let before = Stat::of(&file)?;
             self.refuse_taken(id, &before)?;
             self.refuse_unfinished(id)?;

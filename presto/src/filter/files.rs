@@ -203,6 +203,7 @@ impl Volume {
             Some(file) => file,
             None => Arc::new(OpenFile::new(id, self.lower.path_fd(id)?)),
         };
+        self.stop_filling(id)?;
         let read_at = now();
         let stat = Stat::of(&*file)?;
         is_regular(&stat)?;

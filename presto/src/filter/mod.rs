@@ -10,6 +10,7 @@ mod dirs;
 mod durable;
 mod faults;
 mod files;
+mod filling;
 mod found;
 pub mod history;
 mod ledger;
@@ -62,6 +63,8 @@ pub use faults::Fault;
 pub use files::Handle;
 pub use files::Object;
 pub use files::Seek;
+pub use filling::Before;
+pub use filling::Filling;
 pub(crate) use found::Found;
 pub use history::History;
 pub use limbo::Limbo;
@@ -76,10 +79,10 @@ pub use notifier::Notice;
 pub use notifier::Notifier;
 pub use open_files::Files;
 pub use open_files::OpenFile;
+pub(crate) use permit::ELSEWHERE;
 pub use permit::Permit;
 pub use quota::Limits;
 pub use quota::Quota;
-pub(crate) use permit::ELSEWHERE;
 pub use quota::Usage;
 pub use read::Entry;
 pub use rename::Place;
@@ -185,6 +188,8 @@ pub struct Volume {
     pub taken: Taken,
     /// Files that others' updates have overwritten in part.
     pub unfinished: Unfinished,
+    /// Files into which a content is being copied.
+    pub filling: Filling,
     /// Open directories.
     pub streams: Streams,
     /// Contents waiting for a verdict.
@@ -250,15 +255,15 @@ impl Volume {
         let (journal, unresolved) =
             kml::Journal::open(Arc::new(kml::fs::Os), &cache.join("kml"), options.journal)
                 .map_err(|source| OpenError::Journal { volume: volume(), source })?;
+        // What a kill cut short began with the oldest of these or later; a power cut may have taken anything.
+        let oldest = unresolved.first().map_or(journal.begun().next(), |record| record.recno);
+        let unclean = journal.unclean_boot();
+        let history = History::open(&lower, |recno| unclean || recno >= oldest).map_err(left)?;
         let opened = Volume {
             name: volume(),
             lower,
             journal,
             locks: Locks::default(),
-        // What a kill cut short began with the oldest of these or later; a power cut may have taken anything.
-        let oldest = unresolved.first().map_or(journal.begun().next(), |record| record.recno);
-        let unclean = journal.unclean_boot();
-        let history = History::open(&lower, |recno| unclean || recno >= oldest).map_err(left)?;
             touched: Touched::default(),
             replayed: Touched::default(),
             writers,
@@ -269,6 +274,7 @@ impl Volume {
             files: Files::default(),
             taken: Taken::default(),
             unfinished: Unfinished::default(),
+            filling: Filling::default(),
             streams: Streams::default(),
             limbo,
             history,

@@ -108,6 +108,9 @@ impl Volume {
         if stat.is_file() && self.is_aside(id) {
             stat.attributes.nlink = stat.attributes.nlink.saturating_sub(1);
         }
+        if let Some(mtime) = self.filling.mtime(id) {
+            stat.attributes.mtime = mtime;
+        }
         if id == self.lower.root() && self.lower.source.is_some() && stat.attributes.nlink > 2 {
             stat.attributes.nlink -= 1; // The hidden directory's `..`.
         }

@@ -5,8 +5,13 @@
 
 use std::os::fd::AsFd;
 
+use intermezzo_kml::record::Time;
+use rustix::fs::AtFlags;
 use rustix::fs::FallocateFlags;
 use rustix::fs::OFlags;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
+use rustix::fs::UTIME_OMIT;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
@@ -40,6 +45,14 @@ pub fn take_mark(fd: impl AsFd) -> Result<(), Errno> {
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
         result => result,
     }
+}
+
+/// Sets the modification time.
+pub fn set_mtime(fd: impl AsFd, mtime: Time) -> Result<(), Errno> {
+    let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let mtime = Timespec { tv_sec: mtime.sec, tv_nsec: mtime.nsec.into() };
+    let times = Timestamps { last_access: keep, last_modification: mtime };
+    rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH)
 }
 
 /// Gives the space of a file back. It is as large as before, and its times are others.

@@ -16,7 +16,7 @@ use intermezzo_kml::record::{Attributes, FileId, Flags, Intent, Opcode, OriginKi
 use intermezzo_kml::{Class, KmlError, Reader};
 use rustix::io::Errno;
 
-use crate::filter::{self, Volume};
+use crate::filter::{self, Before, Volume};
 use crate::replay::Replayer;
 use crate::replay::lml::{Damaged, InPlace, Interrupted, Lml, held_name};
 use crate::replay::stage;
@@ -216,6 +216,7 @@ impl Recovery<'_> {
         for found in found {
             match found {
                 Interrupted::Whole(entry) => self.redo(entry, &mut in_places),
+                Interrupted::Fill(file, before) => self.as_before(file, before)?,
                 Interrupted::Damaged(damaged) => {
                     tracing::error!(target: "recovery", volume = self.volume.name, entry = damaged.entry(),
                         file = %damaged.object, reason = damaged.reason,
@@ -226,6 +227,24 @@ impl Recovery<'_> {
             }
         }
         Ok(in_places)
+    }
+
+    /// Nothing of a content that was on its way stays in its file.
+    fn as_before(&self, file: FileId, before: Option<Before>) -> Result<(), RecoveryError> {
+        let failed =
+            |errno| self.lower(format!("take back what had come of the content of file {file}"), errno);
+        let before = match before {
+            Some(before) => before,
+            None => {
+                tracing::error!(target: "recovery", volume = self.volume.name, %file,
+                    "a note of the LML is damaged: the file that it is about may show another time than it has");
+                let mtime =
+                    self.volume.lower.stat(file).map(|stat| stat.attributes.mtime).unwrap_or_default();
+                Before { mtime, capability: None }
+            }
+        };
+        self.volume.as_before(file, &before).map_err(failed)?;
+        self.replayer.lml().end_fill(file).map_err(failed)
     }
 
     /// Removes what the entries have told, after it is journaled; those that cannot be finished now stay. Names what must

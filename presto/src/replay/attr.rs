@@ -23,6 +23,7 @@ impl Replayer {
         let file = self.find(file)?;
         let volume = &self.volume;
         let _held = volume.locks.lock(&[file]);
+        volume.stop_filling(file)?;
         self.refuse_unfinished(file)?;
         self.untouched(since, &[], &[file])?;
         let stat = self.present(file)?;
@@ -58,6 +59,7 @@ impl Replayer {
         let file = self.find(file)?;
         let volume = &self.volume;
         let _held = volume.locks.lock(&[file]);
+        volume.stop_filling(file)?;
         self.refuse_unfinished(file)?;
         self.untouched(since, &[], &[file])?;
         let stat = self.present(file)?;

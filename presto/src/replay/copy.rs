@@ -104,25 +104,51 @@ pub(super) fn checksum(file: &File, size: u64) -> Result<u32, Errno> {
 
 /// Replaces the bytes of one file by those of another, which has `size` of them, and makes them durable. Can be repeated.
 pub(super) fn copy(from: &File, to: &File, size: u64) -> Result<(), Errno> {
+    copy_by(from, to, size, |step| step())
+}
+
+/// The same by steps, each of which `step` runs; where the file system can, both share the blocks. The source is made durable
+/// first, so that what follows is short there.
+pub(super) fn by_steps(
+    from: &File,
+    to: &File,
+    size: u64,
+    step: impl Fn(&mut dyn FnMut() -> Result<(), Errno>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    from.sync_data().map_err(errno_of)?;
+    match step(&mut || rustix::fs::ioctl_ficlone(to, from)) {
+        Ok(()) => to.sync_all().map_err(errno_of),
+        Err(errno @ (Errno::STALE | Errno::NOTCONN)) => Err(errno),
+        Err(_) => copy_by(from, to, size, step),
+    }
+}
+
+fn copy_by(
+    from: &File,
+    to: &File,
+    size: u64,
+    step: impl Fn(&mut dyn FnMut() -> Result<(), Errno>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     // What may lack space comes first: the old bytes are whole as long as that may fail.
     for range in data(from, 0..size) {
-        allocate(to, range?)?;
+        let range = range?;
+        step(&mut || allocate(to, range.clone()))?;
     }
-    to.set_len(size).map_err(errno_of)?;
+    step(&mut || to.set_len(size).map_err(errno_of))?;
     let mut buffer = vec![0; COPY];
     let mut at = 0;
     for range in data(from, 0..size) {
         let range = range?;
-        zero(to, at..range.start)?;
+        step(&mut || zero(to, at..range.start))?;
         at = range.start;
         while at < range.end {
             let part = part(&mut buffer, range.end - at)?;
             from.read_exact_at(part, at).map_err(errno_of)?;
-            to.write_all_at(part, at).map_err(errno_of)?;
+            step(&mut || to.write_all_at(part, at).map_err(errno_of))?;
             at += part.len() as u64;
         }
     }
-    zero(to, at..size)?;
+    step(&mut || zero(to, at..size))?;
     to.sync_all().map_err(errno_of)
 }
 

@@ -125,6 +125,7 @@ impl Replayer {
 
     /// Tries to finish what could not be finished before.
     pub(crate) fn finish_left(&self) {
+        self.look_ahead();
         let now = Instant::now();
         let due: Vec<FileId> = {
             let unfinished = self.unfinished.lock();

@@ -41,6 +41,7 @@ impl Replayer {
         let (file, dir, name) = (self.find(file)?, self.find(at.dir)?, at.name.as_slice());
         let volume = &self.volume;
         let _held = volume.locks.lock(&[file, dir]);
+        volume.stop_filling(file)?;
         let parent = self.parent(dir, item.parent_mtime)?;
         self.untouched(since, &[(dir, name)], &[file])?;
         if volume.lower.find(&*volume.lower.dir(dir)?, name)? != Some(file) {

@@ -16,12 +16,15 @@ use serde::{Deserialize, Serialize};
 use super::attr::set_attributes;
 use super::copy;
 use super::plan::Give;
+use crate::filter::Before;
 use crate::lower::{Lower, Stat, errno_of};
 
 /// Names in stage/ of contents that entries speak of. Lento's never look so.
 pub(crate) const HELD: &str = "lml.";
 /// End of the name of an entry that is damaged and was dealt with. People may look at it and remove it.
 const DAMAGED: &str = ".damaged";
+/// Beginning of the name of a note about a content that comes into a file which lacks it.
+const FILL: &str = "fill.";
 /// End of the name of an entry that is being written.
 const NEW: &str = ".new";
 
@@ -88,7 +91,7 @@ impl InPlace {
 
     fn encode(&self) -> Result<String, Errno> {
         let text = serde_json::to_string(self).map_err(|_| Errno::INVAL)?;
-        Ok(format!("{text}\n{:08x}\n", crc32c::crc32c(text.as_bytes())))
+        Ok(checked(&text))
     }
 
     /// The reason says where it is wrong.
@@ -108,9 +111,22 @@ impl InPlace {
     }
 }
 
+/// What a file was like before a content began to come into it.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    mtime: (i64, u32),
+    capability: Option<Vec<u8>>,
+}
+
+fn checked(text: &str) -> String {
+    format!("{text}\n{:08x}\n", crc32c::crc32c(text.as_bytes()))
+}
+
 /// What an earlier presto left in lml/.
 #[derive(Debug)]
 pub enum Interrupted {
+    /// A content was on its way into this file, which was so before; `None`: the note does not say, since it is damaged.
+    Fill(FileId, Option<Before>),
     /// Can be finished, as far as the entry tells.
     Whole(InPlace),
     /// Cannot: which file it was about, and no more.
@@ -165,23 +181,42 @@ impl Lml {
     pub(super) fn begin(&self, entry: &InPlace, lower: &Lower) -> Result<(), Errno> {
         rustix::fs::fsync(source(entry, lower)?)?;
         rustix::fs::fsync(lower.stage())?;
-        let name = name(entry.object());
+        self.write(&name(entry.object()), &entry.encode()?)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), Errno> {
         let temporary = format!("{name}{NEW}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let written = rustix::fs::openat(&self.dir, &temporary, flags, Mode::from_raw_mode(0o600))
             .map(File::from)
             .and_then(|mut file| {
-                file.write_all(entry.encode()?.as_bytes()).map_err(errno_of)?;
+                file.write_all(text.as_bytes()).map_err(errno_of)?;
                 rustix::fs::fsync(&file)?;
-                rustix::fs::renameat(&self.dir, &temporary, &self.dir, &name)
+                rustix::fs::renameat(&self.dir, &temporary, &self.dir, name)
             });
         if let Err(errno) = written {
             let _ = rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty());
             return Err(errno);
         }
         rustix::fs::fsync(&self.dir).inspect_err(|_| {
-            let _ = self.end(entry.object());
+            let _ = self.remove(name);
         })
+    }
+
+    /// Durable before the first byte of a content comes into this file.
+    pub(super) fn begin_fill(&self, file: FileId, before: &Before) -> Result<(), Errno> {
+        let mtime = (before.mtime.sec, before.mtime.nsec);
+        let note = Note { mtime, capability: before.capability.clone() };
+        let text = serde_json::to_string(&note).map_err(|_| Errno::INVAL)?;
+        self.write(&format!("{FILL}{}", name(file)), &checked(&text))
+    }
+
+    /// The content is whole, or the file is as it was.
+    ///
+    /// # Errors
+    /// The kernel's; the note stands then.
+    pub fn end_fill(&self, file: FileId) -> Result<(), Errno> {
+        self.remove(&format!("{FILL}{}", name(file)))
     }
 
     /// Whether there is an entry for this object, or may be.
@@ -193,7 +228,11 @@ impl Lml {
 
     /// The content is whole.
     fn end(&self, object: FileId) -> Result<(), Errno> {
-        match rustix::fs::unlinkat(&self.dir, name(object), AtFlags::empty()) {
+        self.remove(&name(object))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Errno> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
@@ -227,6 +266,9 @@ impl Lml {
     fn entry(&self, name: &str) -> Result<Interrupted, Unreadable> {
         let bytes =
             self.read(name).map_err(|errno| Unreadable { what: format!("read lml/{name}"), errno })?;
+        if let Some(file) = name.strip_prefix(FILL).and_then(parse) {
+            return Ok(Interrupted::Fill(file, note(&bytes)));
+        }
         let damaged = |object, reason| Damaged { object, reason, name: name.to_owned() };
         match (InPlace::decode(&bytes), parse(name)) {
             (Ok(entry), Some(object)) if entry.object() == object => Ok(Interrupted::Whole(entry)),
@@ -329,6 +371,14 @@ fn source(entry: &InPlace, lower: &Lower) -> Result<File, Errno> {
     let (id, stat) = (lower.identify(&file)?, Stat::of(&file)?);
     let same = (id.ino, id.generation) == entry.staged_file && stat.attributes.size == entry.size;
     if same && stat.is_file() { Ok(file) } else { Err(Errno::STALE) }
+}
+
+/// `None`: it is damaged.
+fn note(bytes: &[u8]) -> Option<Before> {
+    let text = std::str::from_utf8(bytes).ok()?.lines().next()?;
+    let note: Note = serde_json::from_str(text).ok().filter(|_| checked(text).as_bytes() == bytes)?;
+    let (sec, nsec) = note.mtime;
+    (nsec < 1_000_000_000).then_some(Before { mtime: Time { sec, nsec }, capability: note.capability })
 }
 
 fn name(object: FileId) -> String {

@@ -3,6 +3,7 @@
 //! Owns the order of a batch and the words of its answers. What an item does is in the file of its operation. Nothing
 //! here waits for Lento or for a kernel cache.
 
+mod ahead;
 mod apply;
 mod attr;
 mod build;
@@ -32,6 +33,7 @@ use rustix::io::Errno;
 
 use crate::channel::convert;
 use crate::filter::Volume;
+use ahead::Ahead;
 pub(crate) use apply::times;
 pub(crate) use attr::get_xattr;
 use in_place::Unfinished;
@@ -102,6 +104,8 @@ pub struct Replayer {
     versions: Mutex<Versions>,
     /// Overwritings in place that the disk has stopped in the middle.
     unfinished: Mutex<BTreeMap<FileId, Unfinished>>,
+    /// Contents that come before their records.
+    ahead: Ahead,
 }
 
 impl Replayer {
@@ -117,6 +121,7 @@ impl Replayer {
             tags: Mutex::default(),
             versions: Mutex::default(),
             unfinished: Mutex::default(),
+            ahead: Ahead::default(),
         })
     }
 
@@ -158,16 +163,16 @@ impl Replayer {
     }
 
     fn item(&self, item: &Item, since: Recno) -> Result<Applied, Stop> {
-        let applied = match &item.op {
-            Op::Make { at, give, symlink, content, xattrs } => {
-                self.make(item, since, at, &make::What { give, symlink, content: content.as_ref(), xattrs })
-            }
-            Op::Link { file, at } => self.link(item, since, *file, at),
         let changes = !matches!(item.op, Op::Fill { .. } | Op::Noop);
         if changes && self.volume.marks.lento_read_only.is_on() {
             let text = "this node's Lento may not change the volume (lentoAccess: ReadOnly)".to_owned();
             return Err(Stop::Refused(Errno::ROFS, text));
         }
+        let applied = match &item.op {
+            Op::Make { at, give, symlink, content, xattrs } => {
+                self.make(item, since, at, &make::What { give, symlink, content: content.as_ref(), xattrs })
+            }
+            Op::Link { file, at } => self.link(item, since, *file, at),
             Op::Unlink { at, expect, version, busy } => {
                 self.unlink(item, since, at, *expect, check::Guard { version: *version, busy: *busy })
             }

@@ -36,6 +36,7 @@ impl Scrubber {
     pub(super) fn object(&self, item: &Object, since: Recno, mode: Mode) -> Result<Seen, Stop> {
         let (volume, file) = (&self.volume, item.file);
         let _held = volume.locks.lock(&[file]);
+        volume.stop_filling(file)?;
         self.untouched(since, &[], &[file])?;
         let fd = match volume.lower.path_fd(file) {
             Ok(fd) => fd,

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use intermezzo_channel::v1;
+use intermezzo_channel::v1::outcome::Result as Kind;
 use intermezzo_channel::v1::packet::Body;
 use intermezzo_channel::v1::replay_item::Op;
 use intermezzo_kml::record::{Flags, Opcode};
@@ -14,6 +15,8 @@ use crate::world::*;
 
 const MARK: &str = "trusted.intermezzo.lacks";
 const HASH: [u8; 32] = [7; 32];
+/// cap_net_raw, as setcap writes it.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn hashed(item: v1::ReplayItem) -> v1::ReplayItem {
     v1::ReplayItem { hash: HASH.to_vec().into(), ..item }
@@ -36,6 +39,10 @@ fn lacking() -> World {
     let record = w.record(outcome.recno);
     assert!(record.outcome.flags.contains(Flags::MISSING | Flags::HASHED), "{record:?}");
     w
+}
+
+fn nothing_in(w: &World, dir: &str) -> bool {
+    std::fs::read_dir(w.home.join(dir)).unwrap().next().is_none()
 }
 
 fn is_marked(w: &World, at: &str) -> bool {
@@ -103,6 +110,93 @@ fn a_staged_content_comes_as_well_and_leaves_the_stage() {
     applied(&w.one(hashed(item(Op::Fill(v1::Fill { file: by(w.id("f")), content })))));
     assert_eq!(w.read("f"), "9876543210");
     assert!(!w.staged("aa"));
+}
+
+const LARGE: usize = 5 << 20;
+
+/// A file `f` that lacks so much, and what asks for its content.
+fn lacking_much() -> (World, v1::ReplayItem, String) {
+    let w = world();
+    let make = v1::Make { content: missing(LARGE as u64), ..make(by(w.root()), "f", FILE, "") };
+    applied(&w.one(hashed(item(Op::Make(make)))));
+    let text: String = (0..LARGE / 8).map(|at| format!("{at:07}\n")).collect();
+    let content = Some(w.stage("aa", &text));
+    let fill = hashed(item(Op::Fill(v1::Fill { file: by(w.id("f")), content })));
+    (w, fill, text)
+}
+
+/// Asks until presto has copied it; what it says then.
+fn filled(w: &World, fill: &v1::ReplayItem) -> v1::Outcome {
+    let since = std::time::Instant::now();
+    loop {
+        let outcome = w.one(fill.clone());
+        if outcome.result() != Kind::Busy {
+            return outcome;
+        }
+        assert!(since.elapsed() < std::time::Duration::from_secs(60), "never whole");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_large_content_comes_before_its_record() {
+    let (w, fill, text) = lacking_much();
+    let before = w.stat("f");
+    rustix::fs::setxattr(w.path("f"), "security.capability", &CAPABILITY, XattrFlags::empty()).unwrap();
+    let last = w.last();
+    assert_eq!(w.one(fill.clone()).result(), Kind::Busy);
+    assert_eq!(w.last(), last, "nothing holds the journal up");
+    let seen = w.volume.getattr(w.id("f")).unwrap().attributes;
+    assert_eq!((seen.mtime.sec, w.volume.must_fetch(w.id("f"))), (1000, true), "nobody sees what is in it");
+    w.user_mkdir("d");
+    assert_eq!(w.records().len() as u64, w.last(), "and others' records are told");
+    let outcome = filled(&w, &fill);
+    applied(&outcome);
+    let after = w.stat("f");
+    assert_eq!((after.ino(), after.mtime(), after.mtime_nsec()), (before.ino(), 1000, 5));
+    assert!(w.read("f") == text && !is_marked(&w, "f") && !w.staged("aa"));
+    assert_eq!(w.record(outcome.recno).intent.before.mtime.sec, 1000);
+    let mut value = [0; 64];
+    let length = rustix::fs::getxattr(w.path("f"), "security.capability", &mut value[..]).unwrap();
+    assert_eq!(value[..length], CAPABILITY);
+    assert!(nothing_in(&w, "lml"));
+    assert_eq!(open(&w, Access::ReadWrite), Ok(()));
+}
+
+#[test]
+fn who_changes_it_meanwhile_finds_it_as_it_was_and_nothing_comes_over_that() {
+    let (w, fill, _) = lacking_much();
+    assert_eq!(w.one(fill.clone()).result(), Kind::Busy);
+    let at = presto::filter::SetTime::At(intermezzo_kml::record::Time { sec: 2000, nsec: 7 });
+    let stat =
+        w.volume.setattr(user(), w.id("f"), &Changes { mtime: Some(at), ..Changes::default() }).unwrap();
+    assert_eq!(stat.attributes.mtime.sec, 2000);
+    assert_eq!(w.record(w.last()).intent.before.mtime.sec, 1000, "what its record says was before");
+    assert_eq!((w.stat("f").mtime(), w.stat("f").blocks(), is_marked(&w, "f")), (2000, 0, true));
+    // Begun once more, and emptied.
+    assert_eq!(w.one(fill.clone()).result(), Kind::Busy);
+    let handle = w.volume.open_file(user(), w.id("f"), Access::ReadWrite, true).unwrap();
+    w.write(&handle, "a user's");
+    w.close(&handle);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    stale(&filled(&w, &fill));
+    assert_eq!((w.read("f").as_str(), is_marked(&w, "f")), ("a user's", false));
+}
+
+#[test]
+fn a_kill_leaves_nothing_of_a_content_that_was_on_its_way() {
+    let (w, fill, text) = lacking_much();
+    rustix::fs::setxattr(w.path("f"), "security.capability", &CAPABILITY, XattrFlags::empty()).unwrap();
+    assert_eq!(w.one(fill.clone()).result(), Kind::Busy);
+    assert!(!nothing_in(&w, "lml"));
+    let w = w.restart(|_| {});
+    let stat = w.stat("f");
+    assert_eq!((stat.mtime(), stat.mtime_nsec()), (1000, 5));
+    assert!(stat.blocks() <= 8, "at most its attributes take room");
+    assert!(rustix::fs::getxattr(w.path("f"), "security.capability", &mut [0; 64][..]).is_ok());
+    assert!(is_marked(&w, "f") && nothing_in(&w, "lml") && w.staged("aa"));
+    applied(&filled(&w, &fill));
+    assert!(w.read("f") == text);
 }
 
 #[test]
