@@ -11,7 +11,11 @@ use intermezzo_kml::record::Opcode;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags, XattrFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use presto::fuse::MountOptions;
+
 use crate::calls::{acl, as_user, chmod, errno, truncate};
+use crate::lower_fs::LowerFs;
+use crate::mounted::mounted_in;
 use crate::places::{Place, each};
 
 fn new(place: &Place, name: &str) -> File {
@@ -155,6 +159,67 @@ fn a_running_program_may_be_written_to() {
         child.kill().unwrap();
         child.wait().unwrap();
         opened.unwrap();
+    });
+}
+
+#[test]
+fn mounts_honour_neither_set_user_id_nor_devices_unless_asked() {
+    let lower = LowerFs::mount("ext4");
+    for asked in [false, true] {
+        let options = MountOptions { suid: asked, dev: asked, ..MountOptions::default() };
+        let volume = mounted_in(tempfile::tempdir_in(&lower.at).unwrap(), &options);
+        let mode = Mode::from_raw_mode(0o666);
+        let null = rustix::fs::makedev(1, 3);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            volume.path("null"),
+            rustix::fs::FileType::CharacterDevice,
+            mode,
+            null,
+        )
+        .unwrap();
+        let opened = File::open(volume.path("null")).map(drop).map_err(errno);
+        assert_eq!(opened, if asked { Ok(()) } else { Err(Errno::ACCESS) });
+        let flags = rustix::fs::statvfs(&volume.mnt).unwrap().f_flag;
+        assert_eq!(flags.contains(rustix::fs::StatVfsMountFlags::NOSUID), !asked);
+        assert_eq!(flags.contains(rustix::fs::StatVfsMountFlags::NODEV), !asked);
+    }
+}
+
+#[test]
+fn a_changed_mapping_shows_its_time_with_its_record() {
+    let lower = LowerFs::mount("ext4");
+    let volume = mounted_in(tempfile::tempdir_in(&lower.at).unwrap(), &MountOptions::default());
+    if !volume.mount.as_ref().unwrap().has_passthrough() {
+        return;
+    }
+    let path = volume.path("f");
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    file.write_all_at(&[1; 4096], 0).unwrap();
+    // SAFETY: nobody cuts the file.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+    file.sync_all().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let before = fs::metadata(&path).unwrap().mtime_nsec();
+    map[0] = 2;
+    let seen = fs::metadata(&path).unwrap().mtime_nsec();
+    file.sync_all().unwrap();
+    let after = fs::metadata(&path).unwrap().mtime_nsec();
+    assert_eq!((seen == before, after != before), (true, true));
+}
+
+#[test]
+fn names_of_trusted_attributes_are_the_administrators_also_on_btrfs() {
+    each("btrfs", |place| {
+        fs::write(place.path("f"), b"x").unwrap();
+        chmod(place.path("f"), 0o666);
+        rustix::fs::setxattr(place.path("f"), c"trusted.x", b"1", XattrFlags::empty()).unwrap();
+        as_user(1000, 1000, || {
+            let mut names = [0_u8; 256];
+            let length = rustix::fs::listxattr(place.path("f"), &mut names[..]).unwrap();
+            let shown = names[..length].windows(9).any(|part| part == b"trusted.x");
+            assert_eq!(shown, !place.is_volume());
+        });
     });
 }
 
