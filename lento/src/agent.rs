@@ -12,6 +12,7 @@ use crate::metrics;
 use crate::options::OperatorOptions;
 use crate::options::Options;
 use crate::options::Source;
+use crate::progress;
 use crate::replication::ReplicationService;
 use crate::replication::listen;
 use crate::req_dispatcher::ChannelState;
@@ -157,6 +158,9 @@ impl Agent {
             };
             let address = metrics::listen(service, address, rooms.clone()).map_err(AgentError::Setup)?;
             info!(target: "agent", %address, "metrics are served");
+        }
+        if let Some(file) = options.progress {
+            progress::tell(file, volumes.clone(), rooms.clone()).map_err(AgentError::Setup)?;
         }
         let around = Surroundings {
             node: options.node,

@@ -41,6 +41,8 @@ struct Server {
     followers: Mutex<BTreeMap<String, VolumeHandle>>,
     changed: Notify,
     channel: Mutex<Option<Channel>>,
+    /// Why there is no connection; empty: there is one, or it is the first try.
+    trouble: Mutex<String>,
     stop: CancellationToken,
 }
 
@@ -69,6 +71,15 @@ impl Peers {
     pub fn channel(&self, node: &str) -> Option<Channel> {
         let server = self.servers.lock().get(node).cloned()?;
         server.channel.lock().clone()
+    }
+
+    /// Why a server is not reached, with its address; `None`: nothing speaks against it.
+    #[must_use]
+    pub fn trouble(&self, node: &str) -> Option<String> {
+        let server = self.servers.lock().get(node).cloned()?;
+        let trouble = server.trouble.lock().clone();
+        let address = self.addresses.lock().get(node).cloned().unwrap_or_else(|| "no address".to_owned());
+        (!trouble.is_empty()).then(|| format!("{node} ({address}): {trouble}"))
     }
 
     /// From now on `volume` is told of the connection to `node`, which is made if need be.
@@ -145,12 +156,15 @@ impl Dialer {
                 Ok((inbound, link)) => {
                     info!(target: "dialer", server = self.node, "connected");
                     backoff.reset();
+                    self.server.trouble.lock().clear();
                     let reason = self.serve(inbound, link).await;
                     *self.server.channel.lock() = None;
                     reason
                 }
                 Err(reason) => reason,
             };
+            let reason = advised(reason);
+            self.server.trouble.lock().clone_from(&reason);
             // The same reason again and again is said once.
             if reason != said {
                 warn!(target: "dialer", server = self.node, reason, "not connected; trying again");
@@ -251,9 +265,56 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        // Some say what their cause says.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
         source = cause.source();
     }
     text
+}
+
+/// What a person can do about it, behind the words of the TLS library and its alerts.
+fn advised(reason: String) -> String {
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    let advice = if says(&["UnknownIssuer", "UnknownCA", "UnknownCa", "unknown issuer"]) {
+        "the certificates of the two nodes are not from the same CA: both need one that the CA in ca.crt has signed"
+    } else if says(&["NotValidForName", "not valid for name"]) {
+        "another node answers there, or the certificate does not name the node: correct the address, or the server's name"
+    } else if says(&["NotValidYet", "not valid yet", "Expired", "expired"]) {
+        "a certificate is not valid now: look at the clock of both nodes, or make a new one (intermezzo pki node)"
+    } else if says(&[
+        "BadCertificate",
+        "CertificateUnknown",
+        "CertificateRequired",
+        "AccessDenied",
+        "DecryptError",
+    ]) {
+        "the server does not take the certificate of this node: it must be of the CA that the server trusts, and name this node"
+    } else {
+        return reason;
+    };
+    format!("{reason} ({advice})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_comes_with_what_to_do() {
+        for (reason, advice) in [
+            ("transport error: invalid peer certificate: UnknownIssuer", "from the same CA"),
+            ("received fatal alert: UnknownCA", "from the same CA"),
+            ("invalid peer certificate: certificate expired: verification time 17", "the clock"),
+            ("invalid peer certificate: certificate not valid for name \"b\"", "another node answers there"),
+            ("received fatal alert: BadCertificate", "does not take the certificate"),
+        ] {
+            let advised = advised(reason.to_owned());
+            assert!(advised.starts_with(reason) && advised.contains(advice), "{advised}");
+        }
+        assert_eq!(advised("connection refused".to_owned()), "connection refused");
+    }
 }

@@ -25,6 +25,7 @@ pub mod meters;
 pub mod metrics;
 pub mod options;
 pub mod program;
+pub mod progress;
 pub mod random;
 pub mod replication;
 pub mod req_dispatcher;

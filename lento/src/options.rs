@@ -70,6 +70,10 @@ pub struct Options {
         default_value = "/run/intermezzo/lento.sock"
     )]
     pub admin_socket: PathBuf,
+    /// File that says, a line for each volume, whether its tree is whole here, or what it waits for; written when that changes.
+    /// For what begins before anybody can ask at the socket, like an initramfs
+    #[arg(long, env = "LENTO_PROGRESS", value_name = "FILE")]
+    pub progress: Option<PathBuf>,
     /// Where a node listens, as NODE=HOST:PORT; once for each node
     #[arg(long = "peer", env = "LENTO_PEERS", value_name = "NODE=ADDR", value_delimiter = ',', value_parser = peer)]
     pub peers: Vec<(NodeName, String)>,

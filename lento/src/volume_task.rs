@@ -105,6 +105,8 @@ pub struct VolumeTask {
     backoff: Backoff,
     /// When to try again after a fault.
     retry_at: Option<Instant>,
+    /// Why the server has refused this node, as its last word.
+    refused: String,
     /// When to say hello again after a refusal.
     ask_again_at: Option<Instant>,
     /// When presto was last asked what is wrong with its disk.
@@ -156,6 +158,7 @@ impl VolumeTask {
             fault: "waiting for presto".to_owned(),
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             retry_at: None,
+            refused: String::new(),
             ask_again_at: None,
             asked_of_disk: None,
             writers: Waiting::default(),
@@ -368,8 +371,14 @@ impl VolumeTask {
         {
             return;
         }
-        if matches!(message, Message::Refused { retry: true, .. }) {
-            self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
+        match &message {
+            Message::Refused { reason, retry } => {
+                self.refused.clone_from(reason);
+                if *retry {
+                    self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
+                }
+            }
+            _ => self.refused.clear(),
         }
         inputs.push(Input::Message(node, message));
     }
@@ -548,7 +557,7 @@ impl VolumeTask {
             ..Report::default()
         };
         match status {
-            Ok(status) => report.status = self.with_paused(status),
+            Ok(status) => report.status = self.with_reasons(status),
             Err(error) => report.fault = error,
         }
         if let Some(info) = info
@@ -559,13 +568,19 @@ impl VolumeTask {
         report
     }
 
-    /// Who is paused waits for nothing else.
-    fn with_paused(&self, mut status: Status) -> Status {
+    /// With what the core does not know. Who is paused waits for nothing else.
+    fn with_reasons(&self, mut status: Status) -> Status {
         if self.desired.is_server(&self.around.node) {
             let text = |node| format!("node {node}: its Replicator is paused");
             status.waiting.extend(self.desired.paused.iter().map(text));
         } else if self.is_paused() {
             status.waiting.insert(0, "this node's Replicator is paused".to_owned());
+        } else if !status.connected {
+            let server = &self.desired.server;
+            status.waiting.extend(self.around.peers.trouble(server));
+            if !self.refused.is_empty() && self.links.contains_key(server) {
+                status.waiting.push(format!("{server} refuses: {}", self.refused));
+            }
         }
         status
     }

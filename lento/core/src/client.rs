@@ -18,6 +18,7 @@ use crate::cml::Cml;
 use crate::cml::Tally;
 use crate::context::Contents;
 use crate::context::Context;
+use crate::context::Meta;
 use crate::context::Syncing;
 use crate::io::Event;
 use crate::io::FetchResult;
@@ -543,6 +544,13 @@ impl Client {
     /// Whether the stream is up and welcomed.
     pub fn is_connected(&self) -> bool {
         matches!(self.stream, Stream::Up(_))
+    }
+
+    /// The tree is the server's as it was when this node was welcomed, or as it was later, but for what users' open files keep
+    /// out. Contents may be missing, where the node keeps them on demand.
+    pub fn is_whole(&self, meta: &Meta) -> bool {
+        let followed = self.is_connected() && !self.frozen && meta.snapshot.is_none();
+        followed && self.work.is_visible_to(meta.position)
     }
 
     /// Visible in the tree.

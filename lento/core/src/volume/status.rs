@@ -64,6 +64,8 @@ pub struct Status {
     pub dirty: u64,
     /// Client: the stream to the server is up and welcomed.
     pub connected: bool,
+    /// Client: since it was welcomed, everything that the server had then has come into the tree. Server: always.
+    pub whole: bool,
     /// Server: its Replicators.
     pub replicators: Vec<ReplicatorStatus>,
     /// Server: conflicts that wait for a person; what belongs together is one.
@@ -306,6 +308,7 @@ impl Volume {
                     permit_waiting,
                     waiting: server.waiting(store)?,
                     connected: true,
+                    whole: true,
                     ..Status::default()
                 })
             }
@@ -319,6 +322,7 @@ impl Volume {
                 missing: missing::sum(store)?,
                 waiting_for_contents: client.waiting_for_contents(),
                 connected: client.is_connected(),
+                whole: client.is_whole(&self.meta),
                 permit: client.permit_state(),
                 waiting: client.waiting(&self.meta, store)?,
                 ..Status::default()
