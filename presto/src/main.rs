@@ -11,18 +11,22 @@ use clap::Parser;
 use parking_lot::Mutex;
 use presto::channel::{Link, Server, Service};
 use presto::check;
-use presto::filter::Fault;
+use presto::filter::{Fault, Volume};
 use presto::fuse::MountOptions;
 use presto::holding::Holding;
 use presto::lower::{SIGTERM, Termination};
 use presto::root::{Control, Root};
-use presto::volumes::{self, Fuse, Volumes};
+use presto::volumes::{self, Filled, Fuse, Volumes};
 use rustix::process::{Resource, Rlimit};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 /// From the signal to the end.
 const SHUTDOWN: Duration = Duration::from_secs(15);
+/// For the last updates of a machine to be on the server.
+const SENDING: Duration = Duration::from_secs(60);
+/// How often it is looked whether Lento has named the root file system.
+const BREATH: Duration = Duration::from_millis(20);
 /// Between the ends of two programs that somebody ends together.
 const TOGETHER: Duration = Duration::from_secs(3);
 
@@ -69,9 +73,13 @@ struct Arguments {
     /// Which volume, where the mount table has several.
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "root", help_heading = "Root file system")]
     root_volume: Option<String>,
-    /// Socket at which mount helpers tell of remounts.
+    /// Socket at which mount helpers tell of remounts. It is made when the root file system is served.
     #[arg(long, value_name = "PATH", requires = "root", help_heading = "Root file system")]
     root_socket: Option<PathBuf>,
+    /// There is nothing yet: wait until a Lento that runs since the initramfs asks for the volume. At the end of the machine its
+    /// updates are waited for, since they are nowhere else.
+    #[arg(long, requires_all = ["root", "root_volume"], help_heading = "Root file system")]
+    root_from_lento: bool,
     /// Say whether this machine and the volumes of the mount table can be served, and end: status 0 if all of it can. Changes
     /// nothing, and may be asked while presto serves.
     #[arg(long)]
@@ -125,7 +133,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         tracing::info!(target: "main", "no holder: mounts do not outlive presto (--holder)");
     }
     if let Some((disk, at)) = arguments.root_disk.zip(arguments.root.as_ref()) {
-        let which = volumes::Root { disk, at: at.clone(), volume: arguments.root_volume };
+        let filled = if arguments.root_from_lento { Filled::ByLento } else { Filled::Before };
+        let which = volumes::Root { disk, at: at.clone(), volume: arguments.root_volume, filled };
         let (socket, own) = (arguments.socket, arguments.root_socket);
         let sockets =
             socket.as_deref().zip(own.as_deref()).context("--socket and --root-socket are needed")?;
@@ -164,22 +173,49 @@ fn serve_root(
 ) -> anyhow::Result<()> {
     let fuse = Arc::new(Fuse { options: MountOptions::root(), holding, ..Fuse::default() });
     let volumes = Volumes::open_root(state, Arc::clone(&link), fuse, which)?;
-    let (volume, place) =
-        volumes.root().zip(volumes.root_place()).context("the root file system is not served")?;
-    let name = volume.name.clone();
-    let root = Root::start(volume, &place, own.parent().unwrap_or(own)).context("no root file system")?;
     let service: Arc<dyn Service> = Arc::clone(&volumes) as Arc<dyn Service>;
+    let run = own.parent().unwrap_or(own);
+    // Where it is here already, it is known what it is before anybody changes it.
+    let known = volumes.root().map(|volume| root_of(volume, &volumes, run)).transpose()?;
     let server = Mutex::new(Server::start(socket, link, service)?);
+    let root = match known {
+        Some(root) => root,
+        None => root_of(named_by_lento(&volumes), &volumes, run)?,
+    };
+    if which.filled == Filled::ByLento
+        && let Err(error) = root.list_opened(run)
+    {
+        tracing::warn!(target: "main", %error, "it is not noted what is opened while the machine boots");
+    }
+    let name = root.name().to_owned();
+    let sent = (which.filled == Filled::ByLento).then(|| Arc::clone(&volumes));
     let rest = move || {
+        let sent = sent.as_ref().map_or(Ok(()), |volumes| volumes.sent(SENDING));
         // Nobody applies others' updates from now on.
         server.lock().stop();
-        volumes.rest()
+        volumes.rest().and(sent)
     };
     let _control = Control::start(own, root, Box::new(rest))?;
     tracing::info!(target: "main", volume = name, "presto serves the root file system");
     loop {
         let signal = termination.wait().context("cannot wait for signals")?;
         tracing::info!(target: "main", signal, "presto stays: it serves the root file system");
+    }
+}
+
+fn root_of(volume: Arc<Volume>, volumes: &Volumes, run: &Path) -> anyhow::Result<Arc<Root>> {
+    let place = volumes.root_place().context("the root file system is not served")?;
+    Root::start(volume, &place, run).context("no root file system")
+}
+
+/// Waits for Lento to ask for the volume. Whoever has started this presto knows how long that may take.
+fn named_by_lento(volumes: &Volumes) -> Arc<Volume> {
+    tracing::info!(target: "main", "waiting for lento to name the root file system");
+    loop {
+        if let Some(volume) = volumes.root() {
+            return volume;
+        }
+        std::thread::sleep(BREATH);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod control;
 mod fstab;
+mod opened;
 
 use std::fs::File;
 use std::io::Write;
@@ -59,6 +60,26 @@ impl Root {
         let watching = Arc::clone(&root);
         std::thread::Builder::new().name("remounts".to_owned()).spawn(move || watching.watch(top.device))?;
         Ok(root)
+    }
+
+    /// Keeps a list of the contents that somebody waits for, in `run`.
+    ///
+    /// # Errors
+    /// No file.
+    pub fn list_opened(&self, run: &Path) -> std::io::Result<()> {
+        let (list, volume) = (opened::Opened::open(run)?, Arc::downgrade(&self.volume));
+        self.volume.on_fetched(Box::new(move |id| {
+            if let Some(volume) = volume.upgrade() {
+                list.note(&volume, id);
+            }
+        }));
+        Ok(())
+    }
+
+    /// namespace/name of the volume.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.volume.name
     }
 
     /// A mount helper passes the options of a remount.
@@ -124,7 +145,13 @@ impl Root {
             let now = lower::is_writable(device);
             if now != before {
                 match now {
-                    Some(true) => drop(self.by_fstab()),
+                    Some(true) => {
+                        // Nobody else waits for it: an update that comes before is refused, and not kept waiting for Lento.
+                        if let Err(error) = fstab::bring(&self.volume) {
+                            tracing::warn!(target: "root", volume = self.volume.name, %error, "/etc/fstab is not here");
+                        }
+                        self.by_fstab();
+                    }
                     Some(false) => {
                         tracing::info!(target: "root", volume = self.volume.name, "the root file system is read-only");
                     }

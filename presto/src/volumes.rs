@@ -26,11 +26,12 @@ use rustix::io::Errno;
 
 pub use fuse::Fuse;
 pub use mount::{Mounted, Mounter, NoMount};
-pub use root::{Root, RootError};
+pub use root::{Filled, Root, RootError};
 pub use spec::{Access, Spec, WhenFull};
 pub use table::{Table, TableError};
 
 use crate::channel::{Link, Reply, Service};
+use root::RootPlace;
 use served::Served;
 use source::Surroundings;
 
@@ -41,8 +42,8 @@ pub struct Volumes {
     mounter: Arc<dyn Mounter>,
     sources: Vec<PathBuf>,
     served: RwLock<BTreeMap<String, Arc<Served>>>,
-    /// Name of the volume that is the root file system.
-    root: Option<String>,
+    /// The volume that is the root file system.
+    root: Option<RootPlace>,
 }
 
 impl Volumes {
@@ -106,7 +107,8 @@ impl Volumes {
     fn begin(&self, spec: Spec) -> Arc<Served> {
         let name = spec.name.clone();
         let surroundings = Surroundings { allowed: self.sources.clone(), others: self.table.others(&name) };
-        let served = Served::start(spec, &self.link, self.mounter.as_ref(), &surroundings, None);
+        let root = self.root.as_ref().filter(|root| root.name == name).map(|root| root.at.as_path());
+        let served = Served::start(spec, &self.link, self.mounter.as_ref(), &surroundings, root);
         self.served.write().insert(name, Arc::clone(&served));
         served
     }
@@ -128,9 +130,10 @@ impl Volumes {
 
     fn set(&self, spec: &Spec) -> Reply {
         let name = spec.name.clone();
-        if let Some(root) = self.root.as_ref().filter(|root| **root != name) {
+        if let Some(root) = self.root.as_ref().filter(|root| root.name != name) {
             let message = format!(
-                "volume {name}: this node's root file system is volume {root}, and it serves no other one"
+                "volume {name}: this node's root file system is volume {}, and it serves no other one",
+                root.name
             );
             return Reply::failure(Errno::OPNOTSUPP, message);
         }
@@ -166,7 +169,7 @@ impl Volumes {
     }
 
     fn clear(&self, name: &str, uid: u64) -> Reply {
-        if self.root.as_deref() == Some(name) {
+        if self.root.as_ref().is_some_and(|root| root.name == name) {
             let message = format!(
                 "volume {name}: it is this node's root file system and stays until the node boots from another one"
             );

@@ -13,7 +13,7 @@ use intermezzo_channel::v1::packet::Body;
 use presto::channel::{Link, Service};
 use presto::fuse::MountOptions;
 use presto::root::Root;
-use presto::volumes::{self, Fuse, NoMount, Volumes};
+use presto::volumes::{self, Filled, Fuse, NoMount, Volumes};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 
@@ -40,7 +40,8 @@ fn rooted(files: &[(&str, &str)]) -> Rooted {
         fs::create_dir(path).unwrap();
     }
     fill(&disk, files);
-    let which = volumes::Root { disk: disk.clone(), at: at.clone(), volume: None };
+    let filled = Filled::Before;
+    let which = volumes::Root { disk: disk.clone(), at: at.clone(), volume: None, filled };
     let fuse = Arc::new(Fuse { options: MountOptions::root(), ..Fuse::default() });
     let volumes = Volumes::open_root(&disk.join("presto"), Link::new(), fuse, &which).unwrap();
     let root = Root::start(volumes.root().unwrap(), &at, &run).unwrap();
@@ -134,4 +135,47 @@ fn lento_changes_it_and_never_takes_it_away_and_gets_no_other_volume() {
     let mark = v1::Mark { no_filter: Some(false), ..Default::default() };
     assert!(matches!(call(NAME, Body::Mark(mark)), Body::Done(_)));
     assert!(!rooted.volumes.root().unwrap().marks.no_filter.is_on());
+}
+
+#[test]
+fn without_a_disk_lento_names_it_and_its_last_updates_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let [disk, at, run] = ["disk", "newroot", "run"].map(|name| dir.path().join(name));
+    for path in [&disk, &at, &run] {
+        fs::create_dir(path).unwrap();
+    }
+    let cache = disk.join("cache").join(NAME);
+    let open = || {
+        let which = volumes::Root {
+            disk: disk.clone(),
+            at: at.clone(),
+            volume: Some(NAME.to_owned()),
+            filled: Filled::ByLento,
+        };
+        let fuse = Arc::new(Fuse { options: MountOptions::root(), ..Fuse::default() });
+        Volumes::open_root(&disk.join("presto"), Link::new(), fuse, &which).unwrap()
+    };
+    let volumes = open();
+    assert!(volumes.root().is_none(), "nobody has named it yet");
+    let Body::Failure(failure) = volumes.call("site/other", set(&disk.join("cache/site/other"), &disk)).body
+    else {
+        panic!("another volume is taken")
+    };
+    assert!(failure.message.contains("root file system is volume site/root"), "{}", failure.message);
+    let Body::VolumeInfo(info) = volumes.call(NAME, set(&cache, &disk)).body else { panic!("refused") };
+    assert_eq!((info.mountpoint.as_str(), info.fault.as_str()), ("/", ""));
+    let root = Root::start(volumes.root().unwrap(), &at, &run).unwrap();
+    let rooted = Rooted { volumes, root, at: at.clone(), dir };
+    let volume = rooted.volumes.root().unwrap();
+    assert!(!volume.marks.no_filter.is_on(), "lento is there: contents are asked for");
+    remount(&rooted, MountFlags::empty());
+    rooted.root.remount("rw,remount,volume=site/root,mtpt=/").unwrap();
+    assert_eq!(write(&rooted), Ok(()));
+    // Nobody has told that the server has it; what is not sent is lost with the machine.
+    let error = rooted.volumes.sent(Duration::from_millis(200)).unwrap_err();
+    assert!(error.contains("the server does not have the last"), "{error}");
+    assert_eq!(write(&rooted), Err(Errno::ROFS), "nothing is added any more");
+    let mark = v1::Mark { settled: Some(volume.journal.published().0), ..Default::default() };
+    assert!(matches!(rooted.volumes.call(NAME, Body::Mark(mark)).body, Body::Done(_)));
+    assert_eq!(rooted.volumes.sent(Duration::from_millis(200)), Ok(()));
 }

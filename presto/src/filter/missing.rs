@@ -94,6 +94,14 @@ impl Volume {
         }
     }
 
+    /// The same for presto's own sake. Holds no lock that a replay could want.
+    ///
+    /// # Errors
+    /// As `fetch`.
+    pub fn bring(&self, id: FileId) -> Result<(), Errno> {
+        self.fetch(Caller::default(), id)
+    }
+
     /// Waits until the content of a file is here.
     ///
     /// # Errors
@@ -102,10 +110,12 @@ impl Volume {
     pub(super) fn fetch(&self, caller: Caller, id: FileId) -> Result<(), Errno> {
         let mut away = None::<Instant>;
         let mut mistakes = 0;
+        let mut waited = false;
         while self.must_fetch(id) {
             if !Volume::may_wait() {
                 return Err(ELSEWHERE);
             }
+            waited = true;
             let file = self.object(id)?;
             if self.is_removed(id, &Stat::of(&file)?) {
                 return Err(Errno::STALE);
@@ -134,6 +144,9 @@ impl Volume {
                     return Err(Errno::INTR);
                 }
             }
+        }
+        if waited && let Some(fetched) = self.fetched.get() {
+            fetched(id);
         }
         Ok(())
     }

@@ -222,7 +222,11 @@ pub struct Volume {
     session: OnceLock<Arc<Memory>>,
     /// Finds out, at an update while it is `unnamed`, whether somebody has named it since.
     naming: OnceLock<Naming>,
+    fetched: OnceLock<Fetched>,
 }
+
+/// Hears of a file whose content somebody has waited for.
+pub type Fetched = Box<dyn Fn(FileId) + Send + Sync>;
 
 /// Says whether the root file system may be written.
 pub type Naming = Box<dyn Fn() -> bool + Send + Sync>;
@@ -288,6 +292,7 @@ impl Volume {
             when_full: RwLock::new(options.when_full),
             untold: AtomicU64::new(0),
             naming: OnceLock::new(),
+            fetched: OnceLock::new(),
         };
         opened.remember_lacking().map_err(left)?;
         Ok((opened, unresolved))
@@ -298,12 +303,15 @@ impl Volume {
         self.session.get()
     }
 
-    /// Makes it the root file system: served without Lento and, unless it was `named` before, for reading only until `naming`
-    /// says otherwise. Once.
+    /// Makes it the root file system: unless it was `named` before, for reading only until `naming` says otherwise. Once.
     pub fn is_root(&self, named: bool, naming: Naming) {
         let _ = self.naming.set(naming);
-        self.marks.no_filter.set(true);
         self.marks.unnamed.set(!named);
+    }
+
+    /// From now on this hears of contents that somebody has waited for. Once.
+    pub fn on_fetched(&self, fetched: Fetched) {
+        let _ = self.fetched.set(fetched);
     }
 
     /// Whether users may write, as far as marks tell.

@@ -384,6 +384,14 @@ impl Lower {
         Ok([below.strip_prefix(b"/").unwrap_or(below), b"/", name].concat())
     }
 
+    /// One of the paths of a file, from the tree's root. ENOENT: it has no name in the tree.
+    pub fn a_path_of(&self, file: impl AsFd) -> Result<Vec<u8>, Errno> {
+        let root = rustix::fs::readlink(xattr::magic(&self.tree), Vec::new())?.into_bytes();
+        let path = rustix::fs::readlink(xattr::magic(&file), Vec::new())?.into_bytes();
+        let below = path.strip_prefix(root.as_slice()).and_then(|below| below.strip_prefix(b"/"));
+        below.filter(|below| !below.ends_with(b" (deleted)")).map(<[u8]>::to_vec).ok_or(Errno::NOENT)
+    }
+
     /// The mark of what a name stands for.
     pub fn local_mark(&self, dir: impl AsFd, name: &[u8]) -> Result<Option<Local>, Errno> {
         local_mark(xattr::get_at(dir, name, xattr::LOCAL))

@@ -6,6 +6,7 @@ use std::io::Read;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::filter::Volume;
+use crate::lower::Stat;
 
 /// Longer ones nobody writes.
 const LIMIT: u64 = 1 << 20;
@@ -21,14 +22,28 @@ pub(super) fn options(volume: &Volume) -> Result<String, String> {
     })
 }
 
-/// From the tree below, not through the mount, which this presto itself serves.
+/// Brings its content here, where that is not.
+pub(super) fn bring(volume: &Volume) -> std::io::Result<()> {
+    let file = open(volume)?;
+    Ok(volume.bring(volume.lower.identify(&file)?)?)
+}
+
 fn read(volume: &Volume) -> std::io::Result<String> {
+    let file = open(volume)?;
+    let stat = Stat::of(&file)?;
+    if volume.lacking_file(volume.lower.identify(&file)?, &stat)?.is_some() {
+        return Err(std::io::Error::other("its content is not here yet"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// From the tree below, not through the mount, which this presto itself serves.
+fn open(volume: &Volume) -> std::io::Result<File> {
     let tree = volume.lower.dir(volume.lower.root())?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::openat2(&*tree, "etc/fstab", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-    let mut bytes = Vec::new();
-    File::from(file).take(LIMIT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(File::from(rustix::fs::openat2(&*tree, "etc/fstab", flags, Mode::empty(), ResolveFlags::IN_ROOT)?))
 }
 
 fn find(fstab: &str) -> Option<String> {

@@ -3,6 +3,7 @@
 //! It is mounted before everything else, in a place that becomes `/`, and stays until the machine goes. Other volumes of the
 //! table are not served: their mount points would lie in a root that this presto must never look into.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ use crate::lower;
 const CACHE: &str = "cache";
 /// How long running updates may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether the server has everything.
+const BREATH: Duration = Duration::from_millis(50);
 /// A machine that is still there then has not gone after all.
 const GONE: Duration = Duration::from_secs(300);
 
@@ -35,6 +38,24 @@ pub struct Root {
     pub at: PathBuf,
     /// Name, where the table has several.
     pub volume: Option<String>,
+    /// Who says what the volume is to be.
+    pub filled: Filled,
+}
+
+/// How the root file system comes to be in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// It is there, and so is what the mount table says of it.
+    Before,
+    /// Lento is there as well, names it by `SetVolume` and fills it. Then it is served as soon as that comes.
+    ByLento,
+}
+
+/// The volume that is the root file system, and its place.
+#[derive(Debug)]
+pub(super) struct RootPlace {
+    pub name: String,
+    pub at: PathBuf,
 }
 
 /// Why there is no root file system.
@@ -112,7 +133,7 @@ pub(super) fn is_free(at: &Path) -> Result<(), String> {
 }
 
 impl Volumes {
-    /// Serves one volume as the root file system: for reading, and without Lento.
+    /// Serves one volume as the root file system: for reading, and without Lento; or waits for Lento to name it.
     ///
     /// # Errors
     /// The table has none that can be; or it is stuck.
@@ -126,28 +147,67 @@ impl Volumes {
             let _ = mounter.holds(&volume);
         }
         let (table, specs) = Table::open(state, &|volume| mounter.holds(volume))?;
-        let spec = root.choose(state, specs)?;
-        let name = spec.name.clone();
-        let nobody = Surroundings::default();
-        let served = Served::start(spec, &link, mounter.as_ref(), &nobody, Some(&root.place()));
-        let fault = served.info().fault;
-        if !fault.is_empty() {
-            return Err(RootError::Fault(fault));
-        }
-        let served = RwLock::new([(name.clone(), served)].into());
-        Ok(Arc::new(Volumes { table, link, mounter, sources: Vec::new(), served, root: Some(name) }))
+        let (name, at, served) = match (&root.volume, root.filled) {
+            (Some(name), Filled::ByLento) if specs.is_empty() => {
+                (name.clone(), root.place(), BTreeMap::new())
+            }
+            _ => {
+                let spec = root.choose(state, specs)?;
+                let (name, at) = (spec.name.clone(), root.place());
+                let nobody = Surroundings::default();
+                let served = Served::start(spec, &link, mounter.as_ref(), &nobody, Some(&at));
+                let fault = served.info().fault;
+                if !fault.is_empty() {
+                    return Err(RootError::Fault(fault));
+                }
+                // Until a Lento says that it is there.
+                if let Some(volume) = served.volume() {
+                    volume.marks.no_filter.set(true);
+                }
+                (name.clone(), at, BTreeMap::from([(name, served)]))
+            }
+        };
+        let (served, root) = (RwLock::new(served), Some(RootPlace { name, at }));
+        Ok(Arc::new(Volumes { table, link, mounter, sources: Vec::new(), served, root }))
     }
 
     /// The root file system.
     #[must_use]
     pub fn root(&self) -> Option<Arc<Volume>> {
-        self.volume(self.root.as_ref()?)
+        self.volume(&self.root.as_ref()?.name)
     }
 
     /// Where it was mounted.
     #[must_use]
     pub fn root_place(&self) -> Option<PathBuf> {
-        Some(self.get(self.root.as_ref()?)?.root()?.to_owned())
+        Some(self.get(&self.root.as_ref()?.name)?.root()?.to_owned())
+    }
+
+    /// Waits until the server has every update of the root file system, which nobody can make any more; at most this long.
+    ///
+    /// # Errors
+    /// What it has not, for people.
+    pub fn sent(&self, limit: Duration) -> Result<(), String> {
+        let volume = self.root().ok_or("there is no root file system")?;
+        volume.marks.read_only.set(true);
+        // Whoever is in the middle of an update ends it; the guard goes at once.
+        drop(volume.gate.try_write_for(DRAIN));
+        let begun = Instant::now();
+        loop {
+            let (settled, newest) = (volume.limbo.settled(), volume.journal.published());
+            if settled >= newest {
+                return Ok(());
+            }
+            if begun.elapsed() >= limit {
+                return Err(format!(
+                    "volume {}: the server does not have the last {} records of this machine after {} s; is it away?",
+                    volume.name,
+                    newest.0.saturating_sub(settled.0),
+                    limit.as_secs()
+                ));
+            }
+            std::thread::sleep(BREATH);
+        }
     }
 
     /// Brings the root file system to rest: nothing changes any more, and on the disk it is as if it were unmounted. Reading
@@ -157,7 +217,7 @@ impl Volumes {
     /// What is not on disk, for people.
     pub fn rest(&self) -> Result<(), String> {
         let served =
-            self.root.as_ref().and_then(|name| self.get(name)).ok_or("there is no root file system")?;
+            self.root.as_ref().and_then(|root| self.get(&root.name)).ok_or("there is no root file system")?;
         let running = served.running()?;
         let volume = &running.volume;
         let text =
@@ -223,6 +283,7 @@ mod tests {
             disk: disk.path().to_owned(),
             at: "/newroot".into(),
             volume: volume.map(str::to_owned),
+            filled: Filled::Before,
         };
         let state = Path::new("/disk/presto");
         let why = |volume, specs| root(volume).choose(state, specs).unwrap_err().to_string();
