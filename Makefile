@@ -45,7 +45,7 @@ help:
 	@echo "make test-power      power cuts of a virtual machine that is a node (root, QEMU; CUTS=20 SEED=n)"
 	@echo "make test-kernel     presto's tests on Linux 6.1, without FUSE passthrough (root, QEMU)"
 	@echo "make test-boot       machines whose root file system is a volume, busybox and systemd (root, QEMU; BOOTS=3, ONLY=names)"
-	@echo "make boot            one such boot, as it looks on the console (root, QEMU)"
+	@echo "make boot            one such boot, as it looks on the console (root, QEMU; DISKLESS=1: of a machine without a disk)"
 	@echo "make stuck           one node's lento stands still (SIGSTOP) while the others write (root)"
 	@echo "make test-cluster    InterMezzo on a real Kubernetes of three nodes, end to end (root; ONLY=names of scenarios)"
 	@echo "make bench           figures beside the targets (root; release build)"
@@ -113,7 +113,7 @@ test-boot: bins
 	ROUNDS=$(BOOTS) $(BIN_DIR)/boot $(if $(ONLY),--only $(ONLY))
 
 boot: bins
-	$(BIN_DIR)/boot --show
+	$(BIN_DIR)/boot --show $(if $(DISKLESS),--diskless)
 
 # A directory adopted through kills, changes behind presto's back, a wiped node.
 adopt: bins

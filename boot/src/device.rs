@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::cmdline::Source;
+use crate::cmdline::Place;
 use crate::console::say;
 
 /// How often it is looked for.
@@ -35,19 +35,19 @@ struct Superblock {
 ///
 /// # Errors
 /// It is not, in this time; or it holds nothing that a cache can lie on.
-pub fn find(source: &Source, patience: Duration) -> Result<Found> {
+pub fn find(place: &Place, patience: Duration) -> Result<Found> {
     let begun = Instant::now();
     let mut said = Duration::ZERO;
     loop {
-        match source {
-            Source::Device(path) if Path::new(path).exists() => return of(Path::new(path)),
-            Source::Device(_) => {}
-            Source::Uuid(uuid) => {
+        match place {
+            Place::Device(path) if Path::new(path).exists() => return of(Path::new(path)),
+            Place::Device(_) => {}
+            Place::Uuid(uuid) => {
                 if let Some(found) = among(&|block: &Superblock| block.uuid == *uuid) {
                     return Ok(found);
                 }
             }
-            Source::Label(label) => {
+            Place::Label(label) => {
                 if let Some(found) = among(&|block: &Superblock| block.label == *label) {
                     return Ok(found);
                 }
@@ -59,14 +59,14 @@ pub fn find(source: &Source, patience: Duration) -> Result<Found> {
         let names = if names.is_empty() { "no disk at all".to_owned() } else { names.join(", ") };
         if waited >= patience {
             bail!(
-                "root={source} is not there after {} s; there is {names}. Correct root=, or pack the module of its controller \
+                "root={place} is not there after {} s; there is {names}. Correct root=, or pack the module of its controller \
                  (intermezzo initramfs --module NAME)",
                 patience.as_secs()
             );
         }
         if waited >= said + WORD {
             said = waited;
-            say(format_args!("waiting for root={source}; there is {names}"));
+            say(format_args!("waiting for root={place}; there is {names}"));
         }
         std::thread::sleep(BREATH);
     }
@@ -153,8 +153,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_does_not_come_is_not_waited_for_for_ever() {
-        let error =
-            find(&Source::Device("/dev/none-such".to_owned()), Duration::from_millis(60)).unwrap_err();
+        let error = find(&Place::Device("/dev/none-such".to_owned()), Duration::from_millis(60)).unwrap_err();
         assert!(error.to_string().contains("/dev/none-such is not there"), "{error}");
     }
 }

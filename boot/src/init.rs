@@ -11,10 +11,10 @@ use intermezzo_channel::ROOT_DISK;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use crate::cmdline::{self, Request};
+use crate::cmdline::{self, Source};
 use crate::console::{self, say};
 use crate::supervise::{self, Plan};
-use crate::{device, modules, switch};
+use crate::{device, diskless, modules, profile, switch};
 
 /// Where the volume is mounted until it becomes `/`.
 pub const NEW: &str = "/newroot";
@@ -52,20 +52,35 @@ fn begin() -> Result<String> {
 fn boot(line: &str, words: &[OsString]) -> Result<()> {
     let request = cmdline::parse(line)?;
     modules::load()?;
-    let found = device::find(&request.source, request.patience)?;
-    let disk = Path::new(ROOT_DISK);
-    mount_disk(&request, &found, disk)?;
-    let run = prepare_run(disk)?;
-    let plan =
-        Plan { disk: disk.to_owned(), at: directory(NEW)?, run: run.clone(), volume: request.volume.clone() };
+    let plan = match &request.source {
+        Source::Disk(disk) => from_disk(disk, request.patience)?,
+        Source::Server(server) => diskless::prepare(&request, server)?,
+    };
     let mut supervisor = supervise::start(&plan)?;
-    wait_for_presto(&mut supervisor, &run.join("root.sock"))?;
+    if let Source::Server(server) = &request.source {
+        diskless::wait_for_tree(&request, server, &plan.run, &mut supervisor)?;
+    }
+    wait_for_presto(&mut supervisor, &plan.run.join("root.sock"))?;
+    if plan.far.is_some() {
+        diskless::bring_fstab(&plan.at);
+        if let Err(error) = profile::begin(&plan.at, &plan.run) {
+            say(format_args!("the boot profile is of no use: {error:#}"));
+        }
+    }
     switch::switch(&request, words)
 }
 
-fn mount_disk(request: &Request, found: &device::Found, disk: &Path) -> Result<()> {
-    let kind = request.lower.as_deref().unwrap_or(found.kind);
-    let options = std::ffi::CString::new(request.options.join(","))?;
+fn from_disk(wanted: &cmdline::Disk, patience: Duration) -> Result<Plan> {
+    let found = device::find(&wanted.place, patience)?;
+    let disk = Path::new(ROOT_DISK);
+    mount_disk(wanted, &found, disk)?;
+    let (run, volume) = (prepare_run(disk)?, wanted.volume.clone());
+    Ok(Plan { disk: disk.to_owned(), at: directory(NEW)?, run, volume, far: None })
+}
+
+fn mount_disk(wanted: &cmdline::Disk, found: &device::Found, disk: &Path) -> Result<()> {
+    let kind = wanted.lower.as_deref().unwrap_or(found.kind);
+    let options = std::ffi::CString::new(wanted.options.join(","))?;
     std::fs::create_dir_all(disk)?;
     // For writing: presto brings its journal in order before anybody reads, and a power cut leaves the same to ext4.
     let flags = MountFlags::NOATIME;
@@ -78,7 +93,7 @@ fn mount_disk(request: &Request, found: &device::Found, disk: &Path) -> Result<(
         Err(Errno::INVAL) => bail!(
             "{} is not mounted: the kernel refuses {kind} or one of the options \"{}\" (rootflags=)",
             found.device.display(),
-            request.options.join(",")
+            wanted.options.join(",")
         ),
         Err(errno) => bail!(
             "{} is not mounted as {kind}: {errno}. Look at it with fsck.{kind} from another system",
@@ -88,7 +103,7 @@ fn mount_disk(request: &Request, found: &device::Found, disk: &Path) -> Result<(
 }
 
 /// The new /run, where the volume's programs find sockets and the disk under the same path as presto does.
-fn prepare_run(disk: &Path) -> Result<PathBuf> {
+pub fn prepare_run(disk: &Path) -> Result<PathBuf> {
     let new = directory(RUN)?;
     virtual_fs("tmpfs", &new, "mode=755,size=20%")?;
     let below = |path: &Path| new.join(path.strip_prefix("/run").unwrap_or(path));
@@ -140,7 +155,8 @@ pub fn virtual_fs(kind: &str, at: &Path, options: &str) -> Result<()> {
     }
 }
 
-fn directory(path: &str) -> Result<PathBuf> {
+/// A directory of the initramfs, made if it is not there.
+pub fn directory(path: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(path).with_context(|| path.to_owned())?;
     Ok(path.into())
 }

@@ -8,10 +8,13 @@ mod client;
 mod cmdline;
 mod console;
 mod device;
+mod diskless;
 mod halt;
 mod helper;
 mod init;
 mod modules;
+mod network;
+mod profile;
 mod supervise;
 mod switch;
 
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     match name.as_str() {
         "init" => init::run(&rest),
         supervise::NAME => supervise::run(&rest),
+        profile::NAME => profile::run(&rest),
         "mount.intermezzo" | "mount.fuse.intermezzo" => helper::run(&rest),
         "halt" | "intermezzo-halt" => halt::run(),
         _ => {

@@ -25,13 +25,17 @@ pub fn load() -> Result<()> {
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()?;
     files.sort();
+    let mut is_one_absent = false;
     for path in files {
         let loaded = File::open(&path)
             .map_err(anyhow::Error::from)
             .and_then(|file| Ok(rustix::system::finit_module(&file, c"", 0)?));
         let Err(error) = loaded else { continue };
         match error.downcast_ref::<Errno>() {
-            Some(&(Errno::EXIST | Errno::NODEV)) => {}
+            Some(&Errno::EXIST) => {}
+            Some(&Errno::NODEV) => is_one_absent = true,
+            // It builds on that one.
+            Some(&Errno::NOENT) if is_one_absent => {}
             Some(&Errno::NOEXEC) => {
                 say(format_args!(
                     "{}: not a module of this kernel; pack the initramfs for it",

@@ -74,7 +74,7 @@ pub(crate) enum Command {
     Pki(Pki),
     /// Make an initramfs that boots a machine from a Volume as its root file system
     #[command(
-        after_help = "Examples:\n  intermezzo initramfs --kernel-modules /lib/modules/$(uname -r) --out initramfs.img\n  intermezzo initramfs --kernel-modules /lib/modules/6.12.1 --module xfs --shell /bin/busybox --compress --out initramfs.img\n\nKernel command line: rootfstype=intermezzo root=UUID=... (docs/root-filesystem.md)"
+        after_help = "Examples:\n  intermezzo initramfs --kernel-modules /lib/modules/$(uname -r) --out initramfs.img\n  intermezzo initramfs --kernel-modules /lib/modules/6.12.1 --module xfs --shell /bin/busybox --compress --out initramfs.img\n  intermezzo initramfs --diskless --kernel-modules /lib/modules/6.12.1 --compress --out diskless.img\n\nKernel command line: rootfstype=intermezzo root=UUID=..., or root=intermezzo:NAMESPACE/NAME@NODE=ADDRESS (docs/root-filesystem.md)"
     )]
     Initramfs(InitramfsArgs),
     /// Print a completion script for a shell
@@ -351,7 +351,10 @@ pub(crate) struct InitramfsArgs {
     /// Another module that the machine needs before its disk can be read; may be given several times
     #[arg(long, value_name = "NAME")]
     pub module: Vec<String>,
-    /// Where the programs intermezzo-boot, presto and presto-holder are, best static ones [default: beside this program]
+    /// For machines without a disk (root=intermezzo:...): lento and the modules of network interfaces as well
+    #[arg(long)]
+    pub diskless: bool,
+    /// Where the programs intermezzo-boot, presto, presto-holder and lento are, best static ones [default: beside this program]
     #[arg(long, value_name = "DIR")]
     pub programs: Option<PathBuf>,
     /// A shell for emergencies (`intermezzo.shell` on the kernel's command line), for example a static busybox
@@ -402,6 +405,23 @@ pub(crate) enum Pki {
         /// Names of the nodes
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<String>,
+    },
+    /// Pack a node's identity for a machine without a disk: an archive behind its initramfs, mode 0600
+    #[command(
+        after_help = "Example:\n  intermezzo pki archive --pki ./pki --out node-7.img node-7\n\nThe boot loader loads it as a second initrd, or `cat initramfs.img node-7.img` makes one of both. Whoever reads it can be that node."
+    )]
+    Archive {
+        /// Directory with NODE.crt, NODE.key and ca.crt
+        #[arg(long, value_name = "DIR")]
+        pki: PathBuf,
+        /// Directory with manifests of the node's volume and Replicator [default: what the kernel's command line says]
+        #[arg(long, value_name = "DIR")]
+        manifests: Option<PathBuf>,
+        /// Where to write it
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Name of the node
+        node: String,
     },
 }
 

@@ -1,12 +1,15 @@
 //! An initramfs: the archive (cpio, "newc") that the kernel unpacks into its first file system.
 //!
-//! Owns the bytes of the archive. `modules` finds the kernel's modules. Knows nothing of what the programs in it do; the order
+//! Owns the bytes of the archive. `modules` finds the kernel's modules, `identity` says which node a machine is. Knows nothing of what the programs in it do; the order
 //! of the entries and their times are always the same, so what is made twice of the same parts is the same and can be signed.
 
+pub mod identity;
 pub mod modules;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,6 +22,30 @@ const REGULAR: u32 = 0o100_000;
 const LINK: u32 = 0o120_777;
 /// Where modules lie, in the order of loading.
 pub const MODULES: &str = "/modules";
+
+/// Who may read an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody.
+    Everybody,
+    /// It holds secrets.
+    Owner,
+}
+
+/// Writes a finished archive. Whoever serves it to machines never has half of one.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(path: &Path, archive: &[u8], access: Access) -> Result<()> {
+    let new = path.with_extension("new");
+    let mode = if access == Access::Owner { 0o600 } else { 0o644 };
+    let write = || {
+        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        file.write_all(archive)?;
+        fs::rename(&new, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
 
 /// An archive under construction.
 #[derive(Debug, Default)]

@@ -96,6 +96,8 @@ fn every_command_explains_itself() {
         &["conflicts", "list"],
         &["pki", "ca"],
         &["pki", "node"],
+        &["pki", "archive"],
+        &["initramfs"],
         &["completions"],
     ] {
         let run = intermezzo(words.iter().copied().chain(["--help"]));

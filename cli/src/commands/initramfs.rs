@@ -1,16 +1,15 @@
 //! `intermezzo initramfs`.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::Exit;
 use crate::args::InitramfsArgs;
-use crate::initramfs::Archive;
 use crate::initramfs::modules::Modules;
+use crate::initramfs::{Access, Archive, write};
 use crate::output::{bytes, print_text};
 
 /// What disks of machines and of virtual machines need, as far as the kernel has it.
@@ -19,6 +18,27 @@ const USUAL: [&str; 8] =
 /// What serves the root file system, and the place of each.
 const PROGRAMS: [(&str, &str); 3] =
     [("intermezzo-boot", "init"), ("presto", "bin/presto"), ("presto-holder", "bin/presto-holder")];
+/// The same for network interfaces, where there is no disk.
+const CARDS: [&str; 14] = [
+    "virtio_net",
+    "e1000",
+    "e1000e",
+    "igb",
+    "igc",
+    "ixgbe",
+    "i40e",
+    "ice",
+    "r8169",
+    "tg3",
+    "bnxt_en",
+    "ena",
+    "vmxnet3",
+    "hv_netvsc",
+];
+/// What brings the volume from its server, where there is no disk.
+const LENTO: (&str, &str) = ("lento", "bin/lento");
+/// Archives behind one another begin at multiples of this.
+const ALIGNED: usize = 4;
 /// Best speed of unpacking for little more work here.
 const LEVEL: i32 = 12;
 
@@ -28,7 +48,7 @@ pub(super) fn run(args: &InitramfsArgs) -> Result<Exit> {
         archive.directory(dir);
     }
     let dir = programs(args)?;
-    for (name, to) in PROGRAMS {
+    for (name, to) in PROGRAMS.into_iter().chain(args.diskless.then_some(LENTO)) {
         let from = dir.join(name);
         ensure!(
             from.is_file(),
@@ -52,17 +72,11 @@ pub(super) fn run(args: &InitramfsArgs) -> Result<Exit> {
     let unpacked = whole.len();
     if args.compress {
         whole = zstd::stream::encode_all(whole.as_slice(), LEVEL)?;
+        whole.resize(whole.len().next_multiple_of(ALIGNED), 0);
     }
-    // Whoever serves it to machines never has half of one.
-    let new = args.out.with_extension("new");
     // Who adds files may have added secrets.
-    let mode = if args.file.is_empty() { 0o644 } else { 0o600 };
-    let write = || {
-        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-        file.write_all(&whole)?;
-        fs::rename(&new, &args.out)
-    };
-    write().with_context(|| format!("cannot write {}", args.out.display()))?;
+    let access = if args.file.is_empty() { Access::Everybody } else { Access::Owner };
+    write(&args.out, &whole, access)?;
     print_text(&format!(
         "{}: {}, {} unpacked\n",
         args.out.display(),
@@ -89,6 +103,7 @@ fn modules(args: &InitramfsArgs, archive: &mut Archive) -> Result<()> {
         bail!("the kernel in {} has no module {unknown}", args.kernel_modules.display());
     }
     let mut names: Vec<&str> = USUAL.to_vec();
+    names.extend(args.diskless.then_some(CARDS).into_iter().flatten());
     names.extend(args.module.iter().map(String::as_str));
     archive.modules(&kernel, &names)
 }

@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use crate::Exit;
 use crate::args::Pki;
-use crate::output::print_text;
-use crate::pki::{identity, make_ca, make_node};
+use crate::initramfs::{Access, identity, write};
+use crate::output::{bytes, print_text};
+use crate::pki::{self, make_ca, make_node};
 
 pub(super) fn run(pki: Pki) -> Result<Exit> {
     match pki {
@@ -20,11 +21,16 @@ pub(super) fn run(pki: Pki) -> Result<Exit> {
                 let files = make_node(&ca, &out, &node, valid(days))?;
                 print_text(&format!(
                     "{}  {}  {}\n",
-                    identity(&node),
+                    pki::identity(&node),
                     files.cert.display(),
                     files.key.display()
                 ))?;
             }
+        }
+        Pki::Archive { pki, manifests, out, node } => {
+            let archive = identity::archive(&node, &pki, manifests.as_deref())?;
+            write(&out, &archive, Access::Owner)?;
+            print_text(&format!("{}: node {node}, {}\n", out.display(), bytes(archive.len() as u64)))?;
         }
     }
     Ok(Exit::Done)

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use intermezzo::output::say;
 use intermezzo_tests::boot::debian;
-use intermezzo_tests::boot::scenarios::{BUSYBOX, DEBIAN, Scenario};
+use intermezzo_tests::boot::scenarios::{BUSYBOX, DEBIAN, DISKLESS, DISKLESS_DEBIAN, Scenario};
 use intermezzo_tests::boot::userland::Userland;
-use intermezzo_tests::boot::world::World;
+use intermezzo_tests::boot::world::{Storage, World};
 use intermezzo_tests::machine::kernel::Release;
 use intermezzo_tests::machine::qemu::accelerator;
 use rand::SeedableRng;
@@ -22,6 +22,9 @@ struct Args {
     /// Show one boot, from the kernel to the end, as somebody sees it who sits before the machine
     #[arg(long)]
     show: bool,
+    /// With --show: of a machine without a disk
+    #[arg(long, requires = "show")]
+    diskless: bool,
     /// Only these scenarios
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let all = || BUSYBOX.iter().chain(&DEBIAN);
+    let all = || BUSYBOX.iter().chain(&DISKLESS).chain(&DEBIAN).chain(&DISKLESS_DEBIAN);
     if let Some(unknown) = args.only.iter().find(|name| !all().any(|(known, _)| known == name)) {
         let names: Vec<_> = all().map(|(name, _)| *name).collect();
         ensure!(false, "no scenario {unknown}; there are {}", names.join(", "));
@@ -59,14 +62,18 @@ fn run(args: &Args) -> Result<()> {
     let seed = args.seed.unwrap_or_else(rand::random);
     say(format_args!("boot: seed {seed}, kernel of {}, {}", args.kernel.name(), accelerator()));
     let mut random = StdRng::seed_from_u64(seed);
-    some(args, &BUSYBOX, || Ok(Userland::Busybox), &mut random)?;
-    some(args, &DEBIAN, || Ok(Userland::Debian(debian::tree(args.kernel)?)), &mut random)
+    some(args, &BUSYBOX, Storage::Disk, || Ok(Userland::Busybox), &mut random)?;
+    some(args, &DISKLESS, Storage::Memory, || Ok(Userland::Busybox), &mut random)?;
+    let debian = || Ok(Userland::Debian(debian::tree(args.kernel)?));
+    some(args, &DEBIAN, Storage::Disk, debian, &mut random)?;
+    some(args, &DISKLESS_DEBIAN, Storage::Memory, debian, &mut random)
 }
 
 /// Those that are wanted of these, in a world of their own.
 fn some(
     args: &Args,
     scenarios: &[Scenario],
+    storage: Storage,
     userland: impl FnOnce() -> Result<Userland>,
     random: &mut StdRng,
 ) -> Result<()> {
@@ -76,9 +83,10 @@ fn some(
         return Ok(());
     }
     let begin = Instant::now();
-    let mut world = World::up(&args.base, args.kernel, &userland()?).context("no world")?;
+    let mut world = World::up(&args.base, args.kernel, &userland()?, storage).context("no world")?;
     let took = begin.elapsed().as_secs_f64();
-    say(format_args!("✓ a server, a volume with a system in it, a disk, an initramfs ({took:.0} s)"));
+    let disk = if storage == Storage::Disk { "a disk" } else { "no disk" };
+    say(format_args!("✓ a server, a volume with a system in it, {disk}, an initramfs ({took:.0} s)"));
     for (name, scenario) in wanted {
         let begin = Instant::now();
         match scenario(&world, random).with_context(|| format!("scenario {name}")) {
@@ -95,13 +103,15 @@ fn some(
 }
 
 fn show(args: &Args) -> Result<()> {
-    let world = World::up(&args.base, args.kernel, &Userland::Busybox)?;
+    let storage = if args.diskless { Storage::Memory } else { Storage::Disk };
+    let world = World::up(&args.base, args.kernel, &Userland::Busybox, storage)?;
     let mut machine = world.boot()?;
     for order in [
         "uname -r",
         "grep ' / ' /proc/mounts",
         "df -h /",
-        "/etc/lento; sleep 2; echo written here >/greeting; cat /greeting",
+        if args.diskless { "stat -c %s /bin/lento; du -k /bin/lento" } else { "/etc/lento" },
+        "sleep 2; echo written here >/greeting; cat /greeting",
     ] {
         let (_, said) =
             machine.order(&format!("echo '# {order}' >/dev/console; ({order}) 2>&1 | tee /dev/console"))?;

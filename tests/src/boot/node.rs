@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::world::World;
+use super::world::{Storage, World};
 use crate::machine::disk::Disk;
 use crate::machine::qemu::{Machine, Spec, TRIES};
 
@@ -24,7 +24,7 @@ pub const LINE: &str = "root=/dev/vda rootfstype=intermezzo ro systemd.default_d
 #[derive(Debug)]
 pub struct Running {
     machine: Machine,
-    disk: Disk,
+    disk: Option<Disk>,
 }
 
 impl World {
@@ -35,7 +35,7 @@ impl World {
     pub fn boot(&self) -> Result<Running> {
         let mut tries = 1;
         loop {
-            let mut running = self.power_on(LINE, self.initramfs.clone(), self.image.clone())?;
+            let mut running = self.power_on(&self.line(), self.initramfs.clone(), self.image.clone())?;
             let ready = running.is_ready();
             if ready.is_ok() || tries >= TRIES || !running.machine.is_broken_by_the_emulator() {
                 return ready.map(|()| running);
@@ -50,15 +50,18 @@ impl World {
     /// QEMU does not start.
     pub fn power_on(&self, append: &str, initramfs: PathBuf, image: PathBuf) -> Result<Running> {
         let socket = self.dir.join("disk.sock");
-        let disk = Disk::serve(&image, &socket)?;
+        let disk = match self.storage {
+            Storage::Disk => Some(Disk::serve(&image, &socket)?),
+            Storage::Memory => None,
+        };
         let machine = Machine::start(&Spec {
             dir: &self.dir,
             kernel: &self.kernel,
             initramfs: &initramfs,
-            disks: &[socket],
+            disks: if disk.is_some() { std::slice::from_ref(&socket) } else { &[] },
             append,
             cpus: 1,
-            memory: 512,
+            memory: self.memory,
             ports: &[self.machine.port],
         })?;
         Ok(Running { machine, disk })
@@ -145,7 +148,9 @@ impl Running {
         self.machine.ended(END).with_context(|| format!("the console:\n{}", self.machine.console()))?;
         let console = self.machine.whole_console();
         drop(self.machine);
-        self.disk.cut(&mut StdRng::seed_from_u64(0))?;
+        if let Some(disk) = self.disk {
+            disk.cut(&mut StdRng::seed_from_u64(0))?;
+        }
         Ok(console)
     }
 
@@ -155,7 +160,8 @@ impl Running {
     /// The machine does not go.
     pub fn cut(mut self, random: &mut StdRng) -> Result<(usize, Vec<String>)> {
         let said = self.machine.cut()?;
-        Ok((self.disk.cut(random)?.sectors, said))
+        let lost = self.disk.map(|disk| disk.cut(random)).transpose()?.map_or(0, |lost| lost.sectors);
+        Ok((lost, said))
     }
 
     /// All that the console showed so far.

@@ -1,6 +1,7 @@
 //! What is tried with machines that boot from a volume. Each scenario begins with the machine off and in sync, and ends so.
 
 mod cuts;
+mod diskless;
 mod lines;
 mod plain;
 mod seed;
@@ -40,6 +41,9 @@ pub type Scenario = (&'static str, fn(&World, &mut StdRng) -> Result<String>);
 /// With systemd.
 pub const DEBIAN: [Scenario; 1] = [("systemd", systemd::systemd)];
 
+/// The same without a disk.
+pub const DISKLESS_DEBIAN: [Scenario; 1] = [("diskless-systemd", systemd::without_disk)];
+
 /// With busybox.
 pub const BUSYBOX: [Scenario; 9] = [
     ("seed", seed::boot),
@@ -51,6 +55,14 @@ pub const BUSYBOX: [Scenario; 9] = [
     ("shutdown", cuts::shutdown),
     ("lines", lines::wrong),
     ("plain", plain::beside),
+];
+
+/// With busybox, and without a disk.
+pub const DISKLESS: [Scenario; 4] = [
+    ("diskless", diskless::boot),
+    ("diskless-away", diskless::away),
+    ("diskless-read-only", diskless::read_only),
+    ("diskless-lines", diskless::lines),
 ];
 
 /// How often a machine goes down and up where that is the question; `ROUNDS` says it.

@@ -13,12 +13,25 @@ use intermezzo::pki::Files;
 use intermezzo_channel::ROOT_DISK;
 use rustix::mount::UnmountFlags;
 
+use super::node::LINE;
 use super::userland::Userland;
 use crate::cluster::command::{DEADLINE, output};
 use crate::fleet::Temporary;
 use crate::machine::initramfs::found;
 use crate::machine::kernel::{Kernel, Release};
 use crate::machine::qemu::HOST;
+
+/// Where the machine has its part of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// On a disk, which an agent here fills before the first boot.
+    Disk,
+    /// In its memory: it has no disk.
+    Memory,
+}
+
+/// Names that belong to a machine without a disk, and not to the volume.
+pub const EXCLUDED: &str = "/etc/machine-id:/var/log/";
 
 /// Of the disk, in bytes.
 const SIZE: u64 = 2 << 30;
@@ -40,7 +53,11 @@ pub struct World {
     pub kernel: Kernel,
     /// For images, archives, sockets.
     pub dir: PathBuf,
-    /// Made by `intermezzo initramfs`.
+    /// Where the machine has its part of the volume.
+    pub storage: Storage,
+    /// Its memory, in MiB.
+    pub memory: u32,
+    /// Made by `intermezzo initramfs`; for a machine without a disk with its identity behind it.
     pub initramfs: PathBuf,
     /// The machine's disk.
     pub image: PathBuf,
@@ -51,7 +68,7 @@ impl World {
     ///
     /// # Errors
     /// A program is missing, or the fleet does not come up.
-    pub fn up(base: &Path, release: Release, userland: &Userland) -> Result<World> {
+    pub fn up(base: &Path, release: Release, userland: &Userland, storage: Storage) -> Result<World> {
         let kernel = Kernel::get(release)?;
         let mut fleet = Temporary::made(base, "intermezzo-boot", 2)?;
         fleet.fleet.take_ports()?;
@@ -59,8 +76,15 @@ impl World {
         let dir = fleet.fleet.layout.dir.join("machine");
         fs::create_dir(&dir)?;
         let (initramfs, image) = (dir.join("initramfs"), dir.join("image"));
-        let world = World { fleet, server, machine, kernel, dir, initramfs, image };
-        world.make_disk(&world.image)?;
+        // What a Debian opens while it starts is in memory where there is no disk.
+        let memory = match (storage, userland) {
+            (Storage::Memory, Userland::Debian(_)) => 1024,
+            _ => 512,
+        };
+        let world = World { fleet, server, machine, kernel, dir, storage, memory, initramfs, image };
+        if storage == Storage::Disk {
+            world.make_disk(&world.image)?;
+        }
         world.start_here(&world.server, Daemon::Presto)?;
         world.start_here(&world.server, Daemon::Lento)?;
         // Its one Replicator comes later.
@@ -70,7 +94,9 @@ impl World {
             std::thread::sleep(Duration::from_millis(50));
         }
         userland.lay_out(&world)?;
-        world.fill()?;
+        if storage == Storage::Disk {
+            world.fill()?;
+        }
         world.pack()?;
         Ok(world)
     }
@@ -171,19 +197,72 @@ impl World {
             .arg(&self.kernel.modules)
             .arg("--out")
             .arg(&self.initramfs);
+        if self.storage == Storage::Memory {
+            pack.arg("--diskless");
+        }
         pack.arg("--programs").arg(self.programs()?).arg("--shell").arg(found("busybox")?);
         for module in ["virtio_net", "virtio_console"] {
             pack.args(["--module", module]);
         }
         output(&mut pack, DEADLINE)?;
+        if self.storage == Storage::Memory {
+            let identity = self.identity(&self.fleet.fleet.layout.pki())?;
+            fs::rename(&self.initramfs, self.common())?;
+            fs::rename(self.with_identity(&identity)?, &self.initramfs)?;
+        }
         Ok(())
+    }
+
+    /// The initramfs of all machines without a disk.
+    fn common(&self) -> PathBuf {
+        self.dir.join("common")
+    }
+
+    /// Who the machine is, with a certificate from this directory.
+    ///
+    /// # Errors
+    /// There is none for it.
+    pub fn identity(&self, pki: &Path) -> Result<PathBuf> {
+        let out = self.dir.join("identity");
+        let mut pack = Command::new(binary("intermezzo")?);
+        pack.args(["pki", "archive", "--pki"]).arg(pki).arg("--out").arg(&out).arg(&self.machine.name);
+        output(&mut pack, DEADLINE)?;
+        Ok(out)
+    }
+
+    /// An initramfs that says so, as a boot loader puts it together.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn with_identity(&self, identity: &Path) -> Result<PathBuf> {
+        let (out, mut whole) = (self.dir.join("with-identity"), fs::read(self.common())?);
+        whole.extend(fs::read(identity)?);
+        fs::write(&out, whole)?;
+        Ok(out)
+    }
+
+    /// What is on the kernel's command line for it to boot from the volume.
+    #[must_use]
+    pub fn line(&self) -> String {
+        match self.storage {
+            Storage::Disk => LINE.to_owned(),
+            Storage::Memory => {
+                format!("{} rootflags=size=60%,exclude={EXCLUDED}", self.far(&self.fleet.fleet.config.volume))
+            }
+        }
+    }
+
+    /// The same of another volume, without flags.
+    #[must_use]
+    pub fn far(&self, volume: &str) -> String {
+        format!("root=intermezzo:{volume}@{}={HOST}:{} ip=dhcp", self.server.name, self.server.port)
     }
 
     /// Without debug information they are a tenth.
     fn programs(&self) -> Result<PathBuf> {
         let dir = self.dir.join("programs");
         fs::create_dir_all(&dir)?;
-        for name in ["intermezzo-boot", "presto", "presto-holder"] {
+        for name in ["intermezzo-boot", "presto", "presto-holder", "lento"] {
             output(Command::new("strip").arg("-o").arg(dir.join(name)).arg(binary(name)?), DEADLINE)?;
         }
         Ok(dir)

@@ -1,0 +1,205 @@
+//! The network of a machine without a disk: up before its root file system is there.
+//!
+//! `netlink` is the way to the kernel, `dhcp` the way to an address. What the kernel has set up by itself (`ip=` with
+//! CONFIG_IP_PNP) is taken as it is.
+
+pub mod dhcp;
+pub mod netlink;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+
+use crate::console::say;
+use dhcp::Lease;
+use netlink::Index;
+
+/// Interfaces of this machine.
+const CARDS: &str = "/sys/class/net";
+/// How often they are looked at.
+const BREATH: Duration = Duration::from_millis(20);
+/// How often it is said what is waited for.
+const WORD: Duration = Duration::from_secs(10);
+/// For one of several interfaces to get an address before the next one is tried.
+const TURN: Duration = Duration::from_secs(15);
+
+/// What the command line wants (`ip=`, `BOOTIF=`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Name of the interface.
+    pub device: Option<String>,
+    /// Address of the interface from which the machine was booted.
+    pub mac: Option<[u8; 6]>,
+    /// Without DHCP.
+    pub fixed: Option<Fixed>,
+}
+
+/// An address that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// This machine's.
+    pub address: Ipv4Addr,
+    /// Bits of the network.
+    pub prefix: u8,
+    /// The way out.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its name.
+    pub name: String,
+    /// The kernel's number for it.
+    pub index: Index,
+    /// Its address.
+    pub mac: [u8; 6],
+}
+
+/// Brings it up; the lease where the address is one for a time.
+///
+/// # Errors
+/// No interface, no address; with what to change.
+pub fn up(wish: &Wish, host: &str, patience: Duration) -> Result<Option<(Card, Lease)>> {
+    // Programs of this machine talk to one another by it.
+    if let Ok(loopback) = card("lo") {
+        let _ = netlink::set_up(loopback.index);
+    }
+    if is_up() {
+        return Ok(None);
+    }
+    let begun = Instant::now();
+    let deadline = begun.checked_add(patience);
+    let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    let mut said = Duration::ZERO;
+    loop {
+        let cards = cards(wish);
+        for card in &cards {
+            netlink::set_up(card.index).with_context(|| format!("{} is not switched on", card.name))?;
+        }
+        let connected: Vec<&Card> = cards.iter().filter(|card| has_carrier(&card.name)).collect();
+        for card in &connected {
+            if let Some(fixed) = &wish.fixed {
+                configure(card, fixed.address, fixed.prefix, fixed.gateway)?;
+                return Ok(None);
+            }
+            match dhcp::lease(card, host, Instant::now() + TURN.min(patience)) {
+                Ok(lease) => {
+                    configure(card, lease.address, lease.prefix, lease.gateway)?;
+                    return Ok(Some(((*card).clone(), lease)));
+                }
+                Err(error) => say(format_args!("{error:#} ({} s)", begun.elapsed().as_secs())),
+            }
+        }
+        let why = lacks(wish, &cards, &connected);
+        if is_over() {
+            bail!("no network after {} s: {why}", begun.elapsed().as_secs());
+        }
+        if begun.elapsed() >= said + WORD {
+            said = begun.elapsed();
+            say(format_args!("waiting for the network: {why} ({} s)", said.as_secs()));
+        }
+        std::thread::sleep(BREATH);
+    }
+}
+
+fn lacks(wish: &Wish, cards: &[Card], connected: &[&Card]) -> String {
+    let names = |cards: &[Card]| cards.iter().map(|card| card.name.as_str()).collect::<Vec<_>>().join(", ");
+    if let (true, Some(device)) = (cards.is_empty(), &wish.device) {
+        return format!("there is no interface {device} (ip=) but {}", names(&self::cards(&Wish::default())));
+    }
+    if cards.is_empty() {
+        return "there is no network interface; pack the module of its controller (intermezzo initramfs --module NAME)"
+            .to_owned();
+    }
+    if connected.is_empty() {
+        return format!("no cable, or nobody at its other end, at {}", names(cards));
+    }
+    "no DHCP server answers; is the machine in its network? ip=ADDRESS::GATEWAY:NETMASK::DEVICE:off needs none".to_owned()
+}
+
+fn configure(card: &Card, address: Ipv4Addr, prefix: u8, gateway: Option<Ipv4Addr>) -> Result<()> {
+    let done = |done: Result<(), Errno>| {
+        done.or_else(|errno| if errno == Errno::EXIST { Ok(()) } else { Err(errno) })
+    };
+    done(netlink::add_address(card.index, address, prefix))
+        .with_context(|| format!("{} does not get the address {address}/{prefix}", card.name))?;
+    if let Some(gateway) = gateway {
+        done(netlink::add_gateway(card.index, gateway))
+            .with_context(|| format!("no way to the router {gateway} by {}", card.name))?;
+    }
+    say(format_args!("{} has the address {address}/{prefix}", card.name));
+    Ok(())
+}
+
+/// Whether the kernel has been there already.
+fn is_up() -> bool {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    routes.lines().skip(1).any(|line| !line.starts_with("lo\t"))
+}
+
+/// Those that come into question, by name.
+fn cards(wish: &Wish) -> Vec<Card> {
+    let names = std::fs::read_dir(CARDS).into_iter().flatten().flatten();
+    let mut cards: Vec<Card> =
+        names.filter_map(|name| card(&name.file_name().to_string_lossy()).ok()).collect();
+    cards.retain(|card| {
+        card.name != "lo"
+            && wish.device.as_ref().is_none_or(|name| *name == card.name)
+            && (wish.device.is_some() || wish.mac.is_none_or(|mac| mac == card.mac))
+    });
+    cards.sort_by(|one, other| one.name.cmp(&other.name));
+    cards
+}
+
+/// The interface of this name.
+///
+/// # Errors
+/// There is none, or it has no Ethernet address.
+pub fn card(name: &str) -> Result<Card> {
+    let told = |what: &str| std::fs::read_to_string(Path::new(CARDS).join(name).join(what));
+    Ok(Card {
+        name: name.to_owned(),
+        index: Index(told("ifindex")?.trim().parse()?),
+        mac: mac(told("address")?.trim(), ':').context("no Ethernet")?,
+    })
+}
+
+fn has_carrier(name: &str) -> bool {
+    std::fs::read_to_string(Path::new(CARDS).join(name).join("carrier")).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Six bytes in hexadecimal digits.
+pub fn mac(text: &str, between: char) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(between).map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_interfaces_are_read() {
+        assert_eq!(mac("52:54:00:12:34:ff", ':'), Some([0x52, 0x54, 0, 0x12, 0x34, 0xff]));
+        for wrong in ["52:54:00:12:34", "52-54-00-12-34-56", "x2:54:00:12:34:56", ""] {
+            assert_eq!(mac(wrong, ':'), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said_with_what_to_change() {
+        let card = Card { name: "eth0".to_owned(), index: Index(2), mac: [0; 6] };
+        let says = |cards: &[Card], connected: &[&Card]| lacks(&Wish::default(), cards, connected);
+        assert!(says(&[], &[]).contains("--module NAME"));
+        assert!(says(std::slice::from_ref(&card), &[]).contains("no cable"));
+        assert!(
+            says(std::slice::from_ref(&card), &[&card]).contains("ip=ADDRESS::GATEWAY:NETMASK::DEVICE:off")
+        );
+        let wish = Wish { device: Some("eth9".to_owned()), ..Wish::default() };
+        assert!(lacks(&wish, &[], &[]).contains("no interface eth9"));
+    }
+}
