@@ -11,7 +11,7 @@ use crate::boot::world::World;
 pub(super) fn wrong(world: &World, _: &mut StdRng) -> Result<String> {
     let lines = [
         ("ro root=/dev/vda", "has no rootfstype=intermezzo: add it"),
-        ("rootfstype=intermezzo", "add root=/dev/NAME, root=UUID=... or root=LABEL=..."),
+        ("rootfstype=intermezzo", "add root=/dev/NAME, root=UUID=..., root=LABEL=... or root=intermezzo:"),
         (
             "rootfstype=intermezzo root=/dev/vdx rootwait=1",
             "root=/dev/vdx is not there after 1 s; there is vda",
