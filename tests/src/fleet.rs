@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -115,6 +116,24 @@ impl Temporary {
     /// Leaves everything in place after all: somebody will want to look.
     pub fn keep(&mut self) {
         self.keep = Keep::Everything;
+    }
+}
+
+/// A proof on a fleet of its own, for a `main`: where it fails, the agents and their logs are shown.
+pub fn proof(
+    program: &str,
+    base: &Path,
+    nodes: usize,
+    show: impl FnOnce(&mut Temporary) -> Result<()>,
+) -> ExitCode {
+    let fleet = Temporary::up(base, &format!("intermezzo-{program}"), nodes, Keep::Nothing);
+    let shown = fleet.and_then(|mut fleet| show(&mut fleet).inspect_err(|_| fleet.explain(&[])));
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("{program}: {error:#}"));
+            ExitCode::FAILURE
+        }
     }
 }
 

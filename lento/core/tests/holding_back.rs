@@ -9,17 +9,7 @@ use sim::steps::*;
 use sim::world::World;
 
 fn a_while(world: &mut World) {
-    for _ in 0..300 {
-        world.now += 20;
-        for each in 0..world.nodes.len() {
-            world.read_journal(each, 8);
-            while world.run_job(each) {}
-            world.timeout(each);
-            if each != SERVER {
-                while world.deliver(each, SERVER) || world.deliver(SERVER, each) {}
-            }
-        }
-    }
+    go_on(world, 300);
 }
 
 #[test]

@@ -20,17 +20,7 @@ fn written_on_and_on(node: usize, begin: impl Fn(&mut World)) -> World {
     for round in 0..4 {
         store(&mut world, node, "f", &format!("round {round}"));
         store(&mut world, node, &format!("beside {round}"), "quiet");
-        for _ in 0..100 {
-            world.now += 20;
-            for each in 0..world.nodes.len() {
-                world.read_journal(each, 8);
-                while world.run_job(each) {}
-                world.timeout(each);
-                if each != SERVER {
-                    while world.deliver(each, SERVER) || world.deliver(SERVER, each) {}
-                }
-            }
-        }
+        go_on(&mut world, 100);
     }
     world
 }

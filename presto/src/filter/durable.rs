@@ -1,7 +1,6 @@
 //! What fsync(2) waits for beside this node's own disk: that the server has it on its disk.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use intermezzo_kml::record::Caller;
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Recno;
 use parking_lot::Mutex;
+use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use super::Kept;
@@ -40,7 +40,7 @@ pub enum Durability {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Durable {
-    wanted: AtomicU8,
+    wanted: RwLock<Durability>,
     /// Calls that ended with this node's disk only although more was wanted.
     less: AtomicU64,
     warned: AtomicBool,
@@ -51,20 +51,11 @@ pub struct Durable {
 impl Durable {
     /// From now on.
     pub fn set(&self, wanted: Durability) {
-        let wanted = match wanted {
-            Durability::Local => 0,
-            Durability::Server => 1,
-            Durability::ServerIfThere => 2,
-        };
-        self.wanted.store(wanted, Ordering::Release);
+        *self.wanted.write() = wanted;
     }
 
     fn wanted(&self) -> Durability {
-        match self.wanted.load(Ordering::Acquire) {
-            0 => Durability::Local,
-            1 => Durability::Server,
-            _ => Durability::ServerIfThere,
-        }
+        *self.wanted.read()
     }
 
     /// Calls that did not get what is wanted: they failed, or were answered although only this node has it.

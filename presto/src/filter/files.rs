@@ -296,7 +296,7 @@ impl Volume {
             if only_data { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
         })?;
         let id = handle.file.id;
-        let newest = self.touched.newest(id).max(self.replayed.newest(id)).unwrap_or(Recno::NONE);
+        let newest = self.newest(id).unwrap_or(Recno::NONE);
         self.wait_for_server(caller, id, newest)
     }
 

@@ -44,6 +44,11 @@ impl Safety {
 }
 
 impl Volume {
+    /// The newest record about a file, whoever made it; `None`: it has been forgotten.
+    pub(crate) fn newest(&self, id: FileId) -> Option<Recno> {
+        self.touched.newest(id).max(self.replayed.newest(id))
+    }
+
     /// The attribute's value.
     pub(super) fn safe(&self, id: FileId) -> Result<Vec<u8>, Errno> {
         Ok(self.safety(id)?.word().as_bytes().to_vec())
@@ -59,7 +64,7 @@ impl Volume {
         if self.writers.get(id).is_some_and(|writer| self.is_changed(&writer, &stat, Doubt::Differs)) {
             return Ok(Safety::Local);
         }
-        let newest = self.touched.newest(id).max(self.replayed.newest(id)).unwrap_or(Recno::NONE);
+        let newest = self.newest(id).unwrap_or(Recno::NONE);
         Ok(self.upcalls.safety(&self.name, id, newest, Wait::own(DEADLINE)))
     }
 }

@@ -71,7 +71,7 @@ impl Replayer {
             return Ok((stat, fd));
         }
         // Somebody has emptied it, or others have changed it meanwhile.
-        let newest = volume.touched.newest(file).max(volume.replayed.newest(file));
+        let newest = volume.newest(file);
         Err(Stop::Stale(newest, None))
     }
 

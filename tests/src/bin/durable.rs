@@ -14,7 +14,7 @@ use clap::Parser;
 use intermezzo::fleet::Daemon;
 use intermezzo::output::say;
 use intermezzo_api::volume::Durability;
-use intermezzo_tests::fleet::{Keep, Temporary, kill};
+use intermezzo_tests::fleet::{Temporary, kill, proof};
 use intermezzo_tests::run::until;
 
 /// For what should take moments.
@@ -33,21 +33,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let shown = Temporary::up(&args.base, "intermezzo-durable", 2, Keep::Nothing).and_then(|mut fleet| {
-        let shown = show(&mut fleet);
-        if shown.is_err() {
-            fleet.explain(&[]);
-        }
-        shown
-    });
-    match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(format_args!("durable: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    proof("durable", &Args::parse().base, 2, show)
 }
 
 /// Somebody who makes and removes names all the time.

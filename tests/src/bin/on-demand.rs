@@ -12,7 +12,7 @@ use intermezzo::admin::Scope;
 use intermezzo::fleet::Daemon;
 use intermezzo::output::say;
 use intermezzo_api::Mode;
-use intermezzo_tests::fleet::{Keep, Temporary, kill};
+use intermezzo_tests::fleet::{Temporary, kill, proof};
 use intermezzo_tests::run::until;
 
 /// For what should take moments.
@@ -32,21 +32,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let shown = Temporary::up(&args.base, "intermezzo-on-demand", 2, Keep::Nothing).and_then(|mut fleet| {
-        let shown = show(&mut fleet);
-        if shown.is_err() {
-            fleet.explain(&[]);
-        }
-        shown
-    });
-    match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(format_args!("on-demand: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    proof("on-demand", &Args::parse().base, 2, show)
 }
 
 fn content(nth: usize, size: usize) -> Vec<u8> {

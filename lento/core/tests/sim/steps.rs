@@ -78,6 +78,21 @@ pub fn is_kept(world: &World, text: &str) -> bool {
     world.nodes[SERVER].kept.contains(&Hash::of(text.as_bytes()))
 }
 
+/// So many turns of 20 ms for everybody, whatever does not come to rest.
+pub fn go_on(world: &mut World, turns: usize) {
+    for _ in 0..turns {
+        world.now += 20;
+        for each in 0..world.nodes.len() {
+            world.read_journal(each, 8);
+            while world.run_job(each) {}
+            world.timeout(each);
+            if each != SERVER {
+                while world.deliver(each, SERVER) || world.deliver(SERVER, each) {}
+            }
+        }
+    }
+}
+
 pub fn settle(world: &mut World) {
     for client in 1..world.nodes.len() {
         world.connect(client);
