@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use intermezzo_channel::ROOT_DISK;
-use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfs, openat2, statvfs};
+use rustix::fs::{Mode, OFlags, StatVfs, statvfs};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -17,6 +17,7 @@ use crate::cmdline::{Replica, Request, Server};
 use crate::console::{complaints, say};
 use crate::init::NEW;
 use crate::network;
+use crate::profile;
 use crate::supervise::{Far, Plan};
 
 /// Name, certificate and key of this node, the authorities, and perhaps manifests.
@@ -240,9 +241,8 @@ pub fn wait_for_tree(request: &Request, server: &Server, run: &Path, supervisor:
 
 /// Presto looks into it when the root file system is remounted, and refuses updates until it can.
 pub fn bring_fstab(root: &Path) {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|root| openat2(root, "etc/fstab", flags, Mode::empty(), ResolveFlags::IN_ROOT));
+        .and_then(|root| profile::open(root, "etc/fstab"));
     // Without one a mount helper may name the volume.
     if let Err(errno) = opened
         && errno != Errno::NOENT

@@ -84,7 +84,7 @@ pub fn run(words: &[OsString]) -> ExitCode {
 }
 
 /// Opens a file as a program in the volume would see it, which brings its content.
-fn open(root: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+pub fn open(root: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     openat2(root, name, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV)
 }

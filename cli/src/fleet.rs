@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use intermezzo_api::manifest::Manifests;
 pub use intermezzo_api::volume::Durability;
+use intermezzo_api::volume::VolumeSpec;
 pub use intermezzo_api::volume::WhenAlone;
 use intermezzo_api::volume::Writes;
 use intermezzo_api::{Mode, Replicator};
@@ -443,11 +444,7 @@ impl Fleet {
     /// # Errors
     /// The manifest is wrong or cannot be written.
     pub fn set_exclude(&self, patterns: &[&str]) -> Result<(), FleetError> {
-        let mut manifests = self.manifests()?;
-        for volume in manifests.volumes.values_mut() {
-            volume.spec.exclude = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-        }
-        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+        self.edit(|spec| spec.exclude = patterns.iter().map(|pattern| (*pattern).to_owned()).collect())
     }
 
     /// One node writes at a time from now on, as somebody wants it with an editor.
@@ -455,11 +452,16 @@ impl Fleet {
     /// # Errors
     /// The manifest is wrong or cannot be written.
     pub fn set_permits(&self, when_alone: WhenAlone) -> Result<(), FleetError> {
+        self.edit(|spec| {
+            spec.writes = Writes::Permits;
+            spec.when_alone = when_alone;
+        })
+    }
+
+    /// Changes what the manifests say of each volume.
+    fn edit(&self, mut edit: impl FnMut(&mut VolumeSpec)) -> Result<(), FleetError> {
         let mut manifests = self.manifests()?;
-        for volume in manifests.volumes.values_mut() {
-            volume.spec.writes = Writes::Permits;
-            volume.spec.when_alone = when_alone;
-        }
+        manifests.volumes.values_mut().for_each(|volume| edit(&mut volume.spec));
         layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
     }
 
@@ -468,11 +470,7 @@ impl Fleet {
     /// # Errors
     /// The manifest is wrong or cannot be written.
     pub fn set_durability(&self, durability: Durability) -> Result<(), FleetError> {
-        let mut manifests = self.manifests()?;
-        for volume in manifests.volumes.values_mut() {
-            volume.spec.durability = durability;
-        }
-        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+        self.edit(|spec| spec.durability = durability)
     }
 
     /// From now on the volume's server keeps what was. The agents read their manifests when these change.
@@ -480,11 +478,7 @@ impl Fleet {
     /// # Errors
     /// The manifest is wrong or cannot be written.
     pub fn set_history(&self, history: Option<HistorySpec>) -> Result<(), FleetError> {
-        let mut manifests = self.manifests()?;
-        for volume in manifests.volumes.values_mut() {
-            volume.spec.history = history;
-        }
-        layout::write(&self.layout.manifest(), &layout::yaml(&manifests)?)
+        self.edit(|spec| spec.history = history)
     }
 
     /// Where a node's volume is mounted.

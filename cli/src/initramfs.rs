@@ -8,13 +8,12 @@ pub mod modules;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::replace::replace;
 use modules::Modules;
 
 const DIRECTORY: u32 = 0o040_755;
@@ -37,14 +36,8 @@ pub enum Access {
 /// # Errors
 /// It cannot be written.
 pub fn write(path: &Path, archive: &[u8], access: Access) -> Result<()> {
-    let new = path.with_extension("new");
     let mode = if access == Access::Owner { 0o600 } else { 0o644 };
-    let write = || {
-        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
-        file.write_all(archive)?;
-        fs::rename(&new, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    replace(path, archive, mode).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// An archive under construction.

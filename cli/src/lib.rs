@@ -11,6 +11,7 @@ pub mod initramfs;
 pub mod output;
 pub mod pki;
 pub mod progress;
+mod replace;
 
 pub use args::Cli;
 pub use args::seconds;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use intermezzo_api::manifest::{Manifests, Object};
@@ -13,6 +13,7 @@ use intermezzo_api::volume::{HostPath, ServerSpec, Source, Volume, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 use super::{FleetError, Request, file};
+use crate::replace::replace;
 
 /// Most nodes of a local fleet: they are named by single letters.
 pub const MAX_NODES: usize = 26;
@@ -354,16 +355,5 @@ fn absolute(path: &Path) -> Result<PathBuf, FleetError> {
 
 /// Replaces a text file whole.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), FleetError> {
-    replace(path, text.as_bytes()).map_err(file(path))
-}
-
-/// Replaces a file whole: whoever reads meanwhile sees the old or the new one.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // Hidden, so that who follows the directory of manifests does not read half of it.
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.new"));
-    let mut out = fs::File::create(&temporary)?;
-    out.write_all(bytes)?;
-    out.sync_all()?;
-    fs::rename(&temporary, path)
+    replace(path, text.as_bytes(), 0o666).map_err(file(path))
 }

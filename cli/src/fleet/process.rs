@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, pidfd_send_signa
 use serde::{Deserialize, Serialize};
 
 use super::FleetError;
+use crate::replace::replace;
 
 /// A process as it was recorded when it was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +60,7 @@ impl Recorded {
     /// # Errors
     /// What the file system says.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        super::layout::replace(path, &serde_json::to_vec(self)?)
+        replace(path, &serde_json::to_vec(self)?, 0o666)
     }
 
     /// Whether that very process still runs, any thread of it. One that has ended and that nobody has waited for does not.
