@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use rustix::fs::{FallocateFlags, FlockOperation, IFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, IFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::guard::Guarded;
@@ -41,8 +41,8 @@ pub trait FileSystem: fmt::Debug + Send + Sync {
     fn remove(&self, file: &Path) -> io::Result<()>;
     /// Makes earlier creations, renames and removals in the directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Something that differs after each boot of the kernel.
-    fn boot_id(&self) -> [u8; 16];
+    /// What differs after each boot of the kernel and, where the kernel can say so, after each mount of what `dir` lies in.
+    fn instance(&self, dir: &Path) -> [u8; 16];
     /// Whether segments may be prepared by a thread of their own (a test that counts writes says no).
     fn background(&self) -> bool {
         true
@@ -67,6 +67,9 @@ pub trait Map: fmt::Debug + Send + Sync {
     fn start_write_out(&self) -> io::Result<()>;
     /// Waits until it is there: in the device's cache perhaps, so durable only with the next flush of that device.
     fn wait_written_out(&self) -> io::Result<()>;
+    /// Whether the file has not left the kernel's memory since it was last mapped for writing, or made. Then its file system has
+    /// been mounted all the time, and nothing that was written is lost.
+    fn was_kept(&self) -> bool;
     /// Whether the disk has refused a page. What was stored or read before this said no is as it seemed; nothing is from then
     /// on.
     fn is_broken(&self) -> bool {
@@ -133,7 +136,7 @@ impl FileSystem for Os {
         File::open(dir)?.sync_all()
     }
 
-    fn boot_id(&self) -> [u8; 16] {
+    fn instance(&self, dir: &Path) -> [u8; 16] {
         let mut id = [0; 16];
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let mut digits = text.chars().filter_map(|c| c.to_digit(16));
@@ -141,7 +144,19 @@ impl FileSystem for Os {
             let (high, low) = (digits.next().unwrap_or(0), digits.next().unwrap_or(0));
             *byte = u8::try_from(high << 4 | low).unwrap_or(0);
         }
+        for (byte, of_mount) in id.iter_mut().zip(mount_id(dir).to_le_bytes()) {
+            *byte ^= of_mount;
+        }
         id
+    }
+}
+
+/// Number of the mount that a directory lies in, which no later one gets (Linux 6.8; before: 0).
+fn mount_id(dir: &Path) -> u64 {
+    const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(libc::STATX_MNT_ID_UNIQUE);
+    match rustix::fs::statx(rustix::fs::CWD, dir, AtFlags::empty(), UNIQUE) {
+        Ok(stat) if StatxFlags::from_bits_retain(stat.stx_mask).contains(UNIQUE) => stat.stx_mnt_id,
+        _ => 0,
     }
 }
 
@@ -171,35 +186,56 @@ fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
 
 /// A real map.
 #[derive(Debug)]
-struct OsMap(Guarded);
+struct OsMap {
+    of: Guarded,
+    was_kept: bool,
+}
+
+/// fcntl(2) commands that the libc crate does not name, and one of their values: what is written lives for a short time.
+const F_GET_RW_HINT: i32 = 1035;
+const F_SET_RW_HINT: i32 = 1036;
+const SHORT: u64 = 2;
+
+/// Marks a file in the kernel's memory, and says whether it was marked. No file system writes this hint to its disk: a file
+/// has it until it leaves the memory.
+fn mark(file: &File) -> bool {
+    let (mut before, hint) = (0_u64, SHORT);
+    // SAFETY: both commands take a pointer to one number, and these outlive the calls.
+    unsafe {
+        libc::fcntl(file.as_raw_fd(), F_GET_RW_HINT, &raw mut before);
+        libc::fcntl(file.as_raw_fd(), F_SET_RW_HINT, &raw const hint);
+    }
+    before == SHORT
+}
 
 impl OsMap {
     fn new(file: File, access: Access) -> io::Result<OsMap> {
-        Guarded::map(file, None, access).map(OsMap)
+        let was_kept = access == Access::Write && mark(&file);
+        Ok(OsMap { of: Guarded::map(file, None, access)?, was_kept })
     }
 
     fn write_out(&self, flags: u32) -> io::Result<()> {
         // SAFETY: plain numbers and a descriptor that is open as long as `self` is.
-        let result = unsafe { libc::sync_file_range(self.0.file().as_raw_fd(), 0, 0, flags) };
+        let result = unsafe { libc::sync_file_range(self.of.file().as_raw_fd(), 0, 0, flags) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Offset as a pointer distance, if `length` bytes lie there.
     fn place(&self, at: u64, length: usize) -> Option<usize> {
         let at = usize::try_from(at).ok()?;
-        (at.checked_add(length)? <= self.0.memory().len()).then_some(at)
+        (at.checked_add(length)? <= self.of.memory().len()).then_some(at)
     }
 
     fn word(&self, at: u64) -> Option<*mut u64> {
         let at = self.place(at, 8).filter(|at| at.is_multiple_of(8))?;
         // SAFETY: `place` keeps it inside the map.
-        Some(unsafe { self.0.memory().as_mut_ptr().add(at) }.cast())
+        Some(unsafe { self.of.memory().as_mut_ptr().add(at) }.cast())
     }
 }
 
 impl Map for OsMap {
     fn size(&self) -> u64 {
-        self.0.memory().len() as u64
+        self.of.memory().len() as u64
     }
 
     fn read(&self, at: u64, into: &mut [u8]) {
@@ -207,7 +243,7 @@ impl Map for OsMap {
         // SAFETY: inside the map, and `into` is ours alone. No reference to the map is made: other processes write to
         // it, though never to bytes that a `load` has shown as published.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.0.memory().as_ptr().add(at), into.as_mut_ptr(), into.len())
+            std::ptr::copy_nonoverlapping(self.of.memory().as_ptr().add(at), into.as_mut_ptr(), into.len())
         }
     }
 
@@ -215,7 +251,7 @@ impl Map for OsMap {
         let Some(at) = self.place(at, bytes.len()) else { return };
         // SAFETY: inside the map, which `Access::Write` made writable; the journal hands out each range to one thread.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.memory().as_mut_ptr().add(at), bytes.len())
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.of.memory().as_mut_ptr().add(at), bytes.len())
         }
     }
 
@@ -236,7 +272,7 @@ impl Map for OsMap {
 
     fn sync(&self) -> io::Result<()> {
         // Writes back what was stored through the map too. The file never grows, so its size needs no sync.
-        self.0.file().sync_data()
+        self.of.file().sync_data()
     }
 
     fn start_write_out(&self) -> io::Result<()> {
@@ -248,7 +284,11 @@ impl Map for OsMap {
         self.write_out(libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
 
+    fn was_kept(&self) -> bool {
+        self.was_kept
+    }
+
     fn is_broken(&self) -> bool {
-        self.0.is_broken()
+        self.of.is_broken()
     }
 }

@@ -75,7 +75,7 @@ impl Header {
     }
 }
 
-/// How durable the log is, and which boot wrote it. Each writing goes to the other slot.
+/// How durable the log is, and under which boot and mount it was written. Each writing goes to the other slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Status {
     /// Grows with each writing.
@@ -84,8 +84,8 @@ pub(crate) struct Status {
     pub settled: Recno,
     /// The intents of all records up to here were durable when this was written.
     pub written: Recno,
-    /// The boot of the kernel that wrote this.
-    pub boot: [u8; 16],
+    /// The `FileSystem::instance` under which this was written, once log and tree agree.
+    pub instance: [u8; 16],
     /// Whether the journal was closed in order.
     pub closed: Closed,
 }
@@ -101,12 +101,15 @@ pub(crate) enum Closed {
 }
 
 impl Status {
+    /// Before log and tree agree.
+    pub(crate) const NO_INSTANCE: [u8; 16] = [0; 16];
+
     pub(crate) fn encode(&self, segment: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(STATUS_LENGTH);
         for number in [self.sequence, self.settled.0, self.written.0] {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        out.extend_from_slice(&self.boot);
+        out.extend_from_slice(&self.instance);
         out.extend_from_slice(&u64::from(self.closed == Closed::Clean).to_le_bytes());
         out.extend_from_slice(&segment.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
@@ -117,9 +120,15 @@ impl Status {
         let mut b = Bytes(checked(bytes)?);
         let sequence = b.u64()?;
         let (settled, written) = (Recno(b.u64()?), Recno(b.u64()?));
-        let boot = *b.take(16)?.first_chunk::<16>()?;
+        let instance = *b.take(16)?.first_chunk::<16>()?;
         let closed = if b.u64()? == 1 { Closed::Clean } else { Closed::Open };
-        (b.u64()? == segment && sequence != 0).then_some(Status { sequence, settled, written, boot, closed })
+        (b.u64()? == segment && sequence != 0).then_some(Status {
+            sequence,
+            settled,
+            written,
+            instance,
+            closed,
+        })
     }
 
     /// Where this one belongs.

@@ -129,13 +129,14 @@ struct Cursor {
 #[derive(Debug)]
 struct Opened {
     closed: Closed,
-    same_boot: bool,
+    /// The file system under it has been mounted all the time since its last writer.
+    stayed: bool,
     cut: Option<Cut>,
 }
 
 impl Opened {
     fn is_unclean(&self) -> bool {
-        self.closed != Closed::Clean && (!self.same_boot || self.cut.is_some())
+        self.closed != Closed::Clean && (!self.stayed || self.cut.is_some())
     }
 }
 
@@ -161,9 +162,9 @@ impl Journal {
         fs.make_dir(dir).map_err(KmlError::io("cannot make", dir))?;
         let lock = lock(&*fs, dir)?;
         remove_spares(&*fs, dir)?;
-        let boot = fs.boot_id();
+        let instance = fs.instance(dir);
         if segment::numbers(&*fs, dir)?.is_empty() {
-            first_segment(&*fs, dir, &config, boot)?;
+            first_segment(&*fs, dir, &config, instance)?;
         }
         let scan = recovery::scan(&*fs, dir, Access::Write)?;
         if let Some(segment) = scan.segments.iter().find(|segment| segment.header.volume != config.volume) {
@@ -182,14 +183,15 @@ impl Journal {
         let cursor = Cursor { at: HEADER, next: first.header.first, segment: first };
         let mut log = Log::new(VecDeque::from(scan.segments), current, scan.end, scan.next);
         let written = Recno(scan.next.0.saturating_sub(1));
-        let opened =
-            Opened { closed: scan.status.closed, same_boot: scan.status.boot == boot, cut: scan.cut };
+        let noted = scan.status.instance;
+        let stayed = noted == instance || (noted != Status::NO_INSTANCE && log.current.was_kept());
+        let opened = Opened { closed: scan.status.closed, stayed, cut: scan.cut };
         log.status = scan.status;
         log.durable = log.current.header.number;
-        // Whose boot it is, is noted when journal and tree agree: a start that is interrupted is made once more as what it was.
-        let boot_noted = if opened.is_unclean() { [0; 16] } else { boot };
+        // Noted when journal and tree agree: a start that is interrupted is made once more as what it was.
+        let noted = if opened.is_unclean() { Status::NO_INSTANCE } else { instance };
         log.write_status(|status| {
-            *status = Status { settled, written, boot: boot_noted, closed: Closed::Open, ..*status };
+            *status = Status { settled, written, instance: noted, closed: Closed::Open, ..*status };
         });
         log.current.sync()?;
         let mut records = Vec::with_capacity(scan.unresolved.len());
@@ -445,8 +447,8 @@ impl Journal {
         self.opened.closed == Closed::Clean
     }
 
-    /// Whether the kernel went down over the open journal (or its tail is torn): the lower tree and the journal may
-    /// disagree about the last second.
+    /// Whether the kernel or the file system went down over the open journal (or its tail is torn): the lower tree and the
+    /// journal may disagree about the last second.
     pub fn unclean_boot(&self) -> bool {
         self.opened.is_unclean()
     }
@@ -475,15 +477,15 @@ impl Journal {
         Ok(disowned)
     }
 
-    /// Journal and lower tree agree: from now on it is this boot's.
+    /// Journal and lower tree agree: from now on it is this mount's.
     pub fn in_order(&self) -> Result<(), KmlError> {
         if !self.unclean_boot() {
             return Ok(());
         }
-        let boot = self.shared.fs.boot_id();
+        let instance = self.shared.fs.instance(&self.shared.dir);
         let current = {
             let mut log = self.shared.log();
-            log.write_status(|status| status.boot = boot);
+            log.write_status(|status| status.instance = instance);
             log.current.clone()
         };
         current.sync()
@@ -524,11 +526,16 @@ fn remove_spares(fs: &dyn FileSystem, dir: &Path) -> Result<(), KmlError> {
 }
 
 /// Makes segment 1, durable before it is used.
-fn first_segment(fs: &dyn FileSystem, dir: &Path, config: &Config, boot: [u8; 16]) -> Result<(), KmlError> {
+fn first_segment(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    config: &Config,
+    instance: [u8; 16],
+) -> Result<(), KmlError> {
     let spare = Spare::create(fs, dir, 0, config.segment_bytes)?;
     let bytes = spare.bytes();
     let header = Header { volume: config.volume, number: 1, first: Recno(1), bytes, previous_end: 0 };
-    let status = Status { sequence: 1, boot, closed: Closed::Clean, ..Status::default() };
+    let status = Status { sequence: 1, instance, closed: Closed::Clean, ..Status::default() };
     let segment = Segment::name(fs, dir, spare, header, &status).map_err(|(_, e)| e)?;
     segment.sync()?;
     fs.sync_dir(dir).map_err(KmlError::io("cannot sync", dir))

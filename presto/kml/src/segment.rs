@@ -238,6 +238,11 @@ impl Segment {
         if self.map.is_broken() { Err(KmlError::Broken { segment: self.path.clone() }) } else { Ok(()) }
     }
 
+    /// Whether it has been in the kernel's memory since its last writer.
+    pub(crate) fn was_kept(&self) -> bool {
+        self.map.was_kept()
+    }
+
     pub(crate) fn start_write_out(&self) -> Result<(), KmlError> {
         self.map.start_write_out().map_err(KmlError::io("cannot write out", &self.path))
     }

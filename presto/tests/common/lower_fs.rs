@@ -76,6 +76,12 @@ impl LowerFs {
         run(Command::new("losetup").args(["-c", &self.device()]));
     }
 
+    /// Unmounts it and mounts it anew: what was not written is gone.
+    pub fn mount_again(&self) {
+        run(Command::new("umount").arg(&self.at));
+        run(Command::new("mount").args(["-o", "loop"]).args([&self.image(), &self.at]));
+    }
+
     /// Has ext4 find an error, as on a bad disk: from now on it is read-only.
     pub fn break_off(&self) {
         let device = self.device();

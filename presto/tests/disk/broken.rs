@@ -166,6 +166,38 @@ fn a_file_system_that_stops_ends_its_volume_and_not_presto_on_ext4() {
 }
 
 #[test]
+fn a_file_system_that_stopped_and_is_mounted_again_is_looked_through() {
+    for kind in ["ext4", "xfs"] {
+        let small = LowerFs::mount(kind);
+        let w = world_with(tempfile::tempdir_in::<&Path>(&small.at).unwrap(), |_| {});
+        w.save("f", "text");
+        let w = w.restart(|_| ());
+        assert!(!w.volume.journal.unclean_boot(), "{kind}: killed while its file system stays");
+        w.call(Body::Sync(v1::Sync {}));
+        w.save("lost", "text");
+        shut_down(&small);
+        let w = w.restart(|_| small.mount_again());
+        assert!(w.volume.journal.unclean_boot(), "{kind}: taken for a mere kill");
+        assert_eq!(w.read("f"), "text");
+        let w = w.restart(|_| ());
+        assert!(!w.volume.journal.unclean_boot(), "{kind}: once is enough");
+    }
+}
+
+#[test]
+fn a_journal_that_is_seen_through_another_mount_after_a_kill_is_exact() {
+    let small = LowerFs::mount("ext4");
+    let w = world_with(tempfile::tempdir_in::<&Path>(&small.at).unwrap(), |_| {});
+    w.save("f", "text");
+    // As in a container that starts again: the same files, in a mount of its own.
+    let dir = w.cache.parent().unwrap().to_owned();
+    let w = w.restart(|_| rustix::mount::mount_bind(&dir, &dir).unwrap());
+    assert!(!w.volume.journal.unclean_boot());
+    drop(w);
+    rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+#[test]
 fn a_journal_that_cannot_be_read_back_is_told_and_is_nobodys_end() {
     let small = LowerFs::mount("ext4");
     let dir = small.at.join("kml");

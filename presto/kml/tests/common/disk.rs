@@ -271,7 +271,7 @@ impl FileSystem for Disk {
         Ok(())
     }
 
-    fn boot_id(&self) -> [u8; 16] {
+    fn instance(&self, _: &Path) -> [u8; 16] {
         [self.0.lock().boot; 16]
     }
 
@@ -349,6 +349,10 @@ impl Map for DiskMap {
 
     fn start_write_out(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn was_kept(&self) -> bool {
+        false
     }
 
     fn wait_written_out(&self) -> io::Result<()> {
