@@ -1,14 +1,15 @@
 //! Where a volume is not as the file system below it: each line of "Deviations" in docs/semantics.md, with what is the case on
 //! either side. A test that fails here says that a deviation is gone, or has changed.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
 use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, chown};
 
 use intermezzo_kml::record::Opcode;
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags, XattrFlags};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags, XattrFlags, inotify};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use presto::fuse::MountOptions;
@@ -263,6 +264,32 @@ fn syncfs_does_not_reach_presto() {
         file.sync_all().unwrap();
         assert_eq!(closes(), 1, "what fsync does");
     });
+}
+
+#[test]
+fn inotify_tells_of_this_mount_only() {
+    let m = mounted_in(tempfile::tempdir().unwrap(), &MountOptions::default());
+    let inotify = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&inotify, &m.mnt, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)
+        .unwrap();
+    let told = || {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let told = inotify::Reader::new(&inotify, &mut buffer)
+            .next()
+            .map(|event| event.file_name().map(CStr::to_owned));
+        told
+    };
+    fs::write(m.path("here"), "text").unwrap();
+    assert_eq!(told(), Ok(Some(c"here".to_owned())));
+    assert_eq!(told(), Err(Errno::AGAIN));
+    // What a replay does.
+    fs::write(m.cache.join("stage/new"), "text").unwrap();
+    fs::rename(m.cache.join("stage/new"), m.lower("there")).unwrap();
+    let root = m.volume.lower.root();
+    m.volume.notifier.entry(root, b"there");
+    m.volume.notifier.inode(root);
+    assert_eq!(fs::read_to_string(m.path("there")).unwrap(), "text");
+    assert_eq!(told(), Err(Errno::AGAIN));
 }
 
 #[test]

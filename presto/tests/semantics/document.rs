@@ -1,4 +1,4 @@
-//! docs/semantics.md and these tests name each other.
+//! docs/semantics.md and these tests name each other; it names tests of the other programs beside this one, too.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +16,12 @@ fn named(text: &str) -> BTreeSet<String> {
 fn tests(dir: &Path) -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     for entry in std::fs::read_dir(dir).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tests.extend(self::tests(&path));
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap();
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
             if line.trim() == "#[test]" {
@@ -36,6 +41,7 @@ fn each_sentence_has_its_test_and_each_test_its_sentence() {
     tests.remove("each_sentence_has_its_test_and_each_test_its_sentence");
     let other: BTreeSet<String> = tests.difference(&named).cloned().collect();
     assert!(other.is_empty(), "docs/semantics.md does not name {other:?}");
-    let absent: BTreeSet<&String> = named.iter().filter(|name| !tests.contains(*name)).collect();
+    let all = self::tests(&here.join("tests"));
+    let absent: BTreeSet<&String> = named.iter().filter(|name| !all.contains(*name)).collect();
     assert!(absent.is_empty(), "docs/semantics.md names what is no test: {absent:?}");
 }

@@ -18,6 +18,7 @@ mod data;
 mod deviations;
 mod directories;
 mod document;
+mod journaled;
 mod locks;
 #[path = "../common/lower_fs.rs"]
 mod lower_fs;
