@@ -381,6 +381,9 @@ impl Recovery<'_> {
                 .journal
                 .append(Class::Replay, &intent, &outcome)
                 .map_err(|source| self.journal(source))?;
+            if as_recorded {
+                self.volume.vouched.lock().insert(id, stat.attributes.version());
+            }
             self.volume.touched.object(id, recno);
             self.volume.limbo.note_close(id, recno);
             self.report.closes += 1;

@@ -2,7 +2,8 @@
 //!
 //! The directory may be on the disk before the bytes of a new file are, and before the journal. Such a file is empty, nobody
 //! was promised anything of it, and whoever made it in a replay does so again: it goes, as its name could have gone as well. A
-//! file in the place of another one is that one's new content, which may be torn.
+//! file in the place of another one is that one's new content, which may be torn, unless a record of its close was taken back
+//! that says what is there.
 
 use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Outcome, Recno};
 use rustix::fs::AtFlags;
@@ -62,6 +63,7 @@ impl Scrubber {
         let close = Found::of(Opcode::Close, file, stat.attributes);
         let close = match self.volume.lacking_file(file, &stat)? {
             Some(hash) => close.missing(hash),
+            None if self.is_as_closed(file, &stat) => close,
             None => close.flag(Flags::UNVOUCHED),
         };
         let close = Found {
@@ -76,6 +78,12 @@ impl Scrubber {
         let recno = self.take(&[close])?;
         self.forget(item, Some(file));
         Ok(Seen::Differs("another file", recno))
+    }
+
+    /// The record of its close went with those before it that the tree lacks; what it told of is there.
+    fn is_as_closed(&self, file: FileId, stat: &Stat) -> bool {
+        let closed = self.volume.vouched.lock().get(&file).copied();
+        closed.is_some_and(|closed| closed == stat.attributes.version())
     }
 
     fn is_of_before(&self, file: FileId) -> bool {

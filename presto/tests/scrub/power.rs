@@ -4,7 +4,8 @@ use std::fs;
 
 use intermezzo_channel::v1;
 use intermezzo_channel::v1::scrub_item::What;
-use intermezzo_kml::record::{Flags, Opcode};
+use intermezzo_kml::record::{Flags, Opcode, State};
+use presto::filter::Place;
 
 use crate::ask::*;
 use crate::world::*;
@@ -88,4 +89,39 @@ fn a_file_in_the_place_of_another_is_its_content_and_may_be_torn() {
     assert_eq!((close.opcode, close.intent.object, close.outcome.object), (Opcode::Close, old, now));
     assert!(close.outcome.flags.contains(Flags::UNVOUCHED));
     assert_eq!(w.read("f"), "saved");
+}
+
+/// An fsync may have promised it.
+#[test]
+fn a_file_in_the_place_of_another_is_whole_if_a_record_that_was_taken_back_says_so() {
+    for is_stored_over in [false, true] {
+        let w = world();
+        w.save("f", "old");
+        let old = w.id("f");
+        let last = w.last();
+        w.user_mkdir("lost");
+        w.save("f~", "saved");
+        let [from, to] = [&b"f~"[..], b"f"].map(|name| Place { dir: w.root(), name });
+        w.volume.rename(user(), from, to, rustix::fs::RenameFlags::empty()).unwrap();
+        let w = w.restart(|cache| {
+            cut_power(cache, last);
+            fs::remove_dir(cache.join("tree/lost")).unwrap();
+            fs::remove_dir_all(cache.join("limbo")).unwrap();
+            fs::create_dir(cache.join("limbo")).unwrap();
+            if is_stored_over {
+                fs::write(cache.join("tree/f"), "torn").unwrap();
+            }
+        });
+        let made = w.records().into_iter().find(|record| record.recno.0 == last + 1).unwrap();
+        assert_eq!(made.state, State::Failed, "what is behind something lost is taken back");
+        let item = v1::ScrubEntry { expect_file: true, ..expect(&w, "f", old) };
+        let (outcome, records) = mend(&w, What::Entry(item));
+        assert_eq!((outcome.result(), records.len()), (Kind::Found, 1));
+        let close = &records[0];
+        assert_eq!(
+            (close.opcode, close.intent.object, close.outcome.object),
+            (Opcode::Close, old, w.id("f"))
+        );
+        assert_eq!(close.outcome.flags.contains(Flags::UNVOUCHED), is_stored_over);
+    }
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use intermezzo_kml::record::{Flags, Mask, Opcode, Record};
 use presto::fuse::MountOptions;
-use rustix::fs::{CWD, FallocateFlags, FileType, Mode, RenameFlags, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, FileType, Mode, RenameFlags, Timespec, Timestamps, XattrFlags,
+};
 
 use crate::mounted::{Mounted, mounted};
 
@@ -99,7 +101,11 @@ fn a_change_of_attributes_is_one_record() {
         assert_eq!((one(&changed).opcode, one(&changed).intent.mask), (Opcode::Setattr, Mask::MODE));
         let changed = of(m, |at| chown(at("f"), Some(1), Some(2)).unwrap());
         assert_eq!(one(&changed).intent.mask, Mask::UID | Mask::GID);
-        let changed = of(m, |at| writable(&at("f")).set_modified(std::time::UNIX_EPOCH).unwrap());
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: 0 },
+            last_modification: Timespec { tv_sec: 1, tv_nsec: 2 },
+        };
+        let changed = of(m, |at| rustix::fs::utimensat(CWD, at("f"), &times, AtFlags::empty()).unwrap());
         assert_eq!(one(&changed).intent.mask & Mask::MTIME, Mask::MTIME);
         let set = |at: &Path| rustix::fs::setxattr(at, c"user.a", b"value", XattrFlags::empty()).unwrap();
         let changed = of(m, |at| set(&at("f")));
@@ -119,8 +125,10 @@ fn a_truncation_is_one_record_with_the_size() {
         }
         let file = writable(&m.path("f"));
         assert_eq!(opcodes(&of(m, |_| file.set_len(5).unwrap())), [Opcode::Setattr]);
+        // Where stamps are coarse, its close comes so soon that the content counts as changed once more.
         let cut = of(m, |at| drop(File::create(at("f")).unwrap()));
-        assert_eq!(one(&cut).outcome.after.size, 0);
+        assert_eq!((cut[0].opcode, cut[0].outcome.after.size), (Opcode::Setattr, 0));
+        assert!(cut[1..].iter().all(|record| record.opcode == Opcode::Close), "{cut:#?}");
     });
 }
 
