@@ -237,9 +237,15 @@ impl Cml {
         Ok(Cml::rows(store, Recno(after.0.saturating_add(1)), 1)?.pop())
     }
 
+    /// Its number. Most who ask want nothing else of it.
+    pub fn number_after(store: &dyn Store, after: Recno) -> Result<Option<Recno>, StoreError> {
+        let found = store.scan(Table::Pending, &table::number_key(after.0.saturating_add(1)), 1)?;
+        Ok(found.first().and_then(|(key, _)| table::recno_from_key(key)))
+    }
+
     /// Oldest pending record.
     pub fn first(store: &dyn Store) -> Result<Option<Recno>, StoreError> {
-        Ok(Cml::rows(store, Recno(0), 1)?.first().map(|(recno, _)| *recno))
+        Cml::number_after(store, Recno(0))
     }
 
     /// When the oldest pending record was made.

@@ -307,7 +307,7 @@ impl Client {
             return Ok(false);
         }
         let sent = self.cml.sent().max(self.received());
-        Ok(Cml::next(ctx.store, sent)?.is_none_or(|(next, _)| next > upto))
+        Ok(Cml::number_after(ctx.store, sent)?.is_none_or(|next| next > upto))
     }
 
     /// The server has been away for long enough.

@@ -108,13 +108,13 @@ impl Client {
             if self.read_again.is_some() || self.cml.reading() >= READS {
                 break;
             }
-            let Some((recno, row)) = Cml::next(ctx.store, looked)? else { break };
-            // What is at hand may be waiting for this very one.
-            let is_next =
-                || Ok::<_, StoreError>(Cml::next(ctx.store, sent)?.is_none_or(|(next, _)| next == recno));
-            if self.cml.at_hand() >= AHEAD && !is_next()? {
+            // What is at hand may be waiting for the very one that comes now.
+            if self.cml.at_hand() >= AHEAD
+                && Cml::number_after(ctx.store, sent)?.is_none_or(|next| next <= looked)
+            {
                 break;
             }
+            let Some((recno, row)) = Cml::next(ctx.store, looked)? else { break };
             if let Some(slot) = row.slot {
                 let next = ctx.meta.next_recno;
                 let ticket = ctx.ticket();
@@ -132,7 +132,11 @@ impl Client {
         let mut bytes = 0;
         let mut at = sent;
         while batch.len() < RECORDS && bytes < BYTES {
-            let Some((recno, row)) = Cml::next(ctx.store, at)? else { break };
+            let Some(recno) = Cml::number_after(ctx.store, at)?.filter(|next| !self.cml.is_being_read(*next))
+            else {
+                break;
+            };
+            let Some(row) = Cml::row(ctx.store, recno)? else { break };
             let Some(mut op) = self.cml.take_ready(ctx.store, recno, row)? else { break };
             op.id.0.incarnation = ctx.meta.incarnation;
             bytes += crate::cml::content_of(&op).and_then(|c| c.inline.as_ref()).map_or(0, Vec::len);

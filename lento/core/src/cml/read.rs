@@ -53,12 +53,17 @@ impl Cml {
         ticket: impl FnOnce() -> Ticket,
         out: &mut Vec<Output>,
     ) {
-        if self.ready.contains_key(&recno) || self.reads.values().any(|(at, _)| *at == recno) {
+        if self.ready.contains_key(&recno) || self.is_being_read(recno) {
             return;
         }
         let ticket = ticket();
         self.reads.insert(ticket, (recno, next_recno));
         out.push(Output::ReadContent { ticket, file: slot.file, stage_at: Some(server.clone()) });
+    }
+
+    /// Whether the content of this record is on its way.
+    pub fn is_being_read(&self, recno: Recno) -> bool {
+        self.reads.values().any(|(at, _)| *at == recno)
     }
 
     /// Number of reads under way.
@@ -79,7 +84,20 @@ impl Cml {
         result: ReadResult,
     ) -> Result<AfterRead, StoreError> {
         let Some((recno, began_before)) = self.reads.remove(&ticket) else { return Ok(AfterRead::GoOn) };
-        self.look_again(recno);
+        let after = self.content_of(store, recno, began_before, result)?;
+        if !self.ready.contains_key(&recno) {
+            self.look_again(recno);
+        }
+        Ok(after)
+    }
+
+    fn content_of(
+        &mut self,
+        store: &mut dyn Store,
+        recno: Recno,
+        began_before: Recno,
+        result: ReadResult,
+    ) -> Result<AfterRead, StoreError> {
         let Some(row) = Cml::row(store, recno)? else { return Ok(AfterRead::GoOn) };
         let Some(slot) = row.slot else { return Ok(AfterRead::GoOn) };
         let (hash, size, version, racy, inline) = match result {
