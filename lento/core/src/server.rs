@@ -292,7 +292,7 @@ impl Server {
         self.judge_waiting(ctx)?;
         let read = Position(ctx.meta.last_read().0);
         // One that covers what has come meanwhile serves as well.
-        let waits = !ctx.behind && self.unread.waits_for_sync();
+        let waits = !ctx.behind && (self.unread.waits_for_sync() || self.orphans.wait_for_sync());
         if (read > self.durable || waits) && self.syncing.want(ctx, read, read) {
             self.unread.sync_begins();
             self.asked = read;
@@ -416,6 +416,7 @@ impl Server {
         let Some((durable, _)) = self.syncing.done(ctx.now, ticket, ok, pause) else { return Ok(()) };
         self.durable = self.durable.max(durable);
         self.unread.durable(self.durable);
+        self.release_orphans(ctx)?;
         self.forget_resolved(ctx);
         self.truncate(ctx)
     }

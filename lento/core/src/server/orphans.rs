@@ -37,6 +37,15 @@ pub struct Orphan {
     pub unsafe_since: Option<Recno>,
 }
 
+/// When a file may go from limbo.
+#[derive(Clone, Copy, Debug)]
+struct Release {
+    /// Unless a later record than this one tells of it; `None`: it was safe before this life, and its row goes as well.
+    upto: Option<Recno>,
+    /// After this sync.
+    sync: u64,
+}
+
 /// What is kept in memory of them.
 #[derive(Debug, Default)]
 pub struct Orphans {
@@ -46,6 +55,9 @@ pub struct Orphans {
     newest: BTreeMap<FileId, Recno>,
     /// When a file may be copied.
     not_before: BTreeMap<FileId, Millis>,
+    /// Files whose contents are safe, until that is durable: a power cut may take the note of it, and with it the name of the
+    /// Conflict, and then the file is all there is.
+    safe: BTreeMap<FileId, Release>,
     /// Newest record when presto came up, until presto was told what to keep in limbo.
     pub limbo_end: Option<Recno>,
 }
@@ -53,9 +65,19 @@ pub struct Orphans {
 impl Orphans {
     /// Rebuilds it.
     pub fn load(store: &dyn Store) -> Result<Orphans, StoreError> {
-        let rows = all(store)?;
-        let waiting = rows.into_iter().filter_map(|(file, row)| Some((file, row.unsafe_since?))).collect();
-        Ok(Orphans { waiting, ..Orphans::default() })
+        let mut orphans = Orphans::default();
+        for (file, row) in all(store)? {
+            match row.unsafe_since {
+                Some(since) => drop(orphans.waiting.insert(file, since)),
+                None => drop(orphans.safe.insert(file, Release { upto: None, sync: 1 })),
+            }
+        }
+        Ok(orphans)
+    }
+
+    /// Whether a file goes from limbo after the next sync, whatever is durable.
+    pub fn wait_for_sync(&self) -> bool {
+        !self.safe.is_empty()
     }
 
     /// What writers left up to here is safe.
@@ -86,6 +108,7 @@ impl Orphans {
         let first = row.map_or(record, |row| row.record);
         put(store, file, &Orphan { record: first, unsafe_since: Some(since) })?;
         self.waiting.insert(file, since);
+        self.safe.remove(&file);
         self.newest.insert(file, recno);
         Ok(row.is_none())
     }
@@ -143,7 +166,7 @@ impl Server {
         }
         let mut files = Vec::new();
         for (file, orphan) in all(ctx.store)? {
-            if orphan.unsafe_since.is_some() {
+            if orphan.unsafe_since.is_some() || self.orphans.safe.contains_key(&file) {
                 files.push(file);
             } else {
                 ctx.store.delete(Table::Limbo, &table::file_key(file))?;
@@ -175,8 +198,21 @@ impl Server {
             return put(ctx.store, file, &Orphan { unsafe_since: Some(since), ..orphan });
         }
         self.orphans.waiting.remove(&file);
-        put(ctx.store, file, &Orphan { unsafe_since: None, ..orphan })?;
-        ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto });
+        self.orphans.safe.insert(file, Release { upto: Some(upto), sync: self.unread.next_sync() });
+        put(ctx.store, file, &Orphan { unsafe_since: None, ..orphan })
+    }
+
+    /// Another sync is done.
+    pub(super) fn release_orphans(&mut self, ctx: &mut Context<'_>) -> Result<(), StoreError> {
+        let synced = self.unread.synced();
+        let due: Vec<_> = self.orphans.safe.extract_if(.., |_, release| release.sync <= synced).collect();
+        for (file, Release { upto, .. }) in due {
+            if upto.is_none() {
+                ctx.store.delete(Table::Limbo, &table::file_key(file))?;
+            }
+            let upto = upto.unwrap_or(ctx.meta.last_read());
+            ctx.out.push(Output::ReleaseLimbo { files: vec![file], upto });
+        }
         Ok(())
     }
 }

@@ -133,6 +133,16 @@ impl Unread {
         self.held.retain(|_, until| until.record > upto || until.sync > self.synced);
     }
 
+    /// Number of the first sync that covers what is in the store now.
+    pub fn next_sync(&self) -> u64 {
+        self.syncs + 1
+    }
+
+    /// Number of the newest one that is done.
+    pub fn synced(&self) -> u64 {
+        self.synced
+    }
+
     /// Some row waits for a sync, whatever is durable.
     pub fn waits_for_sync(&self) -> bool {
         self.held.values().any(|until| until.sync > self.synced)
