@@ -5,6 +5,7 @@
 
 mod sim;
 
+use lento_core::Volume;
 use lento_core::io::Input;
 use lento_core::io::LogLimit;
 use lento_core::io::Output;
@@ -369,4 +370,34 @@ fn what_was_removed_before_it_was_sent_does_not_come_back_empty_after_a_power_cu
     settle(&mut world);
     everywhere(&world, "f", None);
     world.check_limbo().unwrap();
+}
+
+/// The note of it falls back with the log, and a Conflict with another name comes of the same file.
+#[test]
+fn what_a_writer_left_stays_in_limbo_until_the_note_of_its_conflict_is_on_the_disk() {
+    let mut world = world(1);
+    store(&mut world, CLIENT, "f", "first");
+    settle(&mut world);
+    let file = at(&world, SERVER, "f").unwrap();
+    world.open_and_store(SERVER, file, b"left by a writer");
+    remove(&mut world, CLIENT, "f");
+    go_on(&mut world, 50);
+    assert_eq!(at(&world, SERVER, "f"), None, "the server waits for no writer");
+    world.close(SERVER, file);
+    // Presto's own sync: the store is not in it.
+    world.nodes[SERVER].disk.make_durable();
+    for _ in 0..200 {
+        world.now += 1;
+        world.read_journal(SERVER, 8);
+        world.run_job_except(SERVER, is_sync);
+        world.timeout(SERVER);
+    }
+    assert!(is_kept(&world, "left by a writer"));
+    assert!(world.nodes[SERVER].disk.in_limbo().contains(&file), "the note of it is not durable yet");
+    world.power_but(SERVER, Keeps::Tree);
+    settle(&mut world);
+    assert!(!world.nodes[SERVER].disk.in_limbo().contains(&file));
+    let conflicts = Volume::conflicts(&world.nodes[SERVER].store, 10).unwrap();
+    let [(_, conflict)] = &conflicts[..] else { panic!("{conflicts:?}") };
+    assert!(is_kept_of(&world, conflict.record, "left by a writer"));
 }

@@ -5,6 +5,7 @@ use super::world::World;
 use lento_core::io::Output;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
+use lento_core::types::OpId;
 use lento_core::types::mode;
 
 pub const SERVER: usize = 0;
@@ -76,6 +77,12 @@ pub fn link(world: &mut World, node: usize, from: &str, to: &str) {
 
 pub fn is_kept(world: &World, text: &str) -> bool {
     world.nodes[SERVER].kept.contains(&Hash::of(text.as_bytes()))
+}
+
+/// Whether the server's conflict store has this for a record.
+pub fn is_kept_of(world: &World, record: OpId, text: &str) -> bool {
+    let kept = world.nodes[SERVER].kept_of.get(&record);
+    kept.is_some_and(|kept| kept.contains(&Hash::of(text.as_bytes())))
 }
 
 /// So many turns of 20 ms for everybody, whatever does not come to rest.
