@@ -61,6 +61,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  sudo intermezzo restore /mnt/home/notes.txt --at 4711\n  sudo intermezzo restore /mnt/home/projects --before 4712 --dry-run\n  sudo intermezzo restore /mnt/home/projects --at '2027-01-15 08:00' --to /mnt/home/projects-then\n\nWhat is written is an update of this node like any other: it goes to all nodes, and can be undone the same way. What stands\nthere now becomes history. Files that have come since then stay, unless --exact is given.\nExit code 3: some contents are not kept any more, or something is in the way; they are named."
     )]
     Restore(RestoreArgs),
+    /// Bring the contents below some paths now, on a node that keeps contents on demand
+    #[command(
+        after_help = "Examples:\n  intermezzo prefetch /mnt/models/current\n  intermezzo prefetch /mnt/home/notes.txt /mnt/home/projects\n\nIt opens what is not here yet, with the rights of whoever asks; what has come stays. To have something here in any case,\nalso after others change it, pin it: `pins` of a Replicator.\nExit code 3: some contents could not be had; they are named."
+    )]
+    Prefetch(PrefetchArgs),
     /// Removals of a large part of a volume's tree by one node, which wait until somebody approves or refuses them
     #[command(subcommand)]
     Hold(Hold),
@@ -179,6 +184,13 @@ pub(crate) struct StatusArgs {
     pub agents: AgentArgs,
     #[command(flatten)]
     pub print: PrintArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrefetchArgs {
+    /// Files, or directories with everything below
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod kml;
 mod parts;
 mod pki;
 mod place;
+mod prefetch;
 mod resolve;
 mod restore;
 mod scrub;
@@ -40,6 +41,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Hold(hold) => hold::run(&hold),
         Command::Initramfs(args) => initramfs::run(&args),
         Command::Pki(pki) => pki::run(pki),
+        Command::Prefetch(args) => prefetch::run(&args),
         Command::Scrub(args) => scrub::run(&args),
         Command::Completions { shell } => completions::run(shell),
     };

@@ -54,6 +54,22 @@ pub(crate) enum Command {
         after_help = "Examples:\n  kubectl intermezzo wait shared --all --timeout 60\n  kubectl intermezzo wait shared --node node2 && kubectl drain node2\n\nIt annotates the Volume, which takes the right to patch it. Exit code 3: not in time; the message says who is behind."
     )]
     Wait(WaitArgs),
+    /// A node neither sends nor receives a volume's updates for now; its programs go on
+    #[command(
+        after_help = "Example:\n  kubectl intermezzo pause shared node2\n\nIt sets `paused` of the Replicator, which takes the right to patch it."
+    )]
+    Pause(NodeArgs),
+    /// It does again
+    #[command(after_help = "Example:\n  kubectl intermezzo resume shared node2")]
+    Resume(NodeArgs),
+    /// Have contents on a node in any case, where they come on demand
+    #[command(
+        after_help = "Example:\n  kubectl intermezzo pin models node2 /current '**/*.json'\n\n`*` and `?` stand for what is in one name, `**` for any names. It changes `pins` of the Replicator, which takes the right to\npatch it. What is to come now and once: `intermezzo prefetch` on the node."
+    )]
+    Pin(PinArgs),
+    /// Have them on demand again; what is there stays
+    #[command(after_help = "Example:\n  kubectl intermezzo unpin models node2 /current")]
+    Unpin(PinArgs),
     /// Updates that lost against another and are kept
     #[command(subcommand)]
     Conflicts(Conflicts),
@@ -118,6 +134,26 @@ pub(crate) struct HistoryArgs {
     /// So many lines at most, the newest; 0: all
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: u32,
+}
+
+/// A replica.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The volume
+    #[arg(value_name = "VOLUME")]
+    pub volume: String,
+    /// The node
+    #[arg(value_name = "NODE")]
+    pub node: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Paths from the volume's root on, or patterns of them, each with everything below
+    #[arg(value_name = "PATTERN", required = true)]
+    pub patterns: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use intermezzo_api::Volume;
+use intermezzo_api::{Replicator, Volume};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::NamespaceResourceScope;
 use kube_client::api::{ListParams, LogParams, Patch, PatchParams};
@@ -209,6 +209,12 @@ impl Cluster {
     pub async fn patch_volume(&self, name: &str, patch: &Value) -> Result<Volume, ClusterError> {
         let (api, params) = (self.api::<Volume>(), PatchParams::default());
         self.ask(&format!("patch Volume {name}"), api.patch(name, &params, &Patch::Merge(patch))).await
+    }
+
+    /// Changes a Replicator by a merge patch.
+    pub async fn patch_replicator(&self, name: &str, patch: &Value) -> Result<Replicator, ClusterError> {
+        let (api, params) = (self.api::<Replicator>(), PatchParams::default());
+        self.ask(&format!("patch Replicator {name}"), api.patch(name, &params, &Patch::Merge(patch))).await
     }
 
     async fn ask<T>(

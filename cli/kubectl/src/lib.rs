@@ -1,7 +1,8 @@
 //! `kubectl intermezzo`, the plugin of kubectl: how volumes are and whether what was written is safe, from the objects in the
 //! cluster, with the rights of whoever asks.
 //!
-//! It talks to the API server and to nobody else, and changes nothing but one annotation (`wait`). What only an agent knows (the
+//! It talks to the API server and to nobody else, and changes one annotation (`wait`) and what a person may change of a Replicator
+//! (`pause`, `resume`, `pin`, `unpin`). What only an agent knows (the
 //! contents of conflicts, its own status) it asks by `kubectl exec`, with the rights of whoever asks (`agent.rs`). Words, tables and exit codes
 //! are those of `intermezzo`.
 
@@ -10,6 +11,7 @@ mod args;
 mod cluster;
 mod conflicts;
 mod lag;
+mod replicators;
 mod status;
 mod support;
 mod view;
@@ -51,6 +53,10 @@ fn carry_out(cli: &Cli) -> anyhow::Result<Exit> {
             Command::Status(args) => status::run(&cluster, args).await,
             Command::Lag(args) => lag::run(&cluster, args).await,
             Command::Wait(args) => wait::run(&cluster, args).await,
+            Command::Pause(args) => replicators::pause(&cluster, args, true).await,
+            Command::Resume(args) => replicators::pause(&cluster, args, false).await,
+            Command::Pin(args) => replicators::pin(&cluster, args, true).await,
+            Command::Unpin(args) => replicators::pin(&cluster, args, false).await,
             Command::SupportBundle(args) => support::run(&cluster, &cli.target, args).await,
             Command::History(args) => agent::history(&cluster, &cli.target, args).await,
             Command::Conflicts(Conflicts::List(args)) => conflicts::run(&cluster, args).await,

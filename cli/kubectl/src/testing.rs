@@ -155,6 +155,17 @@ fn answer(objects: &mut Objects, uri: &Uri, body: &Value) -> (u16, Value) {
         (Some(&"volumes"), None) => list(&objects.volumes),
         (Some(&"replicators"), None) => list(&objects.replicators),
         (Some(&"conflicts"), None) => list(&objects.conflicts),
+        (Some(&"replicators"), Some(name)) => {
+            let named = |replicator: &&mut Value| replicator["metadata"]["name"] == **name;
+            let Some(replicator) = objects.replicators.iter_mut().find(named) else {
+                return failure(404, &format!("replicators \"{name}\" not found"));
+            };
+            for (field, value) in body["spec"].as_object().into_iter().flatten() {
+                replicator["spec"][field] = value.clone();
+            }
+            objects.patches.push(body.clone());
+            (200, replicator.clone())
+        }
         (Some(&"volumes"), Some(name)) => {
             let found = objects.volumes.iter_mut().find(|volume| volume["metadata"]["name"] == **name);
             let Some(volume) = found else { return failure(404, &format!("volumes \"{name}\" not found")) };

@@ -106,8 +106,9 @@ fn a_file_in_the_place_of_another_is_whole_if_a_record_that_was_taken_back_says_
         let w = w.restart(|cache| {
             cut_power(cache, last);
             fs::remove_dir(cache.join("tree/lost")).unwrap();
-            fs::remove_dir_all(cache.join("limbo")).unwrap();
-            fs::create_dir(cache.join("limbo")).unwrap();
+            for old in fs::read_dir(cache.join("limbo")).unwrap() {
+                fs::remove_file(old.unwrap().path()).unwrap();
+            }
             if is_stored_over {
                 fs::write(cache.join("tree/f"), "torn").unwrap();
             }

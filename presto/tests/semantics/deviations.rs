@@ -274,10 +274,7 @@ fn inotify_tells_of_this_mount_only() {
         .unwrap();
     let told = || {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let told = inotify::Reader::new(&inotify, &mut buffer)
-            .next()
-            .map(|event| event.file_name().map(CStr::to_owned));
-        told
+        inotify::Reader::new(&inotify, &mut buffer).next().map(|event| event.file_name().map(CStr::to_owned))
     };
     fs::write(m.path("here"), "text").unwrap();
     assert_eq!(told(), Ok(Some(c"here".to_owned())));

@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use intermezzo::admin::Scope;
 use intermezzo::fleet::Daemon;
+use intermezzo::fleet::process::binary;
 use intermezzo::output::say;
 use intermezzo_api::Mode;
 use intermezzo_tests::fleet::{Temporary, kill, proof};
@@ -106,6 +107,28 @@ fn show(fleet: &mut Temporary) -> Result<()> {
     }
     ensure!(fs::read(b.join("d/two"))? == content(2, 200), "d/two is another one");
 
+    // Or before, for whoever asks.
+    let prefetch = |paths: &[PathBuf]| -> Result<(bool, String)> {
+        let done = Command::new(binary("intermezzo")?).arg("prefetch").args(paths).output()?;
+        Ok((done.status.success(), String::from_utf8_lossy(&done.stderr).into_owned()))
+    };
+    fs::create_dir(a.join("ahead"))?;
+    for nth in 0..SMALL {
+        fs::write(a.join(format!("ahead/{nth}")), content(nth, 5000))?;
+    }
+    fleet.fleet.wait(server, Scope::Everywhere, PATIENCE)?;
+    ensure!(taken(&b.join("ahead/7"))? == 0, "ahead/7 came unasked");
+    let (done, said) = prefetch(&[b.join("ahead")])?;
+    ensure!(done && said.contains("200 of 200 contents"), "{said}");
+    for nth in 0..SMALL {
+        ensure!(taken(&b.join(format!("ahead/{nth}")))? > 0, "ahead/{nth} is not here: {said}");
+    }
+    ensure!(fs::read(b.join("ahead/7"))? == content(7, 5000), "ahead/7 is another one");
+    // Of the others one has not been opened yet.
+    let (done, said) = prefetch(&[b.join("ahead"), b.join("d")])?;
+    ensure!(done && said.contains("1 of 1 contents"), "what is here is fetched once more: {said}");
+    say(format_args!("✓ {SMALL} contents are fetched ahead"));
+
     // Writing to what is not here.
     for (name, nth) in [("w1", 1), ("w2", 2), ("w3", 3), ("w4", 4)] {
         fresh(fleet, name, nth)?;
@@ -133,7 +156,9 @@ fn show(fleet: &mut Temporary) -> Result<()> {
     ensure!(begin.elapsed() < AWAY, "it took {:?}", begin.elapsed());
     say(format_args!("✓ without the server: {error}, after {:?}", begin.elapsed()));
     ensure!(fs::read(b.join("d/one"))? == content(1, 150), "what is here is not readable");
-    let mut waits = std::process::Command::new("cat").arg(b.join("interrupted")).spawn()?;
+    let (done, said) = prefetch(&[b.join("away"), b.join("d")])?;
+    ensure!(!done && said.contains("0 of 1 contents") && said.contains("No route to host"), "{said}");
+    let mut waits = Command::new("cat").arg(b.join("interrupted")).spawn()?;
     std::thread::sleep(Duration::from_millis(500));
     let begin = Instant::now();
     waits.kill()?;
