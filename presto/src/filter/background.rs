@@ -101,7 +101,7 @@ impl Round {
         if now.duration_since(self.looked) >= LONG_OPEN {
             self.looked = now;
             for id in open {
-                if let Err(errno) = volume.look_at(id) {
+                if let Err(errno) = volume.look_in_passing(id) {
                     tracing::debug!(target: "filter", volume = volume.name, object = %id, %errno, "long-open file");
                 }
             }

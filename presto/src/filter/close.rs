@@ -2,7 +2,8 @@
 //!
 //! Data passes presto by, so it looks at versions. A file that can be mapped is looked at in a fixed order: fingerprint,
 //! then start of writeback, then the record. A store before the writeback is in what readers of the record will see;
-//! a store after it faults and gives the file a new version, which the next look finds.
+//! a store after it faults and gives the file a new version, which the next look finds. Where it does not, `unseen` looks at
+//! the content.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -27,7 +28,6 @@ use super::resume::Interrupted;
 use super::update::Stop;
 use super::update::Told;
 use super::writers::PRIVILEGES;
-use crate::lower::Shape;
 use crate::lower::Stat;
 use crate::lower::is_written;
 use crate::lower::reopen;
@@ -36,6 +36,10 @@ use crate::lower::start_writeback;
 /// How much doubt is enough for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
+    /// Somebody closes it: as `Young`, but a long content is not read for it.
+    Closed,
+    /// It stays open, or mapped: as `Young`, but the content is not read each time.
+    Passing,
     /// A version too young to be trusted counts as changed.
     Young,
     /// Only another version counts.
@@ -54,14 +58,19 @@ enum Patience {
 }
 
 impl Volume {
-    /// The same from the background thread, which must not be held up by a full journal.
+    /// The same without a caller, and without being held up by a full journal.
     pub(crate) fn look_at(&self, id: FileId) -> Result<bool, Errno> {
         self.record_close_within(Caller::default(), id, Doubt::Young, Patience::None, Flags::empty())
     }
 
+    /// The same again and again, of a file that stays open or mapped.
+    pub(crate) fn look_in_passing(&self, id: FileId) -> Result<bool, Errno> {
+        self.record_close_within(Caller::default(), id, Doubt::Passing, Patience::None, Flags::empty())
+    }
+
     /// Journals a close if the content may have changed since the last record. Says whether privilege bits were lost.
     pub(crate) fn close_if_changed(&self, caller: Caller, id: FileId) -> Result<bool, Errno> {
-        self.record_close(caller, id, Doubt::Young)
+        self.record_close(caller, id, Doubt::Closed)
     }
 
     /// Closes for the files that were open for writing when presto was killed: what their writers had left is complete
@@ -192,12 +201,16 @@ impl Volume {
         let read_at = now();
         let stat = Stat::of(&file)?;
         let after = stat.attributes;
-        if !self.is_changed(&writer, &stat, doubt) {
+        let look = self.compare(&writer, &file, &stat, doubt);
+        if !look.changed {
+            if look.content.is_some() {
+                self.writers.set_content(id, look.content);
+            }
             return Ok(false);
         }
         let orphan = self.writers.is_orphan(id);
         if self.is_removed(id, &stat) && !orphan {
-            self.writers.recorded(id, after, read_at);
+            self.writers.recorded(id, after, read_at, look.content);
             return Ok(false);
         }
         if writer.mappable {
@@ -217,7 +230,7 @@ impl Volume {
         } else {
             self.limbo.note_close(id, recno);
         }
-        self.writers.recorded(id, after, read_at);
+        self.writers.recorded(id, after, read_at, look.content);
         if writer.mappable {
             // Stores leave the kernel's copy of size and times as it was.
             self.notifier.attributes(id);
@@ -255,8 +268,10 @@ impl Volume {
     pub(super) fn is_changed(&self, writer: &Writer, stat: &Stat, doubt: Doubt) -> bool {
         match doubt {
             Doubt::Certain => true,
-            Doubt::Young if !self.lower.has_fine_stamps() => writer.changed(&stat.attributes),
-            Doubt::Young | Doubt::Differs => writer.recorded.version() != stat.attributes.version(),
+            Doubt::Closed | Doubt::Passing | Doubt::Young if !self.lower.has_fine_stamps() => {
+                writer.changed(&stat.attributes)
+            }
+            _ => writer.recorded.version() != stat.attributes.version(),
         }
     }
 
@@ -284,14 +299,14 @@ impl Volume {
 
     /// Looks whether a closed file is still mapped for writing, and journals what was stored meanwhile.
     pub(crate) fn probe(&self, id: FileId) {
-        let Some(writer) = self.writers.get(id).filter(|writer| writer.open == 0) else { return };
+        if self.writers.get(id).is_none_or(|writer| writer.open > 0) {
+            return;
+        }
         let mapped = self.is_mapped(id);
         match mapped {
             Ok(false) => {
                 // Nobody can store any more: this look is the last.
-                let unseen =
-                    matches!(self.lower.shape(), Shape::Tmpfs) && writer.mappable && writer.probe.is_some();
-                let doubt = if unseen { Doubt::Certain } else { Doubt::Differs };
+                let doubt = Doubt::Differs;
                 match self.record_close_within(Caller::default(), id, doubt, Patience::None, Flags::empty()) {
                     Ok(_) => self.finish(id),
                     Err(Errno::STALE | Errno::NOENT) => self.finish(id), // Removed with its last mapping.
@@ -299,7 +314,7 @@ impl Volume {
                 }
             }
             Ok(true) => {
-                if let Err(errno) = self.look_at(id) {
+                if let Err(errno) = self.look_in_passing(id) {
                     tracing::debug!(target: "filter", volume = self.name, object = %id, %errno, "mapped file");
                 }
                 self.writers.probe_later(id, Instant::now());

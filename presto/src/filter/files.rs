@@ -212,7 +212,9 @@ impl Volume {
         self.keep_before(id, &*file, &stat);
         let capability = has_capability(&*file, &stat);
         self.quota.opened(id, stat.attributes.size);
-        Ok(self.files.open(&self.writers, &stat, file, access, read_at, capability))
+        let handle = self.files.open(&self.writers, &stat, file, access, read_at, capability);
+        self.note_content(id, access, &*handle.file, &stat);
+        Ok(handle)
     }
 
     /// Reads at most `size` bytes; fewer only at the end of the file.

@@ -12,6 +12,8 @@ pub struct Marks {
     pub lento_read_only: Switch,
     /// It is the root file system, and nobody has said yet that it is this volume that shall be written: EROFS.
     pub unnamed: Switch,
+    /// The machine is about to go: users' updates are refused with EROFS, whatever Lento says.
+    pub resting: Switch,
     /// Serve without asking Lento for anything (root file system before Lento runs). Journaling goes on.
     pub no_filter: Switch,
     /// This replica is known to be equal to the server's.
@@ -32,6 +34,7 @@ impl Default for Marks {
             read_only: Switch::new(false),
             lento_read_only: Switch::new(false),
             unnamed: Switch::new(false),
+            resting: Switch::new(false),
             no_filter: Switch::new(false),
             in_sync: Switch::new(false),
             on_demand: Switch::new(false),

@@ -33,6 +33,7 @@ mod safe;
 mod taken;
 mod touched;
 mod unfinished;
+mod unseen;
 mod upcalls;
 mod update;
 mod writers;
@@ -94,6 +95,7 @@ pub use safe::Safety;
 pub use taken::Taken;
 pub use touched::Touched;
 pub use unfinished::Unfinished;
+pub use unseen::Seen;
 pub use upcalls::Alone;
 pub use upcalls::DataAnswer;
 pub use upcalls::Kept;
@@ -323,7 +325,9 @@ impl Volume {
     /// Whether users may write, as far as marks tell.
     pub(crate) fn is_writable(&self) -> bool {
         let named = || self.naming.get().is_some_and(|naming| naming());
-        !self.marks.read_only.is_on() && !self.journal.is_broken() && (!self.marks.unnamed.is_on() || named())
+        let marks = &self.marks;
+        let refused = marks.read_only.is_on() || marks.resting.is_on() || self.journal.is_broken();
+        !refused && (!marks.unnamed.is_on() || named())
     }
 
     /// Changes what happens when the journal is full.

@@ -61,7 +61,11 @@ impl Volume {
         }
         // What has been written and not closed is nobody else's yet.
         let stat = Stat::of(&object)?;
-        if self.writers.get(id).is_some_and(|writer| self.is_changed(&writer, &stat, Doubt::Differs)) {
+        if self
+            .writers
+            .get(id)
+            .is_some_and(|writer| self.compare(&writer, &object, &stat, Doubt::Differs).changed)
+        {
             return Ok(Safety::Local);
         }
         let newest = self.newest(id).unwrap_or(Recno::NONE);

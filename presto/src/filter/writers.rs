@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::ledger::Ledger;
+use super::unseen::Seen;
 use crate::lower::Lower;
 
 /// Kernels stamp files with a clock that ticks every few milliseconds: a version younger than this may be shared by two
@@ -61,6 +62,8 @@ pub struct Writer {
     pub recorded: Attributes,
     /// When `recorded` was read.
     pub read_at: Time,
+    /// The content then, where the lower file system does not tell of all stores and it was read.
+    pub content: Option<Seen>,
     /// It had file capabilities at open.
     pub capability: bool,
     /// Stamps of this file system tell any two contents apart.
@@ -146,6 +149,7 @@ impl Writers {
             mappable: false,
             recorded: attributes,
             read_at,
+            content: (attributes.size == 0).then(Seen::nothing),
             capability,
             probe: None,
         });
@@ -162,9 +166,10 @@ impl Writers {
         self.ledger.add(id);
         let fine_stamps = self.fine_stamps;
         let opened = Instant::now();
-        let probe = None;
-        files
-            .insert(id, Writer { open, opened, mappable, recorded, read_at, capability, fine_stamps, probe });
+        let (content, probe) = (None, None);
+        let writer =
+            Writer { open, opened, mappable, recorded, read_at, content, capability, fine_stamps, probe };
+        files.insert(id, writer);
     }
 
     /// A descriptor for writing is gone. Says what remains.
@@ -187,11 +192,19 @@ impl Writers {
         self.files.lock().contains_key(&id)
     }
 
-    /// Its state is journaled: `attributes`, read at `read_at`.
-    pub fn recorded(&self, id: FileId, attributes: Attributes, read_at: Time) {
+    /// Its state is journaled: `attributes`, read at `read_at`, and this content.
+    pub fn recorded(&self, id: FileId, attributes: Attributes, read_at: Time, content: Option<Seen>) {
         if let Some(writer) = self.files.lock().get_mut(&id) {
             writer.recorded = attributes;
             writer.read_at = read_at;
+            writer.content = content;
+        }
+    }
+
+    /// The content as it was recorded, or as it was when the file was opened.
+    pub(super) fn set_content(&self, id: FileId, content: Option<Seen>) {
+        if let Some(writer) = self.files.lock().get_mut(&id) {
+            writer.content = content;
         }
     }
 
