@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use tonic::transport::Endpoint;
@@ -52,13 +53,16 @@ pub struct Peers {
     servers: Arc<Mutex<BTreeMap<NodeName, Arc<Server>>>>,
     addresses: Arc<Mutex<BTreeMap<NodeName, String>>>,
     credentials: Credentials,
+    /// Of this process, for servers: another one with the same identity is another machine.
+    process: Option<u64>,
 }
 
 impl Peers {
     /// Servers at these addresses (`host:port`).
     #[must_use]
     pub fn new(credentials: Credentials, addresses: BTreeMap<NodeName, String>) -> Peers {
-        Peers { servers: Arc::default(), addresses: Arc::new(Mutex::new(addresses)), credentials }
+        let (servers, addresses) = (Arc::default(), Arc::new(Mutex::new(addresses)));
+        Peers { servers, addresses, credentials, process: crate::random::id().ok() }
     }
 
     /// Where nodes are from now on. A connection that is up stays; of a node that is not named nothing changes.
@@ -186,7 +190,11 @@ impl Dialer {
         let mut client = ReplicationClient::new(channel.clone())
             .max_decoding_message_size(wire::MESSAGE_MAX)
             .max_encoding_message_size(wire::MESSAGE_MAX);
-        let inbound = timeout(CONNECT_DEADLINE, client.connect(ReceiverStream::new(outbound)))
+        let mut request = Request::new(ReceiverStream::new(outbound));
+        if let Some(process) = self.peers.process {
+            request.metadata_mut().insert(wire::PROCESS, process.into());
+        }
+        let inbound = timeout(CONNECT_DEADLINE, client.connect(request))
             .await
             .map_err(|_| format!("no stream within {CONNECT_DEADLINE:?}"))?
             .map_err(|status| status.message().to_owned())?

@@ -9,6 +9,7 @@ use crate::link::Link;
 use crate::link::LinkQueue;
 use crate::link::link;
 use crate::req_dispatcher::Downcalls;
+use crate::rooms::Caller;
 use crate::rooms::Limits;
 use crate::rooms::Open;
 use crate::rooms::Rooms;
@@ -45,6 +46,8 @@ use tracing::warn;
 
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const KEEPALIVE_DEADLINE: Duration = Duration::from_secs(10);
+/// A client that does not answer is gone after so long.
+pub(crate) const FORGOTTEN: Duration = Duration::from_secs(15);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
@@ -113,9 +116,13 @@ impl Replication for ReplicationService {
         request: Request<Streaming<v1::ClientFrame>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let node = peer_node(&request)?;
+        let process = request.metadata().get(wire::PROCESS).and_then(|text| text.to_str().ok()?.parse().ok());
+        let caller = Caller { process, address: request.remote_addr() };
         let (frames, outbound) = mpsc::channel(16);
         let (link, queue) = link();
-        self.rooms.stream(&node, link.clone());
+        self.rooms.stream(&node, link.clone(), caller).await.inspect_err(|refused| {
+            warn!(target: "replication", client = node, address = ?caller.address, reason = refused.message(), "refused");
+        })?;
         tokio::spawn(forward(queue, frames.clone(), link.clone(), self.limits));
         let stream = ClientStream { node, volumes: self.volumes.clone(), link, joined: BTreeMap::new() };
         tokio::spawn(stream.run(request.into_inner(), frames));

@@ -1,12 +1,15 @@
 //! What one peer may take of this agent at a time, so that the others find room whatever it does.
 //!
-//! Owns, for each node that ever came: its one stream, and how many contents it may have open and in work.
+//! Owns, for each node that ever came: its one stream, and how many contents it may have open and in work. Two machines with one
+//! identity would take the stream from each other for ever: the one that has it keeps it.
 
 use crate::jobs::CONCURRENCY;
 use crate::link::Link;
+use crate::replication::FORGOTTEN;
 use lento_core::io::NodeName;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,6 +24,24 @@ const IN_WORK: usize = CONCURRENCY / 2;
 pub const QUESTIONS: usize = 4;
 /// The least throughput of a peer that is waited for, in bytes per second.
 const SLOWEST: u64 = 8 << 10;
+
+/// The end of a process and the first call of the next one may come in the wrong order.
+const CHANGE: Duration = Duration::from_secs(2);
+
+/// Who has opened a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Number of the process, made at random; older ones say none.
+    pub process: Option<u64>,
+    /// Where it is.
+    pub address: Option<SocketAddr>,
+}
+
+impl Caller {
+    fn is_another(&self, earlier: &Caller) -> bool {
+        self.process.zip(earlier.process).is_some_and(|(now, before)| now != before)
+    }
+}
 
 /// How long peers are waited for.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +71,7 @@ struct Room {
     in_work: Arc<Semaphore>,
     /// One question about what was at a time.
     question: Arc<Semaphore>,
-    stream: Option<Link>,
+    stream: Option<(Link, Caller)>,
 }
 
 impl Default for Room {
@@ -77,12 +98,29 @@ pub struct Open {
 }
 
 impl Rooms {
-    /// The node's stream from now on; an earlier one ends.
-    pub fn stream(&self, node: &str, link: Link) {
-        let earlier = self.0.lock().entry(node.to_owned()).or_default().stream.replace(link);
-        if let Some(earlier) = earlier {
+    /// The node's stream from now on; an earlier one of the same process ends.
+    ///
+    /// # Errors
+    /// Another process with the node's identity has one. If that process is gone without a word, its stream ends soon, because
+    /// nobody answers there.
+    pub async fn stream(&self, node: &str, link: Link, caller: Caller) -> Result<(), Status> {
+        let earlier = self.0.lock().get(node).and_then(|room| room.stream.clone());
+        if let Some((earlier, before)) = earlier
+            && caller.is_another(&before)
+            && tokio::time::timeout(CHANGE, earlier.ended()).await.is_err()
+        {
+            let at = before.address.map(|at| format!(" from {}", at.ip())).unwrap_or_default();
+            return Err(Status::already_exists(format!(
+                "node {node} is connected already{at}: if that is another machine, two have the same identity, so give each a \
+                 certificate of its own; an earlier run of this machine is forgotten within {} s",
+                FORGOTTEN.as_secs()
+            )));
+        }
+        let earlier = self.0.lock().entry(node.to_owned()).or_default().stream.replace((link, caller));
+        if let Some((earlier, _)) = earlier {
             earlier.hang_up("the node has opened another stream");
         }
+        Ok(())
     }
 
     /// One more content of this node.
@@ -144,17 +182,43 @@ mod tests {
         assert!(rooms.enter("greedy").is_ok());
     }
 
-    #[test]
-    fn a_node_has_one_stream() {
+    fn process(number: u64) -> Caller {
+        Caller { process: Some(number), address: Some("10.0.0.7:5".parse().unwrap()) }
+    }
+
+    #[tokio::test]
+    async fn a_node_has_one_stream() {
         let rooms = Rooms::default();
         let (first, _queue) = link();
         let (second, _queue) = link();
-        rooms.stream("b", first.clone());
-        rooms.stream("c", link().0);
+        rooms.stream("b", first.clone(), process(1)).await.unwrap();
+        rooms.stream("c", link().0, process(2)).await.unwrap();
         assert!(first.reason().is_empty());
-        rooms.stream("b", second.clone());
+        rooms.stream("b", second.clone(), process(1)).await.unwrap();
         assert!(first.reason().contains("another stream"));
         assert!(second.reason().is_empty());
+        // An older one says nothing of itself.
+        rooms.stream("b", link().0, Caller::default()).await.unwrap();
+        assert!(second.reason().contains("another stream"));
+    }
+
+    #[tokio::test]
+    async fn of_two_machines_with_one_identity_the_first_goes_on_and_the_second_is_told() {
+        tokio::time::pause();
+        let rooms = Rooms::default();
+        let (first, _queue) = link();
+        rooms.stream("b", first.clone(), process(1)).await.unwrap();
+        let refused = rooms.stream("b", link().0, process(2)).await.unwrap_err();
+        assert!(refused.message().contains("connected already from 10.0.0.7"), "{refused}");
+        assert!(refused.message().contains("certificate of its own"), "{refused}");
+        assert!(first.reason().is_empty(), "the first is not disturbed");
+        // The first has just ended, or does so meanwhile.
+        let ending = first.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CHANGE / 2).await;
+            ending.hang_up("gone");
+        });
+        rooms.stream("b", link().0, process(2)).await.unwrap();
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub use words::tag;
 /// are resolved for all nodes, removals wait for a person (`Ahead`). 5: permits; contents may lack at a client
 /// (`Hello.partial`); a server tells what was (`History`, `Past`, `Former`).
 pub const PROTOCOL: u32 = 5;
+/// Metadata of a stream: a number of the process that opens it, which another one does not have.
+pub const PROCESS: &str = "intermezzo-process";
 /// Messages are split so that none is longer, in bytes.
 pub const MESSAGE_TARGET: usize = 3 << 20;
 /// Longest message that is accepted, in bytes.
