@@ -36,6 +36,9 @@ const LOSS: &str = "loss";
 /// Who opened it last; see [`VolumeStore::open`].
 const LIFE: &str = "life";
 const SYNCED: &str = "synced";
+/// Up to which record tree and journal were synced before the last commit of all: there was none after it. Any other commit that is
+/// durable takes it back.
+const RESTED: &str = "rested";
 /// The newest frame of the redo file that the database has durably.
 const REDONE: &str = "redone";
 /// Memory for pages, per volume.
@@ -288,6 +291,23 @@ impl VolumeStore {
         self.put_shell_rows(&[(SYNCED, &recno.to_le_bytes())])
     }
 
+    /// The same for the last time: nothing is stored after it, and tree and journal are synced up to this record.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn rest(&self, recno: u64) -> Result<(), StoreError> {
+        self.put_shell_rows(&[(SYNCED, &0_u64.to_le_bytes()), (RESTED, &recno.to_le_bytes())])
+    }
+
+    /// Up to which record that was, if nothing has been stored since.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn rested(&self) -> Result<Option<u64>, StoreError> {
+        let row = self.shell_row(RESTED)?;
+        Ok(row.and_then(|value| value.try_into().ok()).map(u64::from_le_bytes))
+    }
+
     fn shell_row(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         guarded(&self.path, || shell_row(&self.database, &self.path, name))
     }
@@ -305,7 +325,8 @@ impl VolumeStore {
         {
             let mut table = transaction.open_table(SHELL).map_err(|error| fail(&error))?;
             let redone = redo.last().to_le_bytes();
-            for (name, value) in rows.iter().copied().chain([(REDONE, redone.as_slice())]) {
+            let always = [(RESTED, &[][..]), (REDONE, redone.as_slice())];
+            for (name, value) in always.into_iter().chain(rows.iter().copied()) {
                 table.insert(name, value).map_err(|error| fail(&error))?;
             }
         }

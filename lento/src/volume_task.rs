@@ -542,8 +542,12 @@ impl VolumeTask {
                 "Sync",
                 LAST_SYNC_DEADLINE,
             );
-            let synced = self.served.is_some() && synced.await.is_ok();
-            let close = move || if synced { store.make_durable(0) } else { Ok(()) };
+            let answer = if self.served.is_some() { synced.await.ok() } else { None };
+            let synced = match answer {
+                Some((Body::Synced(synced), _)) => Some(synced.recno),
+                _ => None,
+            };
+            let close = move || synced.map_or(Ok(()), |recno| store.rest(recno));
             let result = tokio::task::spawn_blocking(close).await.map_err(|error| error.to_string());
             match result.and_then(|result| result.map_err(|error| error.to_string())) {
                 Ok(()) => info!(target: "volume", volume = &*self.handle.name, synced, "stopped"),

@@ -52,6 +52,7 @@ use lento_core::types::Tag;
 use lento_core::types::Ticket;
 use lento_core::types::Time;
 use lento_core::types::mode;
+use lento_core::volume::Before;
 use lento_core::volume::Config;
 use lento_core::volume::Fault;
 use lento_core::volume::Millis;
@@ -149,7 +150,7 @@ impl Core {
             new_replica: replica,
             root: ROOT,
             staging: FileId { ino: 3, generation: 1 },
-            unclean: false,
+            before: Before::Whole,
             entropy: ENTROPY,
             tail: 0,
             adopts: false,

@@ -13,6 +13,7 @@ use lento_core::io::Input;
 use lento_core::store::Table;
 use lento_core::types::FileId;
 use lento_core::types::Recno;
+use lento_core::volume::Before;
 use lento_core::volume::Config;
 use lento_core::volume::Fault;
 use lento_core::volume::Millis;
@@ -72,7 +73,7 @@ fn config() -> Config {
         staging: FileId { ino: 3, generation: 1 },
         adopts: false,
         snapshot_chunk: 512,
-        unclean: false,
+        before: Before::Whole,
         entropy: 1,
         tail: 0,
     }

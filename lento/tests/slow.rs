@@ -44,6 +44,7 @@ use lento_core::types::Tag;
 use lento_core::types::Time;
 use lento_core::types::Version;
 use lento_core::types::mode;
+use lento_core::volume::Before;
 use lento_core::volume::Config;
 use lento_core::volume::Fault;
 use lento_core::volume::Millis;
@@ -235,7 +236,7 @@ fn known(server: &Node, path: &std::path::Path, hash: Hash, size: u64) {
         staging: FileId { ino: 3, generation: 1 },
         adopts: false,
         snapshot_chunk: 512,
-        unclean: false,
+        before: Before::Whole,
         entropy: 1,
         tail: 0,
     };

@@ -60,6 +60,19 @@ pub enum Role {
     },
 }
 
+/// How a volume was left when its last life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The machine has been up since, and nothing was lost; or there was no life.
+    Whole,
+    /// Tree, journal and store were synced, in this order, and nothing was stored after that; then the machine went. They agree, but
+    /// all of it may be an old copy: a new incarnation begins.
+    Rested,
+    /// The machine or the store lost what was not synced (power cut, restored backup): a new incarnation begins, and the tree is
+    /// looked through.
+    Lost,
+}
+
 /// What the shell knows when it opens a volume.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -77,8 +90,8 @@ pub struct Config {
     pub adopts: bool,
     /// Objects in one message of a snapshot.
     pub snapshot_chunk: usize,
-    /// The machine or the store lost what was not synced (power cut, restored backup): a new incarnation begins.
-    pub unclean: bool,
+    /// How the volume was left here.
+    pub before: Before,
     /// Random: makes new epochs and incarnations other than those that were lost.
     pub entropy: u64,
     /// Client: how many positions of the server's log are kept even if they are durable everywhere.
@@ -164,7 +177,7 @@ impl Volume {
                         if meta.server { "server" } else { "client" },
                     )));
                 }
-                if config.unclean {
+                if config.before != Before::Whole {
                     if server {
                         meta.lineage.begin(Epoch::new(config.entropy), Position(meta.last_read().0));
                     }
@@ -183,7 +196,8 @@ impl Volume {
                 config.name, lacks.files
             )));
         }
-        if config.unclean {
+        // A server gives its tree to everybody, and looks once more.
+        if config.before == Before::Lost || (config.before == Before::Rested && server) {
             crate::scrub::doubt_tree(store)?;
         }
         if !server {
@@ -196,14 +210,14 @@ impl Volume {
         let part = match &config.role {
             Role::Server => {
                 let mut server = Server::open(store, meta.last_read(), config.snapshot_chunk)?;
-                if config.unclean {
+                if config.before != Before::Whole {
                     server.may_have_lost(store)?;
                 }
                 Part::Server(Box::new(server))
             }
             Role::Client { server } => {
                 let mut client = Client::open(server.clone(), store, config.tail, config.entropy)?;
-                if config.unclean {
+                if config.before != Before::Whole {
                     client.may_have_lost(store)?;
                 }
                 Part::Client(Box::new(client))

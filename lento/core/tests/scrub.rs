@@ -184,6 +184,35 @@ fn users_may_go_on_while_the_tree_is_looked_through() {
 }
 
 #[test]
+fn after_a_clean_end_tree_and_store_agree_without_a_look() {
+    for seed in seeds(200) {
+        let mut world = World::new(seed, 1);
+        let mut dice = Dice(seed);
+        world.rest();
+        for _ in 0..4 {
+            for node in [SERVER, CLIENT, SERVER, CLIENT] {
+                users(&mut world, node, 2, KINDS);
+            }
+            for _ in 0..dice.roll(300) {
+                world.step();
+            }
+            // Lento is away already, and then not yet there again.
+            let contents: Vec<_> = (0..dice.roll(4)).map(|_| world.content()).collect();
+            world.boot_after_a_clean_end(CLIENT, |disk| {
+                contents.iter().for_each(|bytes| act(disk, &mut dice, bytes, KINDS));
+            });
+            assert!(!scrub_status(&world, CLIENT).running, "seed {seed}: nothing is looked through");
+        }
+        world.rest();
+        if let Err(why) = world.check_agreement() {
+            panic!("seed {seed}: {why}\n{}", told(&world));
+        }
+        assert_eq!(world.nodes[CLIENT].disk.tree(), world.nodes[SERVER].disk.tree(), "seed {seed}");
+        assert!(world.nodes[CLIENT].faults.is_empty(), "seed {seed}: {:?}", world.nodes[CLIENT].faults);
+    }
+}
+
+#[test]
 fn a_directory_is_adopted_through_kills() {
     for seed in seeds(400) {
         let mut world = World::new(seed, 1);

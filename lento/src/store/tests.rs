@@ -156,6 +156,33 @@ fn another_boot_is_a_loss_until_noted() {
 }
 
 #[test]
+fn a_clean_end_is_known_at_the_next_boot_until_something_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let store = open(&path, "one").unwrap();
+    assert_eq!(store.rested().unwrap(), None);
+    put(&store, Table::Meta, b"a", b"1");
+    store.rest(7).unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let store = open(&path, "two").unwrap();
+        assert_eq!(
+            (store.last_time(), store.rested().unwrap()),
+            (LastTime::Lost, Some(7)),
+            "until it is noted"
+        );
+        assert_eq!(get(&store, Table::Meta, b"a"), Some(b"1".to_vec()));
+    }
+    let store = open(&path, "two").unwrap();
+    store.loss_noted(0).unwrap();
+    assert_eq!(store.rested().unwrap(), None);
+    store.rest(8).unwrap();
+    store.make_durable(9).unwrap();
+    drop(store);
+    assert_eq!(open(&path, "three").unwrap().rested().unwrap(), None, "something was stored after it");
+}
+
+#[test]
 fn a_loss_that_presto_tells_is_new_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("v");

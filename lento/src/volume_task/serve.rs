@@ -27,6 +27,7 @@ use lento_core::io::Alone;
 use lento_core::io::Input;
 use lento_core::io::Writes;
 use lento_core::types::Recno;
+use lento_core::volume::Before;
 use lento_core::volume::Config;
 use lento_core::volume::Role;
 use std::path::Path;
@@ -246,7 +247,15 @@ impl VolumeTask {
             return Err("presto did not say which directory is the root".to_owned());
         };
         let lost = store.last_time() == LastTime::Lost && !self.loss_noted;
-        let unclean = lost_by_presto || lost || self.foreign;
+        // What presto has lost, and what another one has journaled, no note of ours vouches for.
+        let is_known = !lost_by_presto && !self.foreign;
+        let rested = store.rested().map_err(|error| error.to_string())?;
+        let agree = rested.is_some_and(|recno| info.first_recno <= recno + 1 && recno <= info.last_recno);
+        let before = match (lost, is_known, agree) {
+            (false, true, _) => Before::Whole,
+            (true, true, true) => Before::Rested,
+            _ => Before::Lost,
+        };
         let config = Config {
             name: self.handle.name.to_string(),
             role: if self.desired.is_server(&self.around.node) {
@@ -257,7 +266,7 @@ impl VolumeTask {
             new_replica: random::id().map_err(|error| error.to_string())?,
             root: file_id_back(root),
             staging: file_id_back(staging),
-            unclean,
+            before,
             entropy: random::id().map_err(|error| error.to_string())?,
             tail: TAIL,
             adopts: !self.source().is_empty(),
@@ -267,7 +276,7 @@ impl VolumeTask {
             TransactionError::Inner(fault) => fault.to_string(),
             TransactionError::Store(error) => error.to_string(),
         })?;
-        if unclean {
+        if before != Before::Whole {
             // Makes the new incarnation durable with the note, so that it is begun once.
             store.loss_noted(info.loss).map_err(|error| error.to_string())?;
             self.loss_noted = true;
@@ -293,7 +302,7 @@ impl VolumeTask {
             jobs.sweep_conflicts(Recno(info.last_recno));
         }
         self.life = Some(Life::new(self.lives, core, store, writing, jobs));
-        info!(target: "volume", volume = &*self.handle.name, unclean, life = self.lives, "serving");
+        info!(target: "volume", volume = &*self.handle.name, ?before, life = self.lives, "serving");
         Ok(())
     }
 }

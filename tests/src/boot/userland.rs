@@ -178,6 +178,9 @@ fn orders() -> String {
 /// Before init kills everything: the agent, then the root.
 const STOP: &str = "#!/bin/sh\n\
      [ -e /run/lento.pid ] && kill $(cat /run/lento.pid)\n\
-     sleep 1\n\
+     for each in 1 2 3 4 5 6 7 8; do\n\
+     \tsleep 1\n\
+     \t[ -e /run/lento.pid ] && kill -0 $(cat /run/lento.pid) 2>/dev/null || break\n\
+     done\n\
      mount -o remount,ro / || echo the root file system is busy\n\
      [ -e /run/intermezzo/root.sock ] && /sbin/intermezzo-halt\n";

@@ -13,6 +13,7 @@ use lento_core::io::ReadResult;
 use lento_core::types::FileId;
 use lento_core::types::Hash;
 use lento_core::types::Recno;
+use lento_core::volume::Before;
 use std::collections::BTreeSet;
 
 /// What the server's disk held once.
@@ -44,6 +45,17 @@ impl World {
     pub fn restart(&mut self, index: usize) {
         self.cut_all(index);
         self.start(index, false);
+    }
+
+    /// Lento ends in order, presto goes on until the machine does, and that comes up again.
+    pub fn boot_after_a_clean_end(&mut self, index: usize, meanwhile: impl FnOnce(&mut Disk)) {
+        self.cut_all(index);
+        let node = &mut self.nodes[index];
+        node.volume = None;
+        node.store.make_durable();
+        meanwhile(&mut node.disk);
+        node.disk.make_durable();
+        self.start_after(index, Before::Rested);
     }
 
     /// The node's disk is replaced by an empty one.
@@ -197,6 +209,7 @@ impl World {
         }
         self.nodes[index].door = Door::default();
         self.nodes[index].asks.clear();
+        self.nodes[index].disk.settled = 0;
         inputs.push(Input::PrestoDown);
         self.give_all(index, inputs);
         // Descriptors die with presto; when it comes back it journals what they had written.

@@ -27,6 +27,7 @@ use lento_core::types::FileId;
 use lento_core::types::Hash;
 use lento_core::types::OpId;
 use lento_core::types::Recno;
+use lento_core::volume::Before;
 use lento_core::volume::Config;
 use lento_core::volume::Millis;
 use lento_core::volume::Role;
@@ -215,6 +216,10 @@ impl World {
     }
 
     pub fn start(&mut self, index: usize, unclean: bool) {
+        self.start_after(index, if unclean { Before::Lost } else { Before::Whole });
+    }
+
+    pub fn start_after(&mut self, index: usize, before: Before) {
         let replist: Vec<String> = (1..self.nodes.len()).map(|i| format!("n{i}")).collect();
         let node = &mut self.nodes[index];
         node.lives += 1;
@@ -227,7 +232,7 @@ impl World {
             new_replica: 100 + index as u64 + 1000 * node.wiped,
             root: ROOT,
             staging: STAGING,
-            unclean,
+            before,
             entropy,
             tail: self.tail,
             adopts: node.adopts && index == SERVER,

@@ -8,9 +8,11 @@ use intermezzo::fleet::Daemon;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::{LENTO, arrives, equal, rounds};
+use super::{ARRIVES, LENTO, arrives, equal, rounds};
 use crate::boot::world::World;
 
+/// Lento has looked through the whole tree.
+const LOOKED: &str = "grep 'the tree was looked through' /run/lento.log";
 /// Power cuts in one run.
 const CUTS: u32 = 2;
 
@@ -64,6 +66,7 @@ pub(super) fn cut(world: &World, random: &mut StdRng) -> Result<String> {
         machine.must(LENTO)?;
         equal(world, &mut machine)?;
         machine.must(&check)?;
+        machine.until(LOOKED, ARRIVES)?;
         machine.power_off()?;
         world.is_clean()?;
     }
@@ -85,6 +88,7 @@ pub(super) fn shutdown(world: &World, _: &mut StdRng) -> Result<String> {
     machine.must(LENTO)?;
     arrives(world, &mut machine, "shutdown", &format!("{}\n", rounds.saturating_sub(1)))?;
     equal(world, &mut machine)?;
+    ensure!(machine.order(LOOKED)?.0 != 0, "after a clean end the whole tree was looked through");
     machine.power_off()?;
     Ok(format!("{rounds} times down and up, the disk as after an unmount each time"))
 }
