@@ -128,10 +128,34 @@ fn configure(card: &Card, address: Ipv4Addr, prefix: u8, gateway: Option<Ipv4Add
     done(netlink::add_address(card.index, address, prefix))
         .with_context(|| format!("{} does not get the address {address}/{prefix}", card.name))?;
     if let Some(gateway) = gateway {
+        if !is_beside(address, prefix, gateway) {
+            // Of a network of one address (as some clouds give it) the router is no part, and all the same on this line.
+            done(netlink::add_way(card.index, gateway))
+                .with_context(|| format!("no way to the router {gateway} by {}", card.name))?;
+        }
         done(netlink::add_gateway(card.index, gateway))
             .with_context(|| format!("no way to the router {gateway} by {}", card.name))?;
     }
     say(format_args!("{} has the address {address}/{prefix}", card.name));
+    Ok(())
+}
+
+fn is_beside(address: Ipv4Addr, prefix: u8, other: Ipv4Addr) -> bool {
+    let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    u32::from(address) | hosts == u32::from(other) | hosts
+}
+
+/// Another lease in the place of one that has ended.
+fn change(card: &Card, old: &Lease, new: &Lease) -> Result<()> {
+    let of = |lease: &Lease| (lease.address, lease.prefix, lease.gateway);
+    if of(new) == of(old) {
+        return Ok(());
+    }
+    configure(card, new.address, new.prefix, new.gateway)?;
+    if (new.address, new.prefix) != (old.address, old.prefix) {
+        netlink::remove_address(card.index, old.address, old.prefix)
+            .with_context(|| format!("{} keeps the address {}", card.name, old.address))?;
+    }
     Ok(())
 }
 
@@ -179,8 +203,56 @@ pub fn mac(text: &str, between: char) -> Option<[u8; 6]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// Runs this test in a network of its own, with one interface `eth9`; true there.
+    pub fn is_in_a_network_of_its_own(test: &str) -> bool {
+        const MARK: &str = "INTERMEZZO_TEST_OWN_NETWORK";
+        if std::env::var_os(MARK).is_some() {
+            for words in [
+                "link add eth9 type veth peer name eth8",
+                "link set lo up",
+                "link set eth8 up",
+                "link set eth9 up",
+            ] {
+                assert!(ip(words).is_some(), "ip {words}");
+            }
+            return true;
+        }
+        let own = std::env::current_exe().unwrap();
+        let mut again = Command::new("unshare");
+        again.args(["-n", "-m", "sh", "-c", "mount -t sysfs sysfs /sys && exec \"$@\"", "sh"]);
+        again.arg(own).args(["--exact", test, "--nocapture"]).env(MARK, "1");
+        let done = again.output().unwrap();
+        let text = String::from_utf8_lossy(&done.stdout);
+        assert!(
+            done.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        false
+    }
+
+    pub fn ip(words: &str) -> Option<String> {
+        let done = Command::new("ip").args(words.split(' ')).output().unwrap();
+        done.status.success().then(|| String::from_utf8(done.stdout).unwrap())
+    }
+
+    #[test]
+    fn a_router_outside_of_the_network_is_reached() {
+        if !is_in_a_network_of_its_own("network::tests::a_router_outside_of_the_network_is_reached") {
+            return;
+        }
+        let (card, router) = (card("eth9").unwrap(), Ipv4Addr::new(10, 9, 0, 1));
+        configure(&card, Ipv4Addr::new(10, 9, 8, 7), 32, Some(router)).unwrap();
+        assert!(ip("route get 192.0.2.1").unwrap().contains("via 10.9.0.1 dev eth9"), "{:?}", ip("route"));
+        // And one inside as before.
+        configure(&card, Ipv4Addr::new(10, 8, 0, 7), 24, Some(Ipv4Addr::new(10, 8, 0, 1))).unwrap();
+        assert!(ip("route get 192.0.2.1").unwrap().contains("via 10.8.0.1 dev eth9"), "{:?}", ip("route"));
+    }
 
     #[test]
     fn addresses_of_interfaces_are_read() {

@@ -22,6 +22,9 @@ use crate::network::{self, Card};
 /// Before another try.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// In the place of a router.
+const NO_GATEWAY: &str = "-";
+
 /// Its own name.
 pub const NAME: &str = "@intermezzo";
 /// The holder's socket; nobody else has business there.
@@ -67,8 +70,10 @@ pub fn start(plan: &Plan) -> Result<Child> {
     command.arg(plan.volume.as_deref().unwrap_or_default());
     if let Some(Far { node, server: (server, address), manifests, lease }) = &plan.far {
         command.arg(node).arg(format!("{server}={address}")).arg(manifests);
-        if let Some((card, Lease { address, server, seconds, .. })) = lease {
-            command.args([&card.name, &address.to_string(), &server.to_string(), &seconds.to_string()]);
+        if let Some((card, Lease { address, prefix, gateway, server, seconds, .. })) = lease {
+            let gateway = gateway.map_or_else(|| NO_GATEWAY.to_owned(), |gateway| gateway.to_string());
+            command.args([&card.name, &address.to_string(), &prefix.to_string(), &gateway]);
+            command.args([server.to_string(), seconds.to_string()]);
         }
     }
     let log = || console::log().map(Stdio::from).unwrap_or_else(|_| Stdio::null());
@@ -110,7 +115,7 @@ fn supervise(words: &[OsString]) -> Result<()> {
     let lento = match far {
         [node, server, manifests, lease @ ..] => {
             presto.arg("--root-from-lento");
-            keep(lease)?;
+            keep(node, lease)?;
             Some(lento(Path::new(disk), &run, node, server, manifests))
         }
         _ => None,
@@ -159,19 +164,25 @@ fn lento(disk: &Path, run: &Path, node: &OsString, server: &OsString, manifests:
 }
 
 /// Keeps the address of this machine, in a thread.
-fn keep(words: &[OsString]) -> Result<()> {
-    let [card, address, server, seconds] = words else { return Ok(()) };
+fn keep(node: &OsString, words: &[OsString]) -> Result<()> {
+    let [card, address, prefix, gateway, server, seconds] = words else { return Ok(()) };
     let text = |word: &OsString| word.to_string_lossy().into_owned();
     let lease = Lease {
         address: text(address).parse()?,
-        prefix: 0,
-        gateway: None,
+        prefix: text(prefix).parse()?,
+        gateway: Some(text(gateway))
+            .filter(|word| word != NO_GATEWAY)
+            .map(|word| word.parse())
+            .transpose()?,
         dns: Vec::new(),
         server: text(server).parse()?,
         seconds: text(seconds).parse()?,
     };
     let card = network::card(&text(card))?;
-    std::thread::spawn(move || dhcp::keep(&card, &lease, &|text| console::say(format_args!(" WARN {text}"))));
+    let host = text(node);
+    std::thread::spawn(move || {
+        dhcp::keep(&card, &lease, &host, &|text| console::say(format_args!(" WARN {text}")));
+    });
     Ok(())
 }
 

@@ -116,47 +116,101 @@ fn discover(card: &Card, host: &str, deadline: Instant) -> Result<Lease> {
 }
 
 /// Keeps the address, unless somebody else takes care of the interface. Comes back when that is so.
-pub fn keep(card: &Card, lease: &Lease, told: &dyn Fn(String)) {
-    let mut complained = false;
-    let mut pause = lease.seconds.max(MINUTE) / 2;
+pub fn keep(card: &Card, lease: &Lease, host: &str, told: &dyn Fn(String)) {
+    let (mut lease, mut since, mut complaint) = (lease.clone(), Instant::now(), None);
     loop {
-        std::thread::sleep(Duration::from_secs(pause.into()));
+        std::thread::sleep(pause(lease.seconds, since.elapsed()));
         if UdpSocket::bind((lease.address, 0)).is_err() {
             return told(format!(
                 "{} is no longer an address of this machine; whoever did that renews it",
                 lease.address
             ));
         }
-        let request = Question {
-            kind: REQUEST,
-            number: number(),
-            mac: card.mac,
-            own: lease.address,
-            wanted: None,
-            server: None,
-            host: "",
-        };
-        let answer = socket().and_then(|socket| ask(&socket, &request, lease.server, LAST));
-        match answer {
-            Ok(Some(Answer { kind: ACK, lease })) => {
-                pause = lease.seconds.max(MINUTE) / 2;
-                complained = false;
-            }
-            other => {
-                pause = MINUTE;
-                if !std::mem::replace(&mut complained, true) {
-                    let why = match other {
-                        Ok(Some(_)) => "refuses".to_owned(),
-                        Ok(None) => "does not answer".to_owned(),
-                        Err(error) => format!("is not reached: {error:#}"),
-                    };
-                    told(format!(
-                        "the DHCP server {} {why}: {} is used as before and asked for each minute",
-                        lease.server, lease.address
-                    ));
-                }
+        let due = due(lease.seconds, since.elapsed());
+        let kept = again(card, &lease, host, due).and_then(|new| {
+            super::change(card, &lease, &new)?;
+            Ok(new)
+        });
+        match kept {
+            Ok(new) => (lease, since, complaint) = (new, Instant::now(), None),
+            // Once for each thing that may be wrong.
+            Err(_) if complaint == Some(due) => {}
+            Err(error) => {
+                complaint = Some(due);
+                told(match due {
+                    Due::Renew | Due::Rebind => {
+                        format!("{} is not renewed yet, and asked for each minute: {error:#}", lease.address)
+                    }
+                    Due::Anew => format!(
+                        "the time of the address {} is over, and somebody else may get it; it is used until a DHCP server gives \
+                         another one: {error:#}",
+                        lease.address
+                    ),
+                });
             }
         }
+    }
+}
+
+/// What has to be done for an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// The server that gave it is asked.
+    Renew,
+    /// Any server is asked.
+    Rebind,
+    /// Its time is over: any server is asked for any address.
+    Anew,
+}
+
+/// As RFC 2131, 4.4.5 has it.
+fn due(seconds: u32, elapsed: Duration) -> Due {
+    let whole = Duration::from_secs(seconds.max(MINUTE).into());
+    if elapsed >= whole {
+        Due::Anew
+    } else if elapsed >= whole * 7 / 8 {
+        Due::Rebind
+    } else {
+        Due::Renew
+    }
+}
+
+/// First after half of the time; then after half of what is left until something else is due, and not before a minute.
+fn pause(seconds: u32, elapsed: Duration) -> Duration {
+    let whole = Duration::from_secs(seconds.max(MINUTE).into());
+    let left = |until: Duration| until.saturating_sub(elapsed);
+    let minute = Duration::from_secs(MINUTE.into());
+    match due(seconds, elapsed) {
+        _ if elapsed < whole / 2 => left(whole / 2),
+        Due::Renew => (left(whole * 7 / 8) / 2).max(minute),
+        Due::Rebind => (left(whole) / 2).max(minute),
+        Due::Anew => minute,
+    }
+}
+
+/// The same address for longer, or another one.
+fn again(card: &Card, lease: &Lease, host: &str, due: Due) -> Result<Lease> {
+    let to = match due {
+        Due::Renew => lease.server,
+        Due::Rebind => Ipv4Addr::BROADCAST,
+        Due::Anew => return self::lease(card, host, Instant::now() + LAST * 3),
+    };
+    let request = Question {
+        kind: REQUEST,
+        number: number(),
+        mac: card.mac,
+        own: lease.address,
+        wanted: None,
+        server: None,
+        host,
+    };
+    // The port is free again before somebody else asks.
+    let answer = socket().and_then(|socket| ask(&socket, &request, to, LAST))?;
+    match answer {
+        Some(Answer { kind: ACK, lease: new }) => Ok(new),
+        // Not this one any more.
+        Some(_) => self::lease(card, host, Instant::now() + LAST * 3),
+        None => bail!("the DHCP server {to} does not answer"),
     }
 }
 
@@ -327,6 +381,77 @@ mod tests {
         assert_eq!(&bytes[28..34], MAC);
         assert_eq!(&bytes[FIXED..FIXED + 7], [99, 130, 83, 99, KIND, 1, REQUEST]);
         assert!(bytes.windows(6).any(|window| window == [WANTED, 4, 10, 0, 2, 15]));
+    }
+
+    #[test]
+    fn an_address_is_renewed_in_time_and_given_up_when_its_time_is_over() {
+        let after = |seconds| Duration::from_secs(seconds);
+        assert_eq!(pause(3600, after(0)), after(1800));
+        assert_eq!((due(3600, after(1800)), due(3600, after(3150))), (Due::Renew, Due::Rebind));
+        assert_eq!((due(3600, after(3599)), due(3600, after(3600))), (Due::Rebind, Due::Anew));
+        assert_eq!(pause(3600, after(1800)), after(675));
+        assert_eq!(pause(3600, after(3500)), after(60));
+        assert_eq!(pause(3600, after(9999)), after(60));
+        // Without end, as servers write it; and for a moment, which nobody means.
+        assert_eq!((due(u32::MAX, after(1 << 31)), pause(0, after(0))), (Due::Renew, after(30)));
+    }
+
+    /// A server that has given the old address away: it refuses that and offers another one.
+    #[test]
+    fn an_address_that_is_refused_gives_way_to_another_one() {
+        use super::super::tests::{ip, is_in_a_network_of_its_own};
+        let name = "network::dhcp::tests::an_address_that_is_refused_gives_way_to_another_one";
+        if !is_in_a_network_of_its_own(name) {
+            return;
+        }
+        let card = super::super::card("eth9").unwrap();
+        let old = lease_of(Ipv4Addr::new(10, 9, 8, 7));
+        let own = old.address;
+        super::super::configure(&card, old.address, old.prefix, old.gateway).unwrap();
+        let server = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SERVER)).unwrap();
+        server.set_broadcast(true).unwrap();
+        std::thread::spawn(move || {
+            let mut packet = [0; 2048];
+            loop {
+                let (length, from) = server.recv_from(&mut packet).unwrap();
+                let (asked, kind) = (&packet[..length], packet[FIXED + 6]);
+                let is_renewal = asked[12..16] != [0; 4];
+                let kind = if kind == DISCOVER {
+                    OFFER
+                } else if is_renewal {
+                    NAK
+                } else {
+                    ACK
+                };
+                let options = [MASK, 4, 255, 255, 255, 0, ROUTER, 4, 10, 9, 9, 1, SERVER_ID, 4, 10, 9, 9, 1];
+                let mut answer = answer(kind, &options);
+                answer[4..8].copy_from_slice(&asked[4..8]);
+                answer[28..34].copy_from_slice(&asked[28..34]);
+                answer[16..20].copy_from_slice(&[10, 9, 9, 15]);
+                let to = if from.ip().is_unspecified() || !is_renewal { Ipv4Addr::BROADCAST } else { own };
+                server.send_to(&answer, (to, CLIENT)).unwrap();
+            }
+        });
+        let new = again(&card, &old, "node-7", Due::Renew).unwrap();
+        assert_eq!(
+            (new.address, new.gateway),
+            (Ipv4Addr::new(10, 9, 9, 15), Some(Ipv4Addr::new(10, 9, 9, 1)))
+        );
+        super::super::change(&card, &old, &new).unwrap();
+        let addresses = ip("-4 -o address show dev eth9").unwrap();
+        assert!(addresses.contains("10.9.9.15/24") && !addresses.contains("10.9.8.7"), "{addresses}");
+        assert!(ip("route get 192.0.2.1").unwrap().contains("via 10.9.9.1"));
+    }
+
+    fn lease_of(address: Ipv4Addr) -> Lease {
+        Lease {
+            address,
+            prefix: 24,
+            gateway: Some(Ipv4Addr::new(10, 9, 8, 1)),
+            dns: Vec::new(),
+            server: address,
+            seconds: 60,
+        }
     }
 
     #[test]

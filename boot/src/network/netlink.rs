@@ -14,6 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 
@@ -51,15 +52,27 @@ pub fn set_up(Index(index): Index) -> Result<(), Errno> {
 }
 
 /// Gives an interface an address.
-pub fn add_address(Index(index): Index, address: Ipv4Addr, prefix: u8) -> Result<(), Errno> {
-    let mut body = vec![AF_INET, prefix, 0, SCOPE_UNIVERSE];
-    body.extend(index.to_ne_bytes());
+pub fn add_address(index: Index, address: Ipv4Addr, prefix: u8) -> Result<(), Errno> {
+    let mut body = on(index, prefix);
     let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
     let broadcast = Ipv4Addr::from(u32::from(address) | hosts);
     for (kind, value) in [(IFA_LOCAL, address), (IFA_ADDRESS, address), (IFA_BROADCAST, broadcast)] {
         attribute(&mut body, kind, &value.octets());
     }
     ask(RTM_NEWADDR, REQUEST_ACK | CREATE | REPLACE, body)
+}
+
+/// Takes it away.
+pub fn remove_address(index: Index, address: Ipv4Addr, prefix: u8) -> Result<(), Errno> {
+    let mut body = on(index, prefix);
+    attribute(&mut body, IFA_LOCAL, &address.octets());
+    ask(RTM_DELADDR, REQUEST_ACK, body)
+}
+
+fn on(Index(index): Index, prefix: u8) -> Vec<u8> {
+    let mut body = vec![AF_INET, prefix, 0, SCOPE_UNIVERSE];
+    body.extend(index.to_ne_bytes());
+    body
 }
 
 /// Everything that has no other way goes to this router.
