@@ -15,6 +15,7 @@ mod init;
 mod modules;
 mod network;
 mod profile;
+mod progress;
 mod supervise;
 mod switch;
 

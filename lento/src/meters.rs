@@ -27,6 +27,8 @@ pub struct Meters {
     pub served_bytes: Counter,
     /// Bytes of contents that clients staged here.
     pub staged_bytes: Counter,
+    /// The same and what was sent to the server, piece by piece, also of what has not arrived whole: whether anything moves.
+    pub moved_bytes: Counter,
     /// Seconds that making everything durable took.
     pub syncs: Histogram,
     /// Syncs that failed.
@@ -52,6 +54,7 @@ impl Default for Meters {
             fetched_bytes: Counter::default(),
             served_bytes: Counter::default(),
             staged_bytes: Counter::default(),
+            moved_bytes: Counter::default(),
             syncs: seconds(),
             sync_failures: Counter::default(),
             replays: seconds(),

@@ -1,6 +1,8 @@
 //! How far the volumes are, in a file: one line each, for a program that can read a file and nothing else.
 //!
-//! `NAMESPACE/NAME whole`, or `NAMESPACE/NAME waiting WHY`. The file is there as soon as the agent runs.
+//! `NAMESPACE/NAME whole`, or `NAMESPACE/NAME waiting WHY`; then `NAMESPACE/NAME moved BYTES`, of contents in either direction
+//! since the agent began; and, where there is something, `NAMESPACE/NAME waits WHY` for what else it waits for. The file is there
+//! as soon as the agent runs.
 
 use crate::volume::Report;
 use crate::volume::Volumes;
@@ -24,7 +26,11 @@ pub fn tell(file: PathBuf, volumes: Volumes, stop: CancellationToken) -> Result<
         loop {
             let mut text = String::new();
             for volume in volumes.all() {
-                text.push_str(&line(&volume.name, &volume.report().await));
+                text.push_str(&lines(
+                    &volume.name,
+                    &volume.report().await,
+                    volume.meters().moved_bytes.get(),
+                ));
             }
             if text != told {
                 match write(&file, &text) {
@@ -48,17 +54,19 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&new, file)
 }
 
-fn line(name: &str, report: &Report) -> String {
-    if report.not_ready().is_none() && report.status.whole {
-        return format!("{name} whole\n");
-    }
+fn lines(name: &str, report: &Report, moved: u64) -> String {
     let mut reasons: Vec<&str> = report.not_ready().into_iter().collect();
+    let whole = reasons.is_empty() && report.status.whole;
     reasons.extend(report.status.waiting.iter().map(String::as_str));
-    if reasons.is_empty() {
-        reasons.push("others' changes are on their way");
-    }
     // One line, whatever a reason says.
-    format!("{name} waiting {}\n", reasons.join("; ").replace(['\n', '\r'], " "))
+    let why = reasons.join("; ").replace(['\n', '\r'], " ");
+    let moved = format!("{name} moved {moved}\n");
+    match (whole, why.as_str()) {
+        (true, "") => format!("{name} whole\n{moved}"),
+        (true, why) => format!("{name} whole\n{moved}{name} waits {why}\n"),
+        (false, "") => format!("{name} waiting others' changes are on their way\n{moved}"),
+        (false, why) => format!("{name} waiting {why}\n{moved}"),
+    }
 }
 
 #[cfg(test)]
@@ -70,18 +78,22 @@ mod tests {
     fn a_volume_is_whole_or_says_why_not_in_one_line() {
         let well = || Report { alive: true, served: true, ..Report::default() };
         assert_eq!(
-            line("a/b", &Report { status: Status { whole: true, ..Status::default() }, ..well() }),
-            "a/b whole\n"
+            lines("a/b", &Report { status: Status { whole: true, ..Status::default() }, ..well() }, 7),
+            "a/b whole\na/b moved 7\n"
         );
         let status =
             Status { waiting: vec!["not connected to s".into(), "s: no\nroute".into()], ..Status::default() };
         assert_eq!(
-            line("a/b", &Report { status, ..well() }),
-            "a/b waiting not connected to s; s: no route\n"
+            lines("a/b", &Report { status: status.clone(), ..well() }, 0),
+            "a/b waiting not connected to s; s: no route\na/b moved 0\n"
         );
-        assert_eq!(line("a/b", &well()), "a/b waiting others' changes are on their way\n");
+        assert_eq!(
+            lines("a/b", &Report { status: Status { whole: true, ..status }, ..well() }, 0),
+            "a/b whole\na/b moved 0\na/b waits not connected to s; s: no route\n"
+        );
+        assert!(lines("a/b", &well(), 0).starts_with("a/b waiting others' changes are on their way\n"));
         let fault = Report { fault: "the disk is full".into(), ..well() };
-        assert_eq!(line("a/b", &fault), "a/b waiting the disk is full\n");
+        assert!(lines("a/b", &fault, 0).starts_with("a/b waiting the disk is full\n"));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
+use intermezzo_channel::v1::Rest;
 use parking_lot::Mutex;
 use presto::channel::{Link, Server, Service};
 use presto::check;
@@ -15,7 +16,7 @@ use presto::filter::{Fault, Volume};
 use presto::fuse::MountOptions;
 use presto::holding::Holding;
 use presto::lower::{SIGTERM, Termination};
-use presto::root::{Control, Root};
+use presto::root::{Control, Rested, Root};
 use presto::volumes::{self, Filled, Fuse, Volumes};
 use rustix::process::{Resource, Rlimit};
 use tracing_subscriber::EnvFilter;
@@ -23,7 +24,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// From the signal to the end.
 const SHUTDOWN: Duration = Duration::from_secs(15);
-/// For the last updates of a machine to be on the server.
+/// Who asks again for the end of a machine gets an answer at least so often.
+const TURN: Duration = Duration::from_secs(1);
+/// For the last updates of a machine to be on the server, where nobody asks again.
 const SENDING: Duration = Duration::from_secs(60);
 /// How often it is looked whether Lento has named the root file system.
 const BREATH: Duration = Duration::from_millis(20);
@@ -189,11 +192,27 @@ fn serve_root(
     }
     let name = root.name().to_owned();
     let sent = (which.filled == Filled::ByLento).then(|| Arc::clone(&volumes));
-    let rest = move || {
-        let sent = sent.as_ref().map_or(Ok(()), |volumes| volumes.sent(SENDING));
+    let volume = name.clone();
+    let rest = move |wish: Rest| {
+        let limit = match wish {
+            Rest { now: true, .. } => Duration::ZERO,
+            Rest { again: true, .. } => TURN,
+            Rest { .. } => SENDING,
+        };
+        let left = sent.as_ref().map_or(Ok(0), |volumes| volumes.send_last(limit));
+        match left {
+            Ok(left) if left > 0 && wish.again && !wish.now => return Ok(Rested::Waiting(left)),
+            _ => {}
+        }
         // Nobody applies others' updates from now on.
         server.lock().stop();
-        volumes.rest().and(sent)
+        volumes.rest()?;
+        match left? {
+            0 => Ok(Rested::Done),
+            left => Err(format!(
+                "volume {volume}: the server does not have the last {left} records of this machine"
+            )),
+        }
     };
     let _control = Control::start(own, root, Box::new(rest))?;
     tracing::info!(target: "main", volume = name, "presto serves the root file system");

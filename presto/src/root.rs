@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::filter::Volume;
 use crate::lower;
 
-pub use control::Control;
+pub use control::{Control, Rested};
 
 /// Without an event mountinfo is looked at this often.
 const LOOK: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };

@@ -171,11 +171,41 @@ fn without_a_disk_lento_names_it_and_its_last_updates_are_waited_for() {
     remount(&rooted, MountFlags::empty());
     rooted.root.remount("rw,remount,volume=site/root,mtpt=/").unwrap();
     assert_eq!(write(&rooted), Ok(()));
+    let mapped = fs::File::options().read(true).write(true).open(rooted.at.join("file")).unwrap();
+    // SAFETY: nobody cuts the file.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&mapped) }.unwrap();
     // Nobody has told that the server has it; what is not sent is lost with the machine.
-    let error = rooted.volumes.sent(Duration::from_millis(200)).unwrap_err();
-    assert!(error.contains("the server does not have the last"), "{error}");
+    let send_last = || rooted.volumes.send_last(Duration::from_millis(200)).unwrap();
+    assert_eq!(send_last(), volume.journal.published().0);
     assert_eq!(write(&rooted), Err(Errno::ROFS), "nothing is added any more");
-    let mark = v1::Mark { settled: Some(volume.journal.published().0), ..Default::default() };
-    assert!(matches!(rooted.volumes.call(NAME, Body::Mark(mark)).body, Body::Done(_)));
-    assert_eq!(rooted.volumes.sent(Duration::from_millis(200)), Ok(()));
+    let settle = || {
+        let mark = v1::Mark { settled: Some(volume.journal.published().0), ..Default::default() };
+        assert!(matches!(rooted.volumes.call(NAME, Body::Mark(mark)).body, Body::Done(_)));
+    };
+    settle();
+    assert_eq!(write(&rooted), Err(Errno::ROFS), "also after a word of Lento");
+    // Nobody else has looked yet at what a program has just stored and left.
+    drop(mapped);
+    std::thread::sleep(Duration::from_millis(600));
+    settle();
+    assert_eq!(send_last(), 0);
+    map[0] = b'C';
+    drop(map);
+    assert!(send_last() > 0, "the server does not have what was stored last");
+    settle();
+    assert_eq!(send_last(), 0);
+}
+
+#[test]
+fn another_presto_of_a_machine_without_a_disk_waits_for_lento_as_the_first_one_did() {
+    for (filled, expected) in [(Filled::Before, true), (Filled::ByLento, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let [disk, at] = ["disk", "newroot"].map(|name| dir.path().join(name));
+        fs::create_dir(&at).unwrap();
+        fill(&disk, &[]);
+        let which = volumes::Root { disk: disk.clone(), at, volume: Some(NAME.to_owned()), filled };
+        let volumes =
+            Volumes::open_root(&disk.join("presto"), Link::new(), Arc::new(NoMount), &which).unwrap();
+        assert_eq!(volumes.root().unwrap().marks.no_filter.is_on(), expected, "{filled:?}");
+    }
 }

@@ -234,6 +234,8 @@ impl Client {
         self.journal_end = Some(last);
         self.limbo_end = Some(last);
         self.replaying.presto_up(last);
+        // Another presto knows of no verdict.
+        self.settled = Recno(0);
         self.work.requeue_all();
         self.syncing.forget();
         self.permits.door.presto_up(ctx);

@@ -39,6 +39,23 @@ fn run(world: &mut World) {
 }
 
 #[test]
+fn every_presto_is_told_what_has_its_verdict() {
+    let mut world = World::new(11, 1);
+    world.rest();
+    write(&mut world, CLIENT, "file", 100);
+    let is_told = |world: &World| {
+        let disk = &world.nodes[CLIENT].disk;
+        disk.settled == disk.last().0
+    };
+    assert!(world.settle());
+    assert!(is_told(&world));
+    // The next one knows of nothing, and nothing new happens.
+    world.kill_presto(CLIENT);
+    assert!(world.settle());
+    assert!(is_told(&world), "whoever waits for it at the end of a machine would wait in vain");
+}
+
+#[test]
 fn a_replicator_that_is_away_falls_behind_and_catches_up() {
     let mut world = World::new(11, 1);
     world.rest();

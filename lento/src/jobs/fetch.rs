@@ -20,6 +20,7 @@ use lento_core::types::Hash;
 use lento_core::types::INLINE_MAX;
 use lento_core::types::ObjectId;
 use lento_core::types::Ticket;
+use prost::Message;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Streaming;
@@ -105,7 +106,10 @@ async fn next(
         Ok(Ok(Some(v1::FetchChunk { piece: None, end: None, .. }))) => {
             Err(format!("fetch from {}: a chunk that says nothing", shared.server))
         }
-        Ok(Ok(Some(chunk))) => Ok(chunk),
+        Ok(Ok(Some(chunk))) => {
+            shared.volume.meters().moved_bytes.inc_by(chunk.encoded_len() as u64);
+            Ok(chunk)
+        }
         Ok(Ok(None)) => Err(format!("fetch from {}: the stream ended early", shared.server)),
         Ok(Err(status)) => Err(format!("fetch from {}: {}", shared.server, status.message())),
         Err(_) => Err(format!("fetch from {}: nothing came for {idle:?}", shared.server)),

@@ -17,6 +17,7 @@ use crate::content::source::Whole;
 use crate::content::source::read_whole;
 use crate::content::source::version;
 use crate::fetch_service::pace;
+use crate::meters::Meters;
 use crate::wire;
 use bytes::Bytes;
 use intermezzo_proto::v1::StageBegin;
@@ -37,6 +38,7 @@ use lento_core::types::INLINE_MAX;
 use lento_core::types::ObjectId;
 use lento_core::types::Ticket;
 use lento_core::types::Version;
+use prost::Message;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -217,7 +219,8 @@ async fn read_and_stage(
         over: over(shared, object, version.size).await.map(|over| wire::tag(over.0)),
     };
     let deadline = Duration::from_secs(60 + version.size / SLOWEST);
-    timeout(deadline, stage(file, outgoing, begin, channel, known))
+    let meters = shared.volume.meters().clone();
+    timeout(deadline, stage(file, outgoing, begin, channel, (known, meters)))
         .await
         .unwrap_or_else(|_| Err(Stopped::Peer(format!("not done within {deadline:?}"))))
         .map_err(|stopped| match stopped {
@@ -266,7 +269,7 @@ async fn stage(
     outgoing: Outgoing,
     begin: StageBegin,
     channel: Channel,
-    known: &Known,
+    (known, meters): (&Known, Arc<Meters>),
 ) -> Result<Whole, Stopped> {
     let (chunks, queue) = mpsc::channel(8);
     let gone = || Stopped::Peer(BROKE.to_owned());
@@ -290,7 +293,7 @@ async fn stage(
         have.chunks = have_told(&mut replies).await?.chunks;
     }
     let reading = blocking(move || {
-        let whole = send(&file, &mut outgoing, &have, &chunks)?;
+        let whole = send(&file, &mut outgoing, &have, &chunks, &meters)?;
         Ok((whole, outgoing))
     });
     let reading = tokio::spawn(reading);
@@ -358,10 +361,15 @@ fn send(
     outgoing: &mut Outgoing,
     have: &Have,
     chunks: &mpsc::Sender<StageChunk>,
+    meters: &Meters,
 ) -> Result<Whole, SourceError> {
     let mut packer = Packer::default();
     let say = |what| chunks.blocking_send(chunk(what)).map_err(|_| BROKE.to_owned());
-    let whole = outgoing.send(file, have, &mut |part| say(What::Piece(packer.pack(part, pace(chunks)))))?;
+    let whole = outgoing.send(file, have, &mut |part| {
+        let piece = packer.pack(part, pace(chunks));
+        meters.moved_bytes.inc_by(piece.encoded_len() as u64);
+        say(What::Piece(piece))
+    })?;
     let hash = Bytes::copy_from_slice(&whole.hash.0);
     say(What::End(StageEnd { hash })).map_err(SourceError::Sink)?;
     Ok(whole)

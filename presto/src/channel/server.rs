@@ -184,6 +184,7 @@ impl Shared {
             | Body::Scrubbed(_)
             | Body::Discarded(_)
             | Body::PermitRevoked(_)
+            | Body::Resting(_)
             | Body::Stats(_) => refuse(Errno::OPNOTSUPP, "only Presto sends that".to_owned()),
         }
     }

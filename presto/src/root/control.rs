@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use intermezzo_channel::v1::Packet;
 use intermezzo_channel::v1::packet::Body;
+use intermezzo_channel::v1::{self, Packet};
 use rustix::io::Errno;
 
 use super::Root;
@@ -20,7 +20,16 @@ const BREATH: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Brings everything to rest; an error is for people.
-pub type Rest = Box<dyn Fn() -> Result<(), String> + Send>;
+pub type Rest = Box<dyn Fn(v1::Rest) -> Result<Rested, String> + Send>;
+
+/// How far that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rested {
+    /// All of it.
+    Done,
+    /// The server does not have so many records yet. Only for who asks again.
+    Waiting(u64),
+}
 
 /// Listens until dropped.
 #[derive(Debug)]
@@ -77,12 +86,13 @@ fn answer(connection: &Connection, root: &Root, rest: &Rest) {
         }
     };
     let done = match packet.body {
-        Some(Body::Remount(remount)) => root.remount(&remount.options),
-        Some(Body::Rest(_)) => rest(),
+        Some(Body::Remount(remount)) => root.remount(&remount.options).map(|()| Rested::Done),
+        Some(Body::Rest(wish)) => rest(wish),
         _ => Err("only remounts are told here; is the mount helper newer than presto?".to_owned()),
     };
     let reply = match done {
-        Ok(()) => Reply::done(),
+        Ok(Rested::Done) => Reply::done(),
+        Ok(Rested::Waiting(records)) => Reply::of(Body::Resting(v1::Resting { records })),
         Err(why) => {
             tracing::warn!(target: "root", why, "refused");
             Reply::failure(Errno::INVAL, why)

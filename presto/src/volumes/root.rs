@@ -160,8 +160,10 @@ impl Volumes {
                 if !fault.is_empty() {
                     return Err(RootError::Fault(fault));
                 }
-                // Until a Lento says that it is there.
-                if let Some(volume) = served.volume() {
+                // Until a Lento says that it is there; one that runs since the initramfs is always waited for.
+                if root.filled == Filled::Before
+                    && let Some(volume) = served.volume()
+                {
                     volume.marks.no_filter.set(true);
                 }
                 (name.clone(), at, BTreeMap::from([(name, served)]))
@@ -183,28 +185,22 @@ impl Volumes {
         Some(self.get(&self.root.as_ref()?.name)?.root()?.to_owned())
     }
 
-    /// Waits until the server has every update of the root file system, which nobody can make any more; at most this long.
+    /// Lets nobody change the root file system any more, and waits until the server has every update of it; at most this long.
+    /// How many records it has not.
     ///
     /// # Errors
-    /// What it has not, for people.
-    pub fn sent(&self, limit: Duration) -> Result<(), String> {
+    /// For people.
+    pub fn send_last(&self, limit: Duration) -> Result<u64, String> {
         let volume = self.root().ok_or("there is no root file system")?;
-        volume.marks.read_only.set(true);
-        // Whoever is in the middle of an update ends it; the guard goes at once.
-        drop(volume.gate.try_write_for(DRAIN));
+        if !volume.marks.resting.set(true) {
+            // Whoever is in the middle of an update ends it; the guard goes at once.
+            drop(volume.gate.try_write_for(DRAIN));
+        }
         let begun = Instant::now();
         loop {
-            let (settled, newest) = (volume.limbo.settled(), volume.journal.published());
-            if settled >= newest {
-                return Ok(());
-            }
-            if begun.elapsed() >= limit {
-                return Err(format!(
-                    "volume {}: the server does not have the last {} records of this machine after {} s; is it away?",
-                    volume.name,
-                    newest.0.saturating_sub(settled.0),
-                    limit.as_secs()
-                ));
+            let left = unsent(&volume);
+            if left == 0 || begun.elapsed() >= limit {
+                return Ok(left);
             }
             std::thread::sleep(BREATH);
         }
@@ -222,7 +218,7 @@ impl Volumes {
         let volume = &running.volume;
         let text =
             |what: &str, error: &dyn std::fmt::Display| format!("volume {}: {what}: {error}", volume.name);
-        volume.marks.read_only.set(true);
+        volume.marks.resting.set(true);
         if volume.gate.try_write_for(DRAIN).is_none() {
             tracing::warn!(target: "root", volume = volume.name, "updates still run");
         }
@@ -244,6 +240,27 @@ impl Volumes {
         thaw_later(Arc::clone(volume));
         Ok(())
     }
+}
+
+/// How many records the server does not have. What programs left in mappings, and in files that they never closed, is looked for
+/// first of all when everything else is there: nobody may be told so before.
+fn unsent(volume: &Volume) -> u64 {
+    let left = || volume.journal.published().0.saturating_sub(volume.limbo.settled().0);
+    if left() > 0 {
+        return left();
+    }
+    let mut unknown = 0;
+    for id in volume.writers.all() {
+        match volume.look_at(id) {
+            Ok(_) | Err(Errno::STALE | Errno::NOENT) => volume.probe(id),
+            Err(errno) => {
+                tracing::warn!(target: "root", volume = volume.name, object = %id, %errno,
+                    "what was stored last in a file is not journaled");
+                unknown += 1;
+            }
+        }
+    }
+    left().saturating_add(unknown)
 }
 
 /// Should the machine not go, whoever writes elsewhere on the disk must not wait for ever.
