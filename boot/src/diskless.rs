@@ -1,23 +1,21 @@
 //! A root file system without a disk: the cache in memory, the network, this node's identity, and a Lento that fills the cache.
 //!
-//! What the machine is lies in the initramfs at `/intermezzo` (`intermezzo pki archive` makes it): whoever serves kernels and
+//! `arrival` waits for what must be here before init starts. What the machine is lies in the initramfs at `/intermezzo` (`intermezzo pki archive` makes it): whoever serves kernels and
 //! initramfs gives each machine its own.
 
-use std::path::{Path, PathBuf};
-use std::process::Child;
-use std::time::{Duration, Instant};
+pub mod arrival;
 
-use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
 use intermezzo_channel::ROOT_DISK;
-use rustix::fs::{Mode, OFlags, StatVfs, statvfs};
+use rustix::fs::statvfs;
 use rustix::io::Errno;
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, mount_bind};
 
 use crate::cmdline::{Replica, Request, Server};
-use crate::console::{complaints, say};
 use crate::init::NEW;
 use crate::network;
-use crate::profile;
 use crate::supervise::{Far, Plan};
 
 /// Name, certificate and key of this node, the authorities, and perhaps manifests.
@@ -31,15 +29,12 @@ pub const PROGRESS: &str = "lento.progress";
 const SIZE: &str = "size=50%";
 /// Less is no place for journal, store and tree.
 const LEAST: u64 = 32 << 20;
-/// So little left is nothing: whoever writes next gets ENOSPC.
-const FULL: u64 = 256 << 10;
 /// Journal of a cache in memory, in bytes.
 const LOG: u64 = 64 << 20;
-/// How often it is looked how far Lento is.
-const BREATH: Duration = Duration::from_millis(20);
-/// A changed reason is said no more often than this, and an old one again after so long.
-const NEWS: Duration = Duration::from_secs(2);
-const WORD: Duration = Duration::from_secs(15);
+/// What presto and Lento keep has room of its own, which contents cannot take: else a full cache would stop the sending of
+/// what is in it, and even deleting would not help, since that is journaled as well.
+const OWN: &str = "/own";
+const OWN_SIZE: &str = "mode=700,size=30%";
 
 /// Brings network, memory and identity in place; what is to run.
 ///
@@ -50,9 +45,7 @@ pub fn prepare(request: &Request, server: &Server) -> Result<Plan> {
     let manifests = manifests(&node, server)?;
     let disk = Path::new(ROOT_DISK);
     mount(server, disk)?;
-    for name in ["presto", "lento", "cache"] {
-        std::fs::create_dir_all(disk.join(name))?;
-    }
+    own_room(disk, &server.volume)?;
     let _ = rustix::system::sethostname(node.as_bytes());
     let lease = network::up(&server.network, &node, request.patience)?;
     let run = crate::init::prepare_run(disk)?;
@@ -178,110 +171,17 @@ fn mount(server: &Server, disk: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the tree is here.
-///
-/// # Errors
-/// It does not come, or there is no room for it; with what to change.
-pub fn wait_for_tree(request: &Request, server: &Server, run: &Path, supervisor: &mut Child) -> Result<()> {
-    let begun = Instant::now();
-    // Time runs while nothing comes.
-    let mut news = (begun, 0);
-    let mut said = (None::<Instant>, String::new());
-    let mut why = String::from("lento begins");
-    loop {
-        if let Ok(text) = std::fs::read_to_string(run.join(PROGRESS)) {
-            match state(&text, &server.volume) {
-                Some(State::Whole) => {
-                    let seconds = begun.elapsed().as_secs_f64();
-                    say(format_args!("the tree of volume {} is here ({seconds:.1} s)", server.volume));
-                    return Ok(());
-                }
-                Some(State::Waiting(reason)) => why = reason,
-                None => {}
-            }
-        }
-        if supervisor.try_wait()?.is_some() {
-            bail!("the root file system is not brought here: {}", last_words());
-        }
-        let room = statvfs(ROOT_DISK)?;
-        if let Some(lacks) = full(&room) {
-            bail!(
-                "too little memory: volume {} needs more {lacks} than the cache may take ({} MiB of memory); give the machine more \
-                 memory, or the cache a larger part: rootflags=size=80%{}",
-                server.volume,
-                room.f_blocks.saturating_mul(room.f_frsize) >> 20,
-                if lacks == "names" { ",nr_inodes=0" } else { "" }
-            );
-        }
-        let objects = room.f_files.saturating_sub(room.f_ffree);
-        if objects != news.1 {
-            news = (Instant::now(), objects);
-        }
-        if news.0.elapsed() >= request.patience {
-            let last = complaints().pop().map(|last| format!(" ({last})")).unwrap_or_default();
-            bail!(
-                "volume {} is not here after {} s: {why}{last}. rootwait=SECONDS on the kernel's command line waits longer, rootwait \
-                 alone for ever",
-                server.volume,
-                begun.elapsed().as_secs()
-            );
-        }
-        let pause = if said.1 == why { WORD } else { NEWS };
-        if said.0.unwrap_or(begun).elapsed() >= pause {
-            let seconds = begun.elapsed().as_secs();
-            say(format_args!(
-                "waiting for volume {} of {}: {why} ({seconds} s)",
-                server.volume, server.address
-            ));
-            said = (Some(Instant::now()), why.clone());
-        }
-        std::thread::sleep(BREATH);
+/// The states of presto and Lento, and the journal.
+fn own_room(disk: &Path, volume: &str) -> Result<()> {
+    crate::init::virtual_fs("tmpfs", Path::new(OWN), OWN_SIZE)?;
+    let journal = Path::new("cache").join(volume).join("kml");
+    for (name, at) in [("presto", Path::new("presto")), ("lento", Path::new("lento")), ("kml", &journal)] {
+        let (own, shown) = (Path::new(OWN).join(name), disk.join(at));
+        std::fs::create_dir_all(&own)?;
+        std::fs::create_dir_all(&shown)?;
+        mount_bind(&own, &shown).with_context(|| format!("no room of its own for {}", shown.display()))?;
     }
-}
-
-/// Presto looks into it when the root file system is remounted, and refuses updates until it can.
-pub fn bring_fstab(root: &Path) {
-    let opened = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|root| profile::open(root, "etc/fstab"));
-    // Without one a mount helper may name the volume.
-    if let Err(errno) = opened
-        && errno != Errno::NOENT
-    {
-        say(format_args!("/etc/fstab of the volume is not here: {errno}"));
-    }
-}
-
-fn last_words() -> String {
-    let complaints = complaints();
-    if complaints.is_empty() {
-        return "what should bring it ended and said nothing; look at the kernel's log (dmesg)".to_owned();
-    }
-    complaints.join("; ")
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum State {
-    Whole,
-    Waiting(String),
-}
-
-/// What Lento says of the volume.
-fn state(text: &str, volume: &str) -> Option<State> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(volume)?.strip_prefix(' '));
-    let said = lines.next()?;
-    match said.strip_prefix("waiting ") {
-        Some(why) => Some(State::Waiting(why.to_owned())),
-        None => (said == "whole").then_some(State::Whole),
-    }
-}
-
-/// What is used up.
-fn full(room: &StatVfs) -> Option<&'static str> {
-    if room.f_bavail.saturating_mul(room.f_frsize) < FULL {
-        return Some("room");
-    }
-    // 0 of 0: as many as there is memory for.
-    (room.f_files > 0 && room.f_ffree < 16).then_some("names")
+    Ok(())
 }
 
 /// Whether the machine that has booted has no disk.
@@ -318,14 +218,5 @@ mod tests {
         }
         let text = manifest("node-7", &server("rootflags=mode=Full,access=ReadOnly,pin=/lib"));
         assert!(text.contains("mode: Full\n  access: ReadOnly\n  pins: []"), "{text}");
-    }
-
-    #[test]
-    fn what_lento_says_of_the_volume_is_found() {
-        let text = "site/rooted whole\nsite/root waiting not connected to a; no route\n";
-        let waiting = State::Waiting("not connected to a; no route".to_owned());
-        assert_eq!(state(text, "site/root"), Some(waiting));
-        assert_eq!(state(text, "site/rooted"), Some(State::Whole));
-        assert_eq!(state("", "site/root"), None);
     }
 }

@@ -13,6 +13,7 @@ use rustix::mount::MountFlags;
 
 use crate::cmdline::{self, Source};
 use crate::console::{self, say};
+use crate::diskless::arrival;
 use crate::supervise::{self, Plan};
 use crate::{device, diskless, modules, profile, switch};
 
@@ -58,11 +59,11 @@ fn boot(line: &str, words: &[OsString]) -> Result<()> {
     };
     let mut supervisor = supervise::start(&plan)?;
     if let Source::Server(server) = &request.source {
-        diskless::wait_for_tree(&request, server, &plan.run, &mut supervisor)?;
+        arrival::wait_for_tree(&request, server, &plan.run, &mut supervisor)?;
     }
     wait_for_presto(&mut supervisor, &plan.run.join("root.sock"))?;
-    if plan.far.is_some() {
-        diskless::bring_fstab(&plan.at);
+    if let Source::Server(server) = &request.source {
+        arrival::bring_first(&request, server, &plan.at, &plan.run)?;
         if let Err(error) = profile::begin(&plan.at, &plan.run) {
             say(format_args!("the boot profile is of no use: {error:#}"));
         }

@@ -13,7 +13,7 @@ use crate::init::{NEW, RUN, virtual_fs};
 use crate::modules;
 
 /// In this order, as the kernel does.
-const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
+pub const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
 
 /// Becomes the volume's init.
 ///
