@@ -1,6 +1,6 @@
 //! A machine that runs, and does what it is told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -49,20 +49,41 @@ impl World {
     /// # Errors
     /// QEMU does not start.
     pub fn power_on(&self, append: &str, initramfs: PathBuf, image: PathBuf) -> Result<Running> {
-        let socket = self.dir.join("disk.sock");
+        self.power_on_in(&self.dir, append, initramfs, &image, &[self.machine.port])
+    }
+
+    /// The same of one more machine, which is the same to everybody else.
+    ///
+    /// # Errors
+    /// QEMU does not start.
+    pub fn power_on_another(&self) -> Result<Running> {
+        let dir = self.dir.join("another");
+        std::fs::create_dir_all(&dir)?;
+        self.power_on_in(&dir, &self.line(), self.initramfs.clone(), &self.image, &[])
+    }
+
+    fn power_on_in(
+        &self,
+        dir: &Path,
+        append: &str,
+        initramfs: PathBuf,
+        image: &Path,
+        ports: &[u16],
+    ) -> Result<Running> {
+        let socket = dir.join("disk.sock");
         let disk = match self.storage {
-            Storage::Disk => Some(Disk::serve(&image, &socket)?),
+            Storage::Disk => Some(Disk::serve(image, &socket)?),
             Storage::Memory => None,
         };
         let machine = Machine::start(&Spec {
-            dir: &self.dir,
+            dir,
             kernel: &self.kernel,
             initramfs: &initramfs,
             disks: if disk.is_some() { std::slice::from_ref(&socket) } else { &[] },
             append,
             cpus: 1,
             memory: self.memory,
-            ports: &[self.machine.port],
+            ports,
         })?;
         Ok(Running { machine, disk })
     }

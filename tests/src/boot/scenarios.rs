@@ -58,9 +58,11 @@ pub const BUSYBOX: [Scenario; 9] = [
 ];
 
 /// With busybox, and without a disk.
-pub const DISKLESS: [Scenario; 4] = [
+pub const DISKLESS: [Scenario; 6] = [
     ("diskless", diskless::boot),
     ("diskless-away", diskless::away),
+    ("diskless-full", diskless::full),
+    ("diskless-twice", diskless::twice),
     ("diskless-read-only", diskless::read_only),
     ("diskless-lines", diskless::lines),
 ];

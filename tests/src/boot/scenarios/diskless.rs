@@ -23,6 +23,9 @@ const LAST: u32 = 3 << 20;
 /// Kills whoever has this name.
 const KILL: &str = "for each in /proc/[0-9]*; do case $(tr '\\0' ' ' <$each/cmdline 2>/dev/null) in \"@NAME \"*) kill -9 ${each#/proc/};; esac; done";
 
+/// Brings what ends the machine, with the libraries that it needs; all of it could be pinned as well.
+const ENDS: &str = "cat /etc/stop >/dev/null && { /sbin/mount.intermezzo 2>/dev/null; [ $? = 1 ]; }";
+
 /// Boots, works, survives the end of its programs, goes; and boots again with what it had written.
 pub(super) fn boot(world: &World, random: &mut StdRng) -> Result<String> {
     fs::write(world.mount().join("large"), content(random))?;
@@ -95,9 +98,99 @@ pub(super) fn away(world: &World, random: &mut StdRng) -> Result<String> {
     arrives(world, &mut machine, "alone", "alone\n")?;
     arrives(world, &mut machine, "alone.d/moved", "known\n")?;
     machine.until("cat /unopened >/dev/null", ARRIVES)?;
-    machine.power_off()?;
-    Ok("waits for its server and says so; without it works with what is here; and sends the rest later"
+    // It ends while the server is away, and that comes back in time.
+    machine.must(ENDS)?;
+    world.stop_here(&world.server, Daemon::Lento)?;
+    machine.must("echo last >/last-word")?;
+    machine.begin("poweroff")?;
+    shows(&machine, "the machine waits for the server to have its last")?;
+    world.start_here(&world.server, Daemon::Lento)?;
+    let console = machine.has_ended()?;
+    ensure!(console.contains("everything is on the server"), "the console: {console}");
+    ensure!(
+        fs::read_to_string(world.mount().join("last-word"))? == "last\n",
+        "what was written last is not there"
+    );
+    // And does not.
+    let mut machine = world.boot()?;
+    machine.must(ENDS)?;
+    world.stop_here(&world.server, Daemon::Lento)?;
+    machine.must("echo lost >/lost")?;
+    let console = machine.power_off()?.replace('\n', "");
+    ensure!(console.contains("lost with this machine: volume"), "the console: {console}");
+    ensure!(console.contains("nothing has moved for 60 s: not connected"), "the console: {console}");
+    world.start_here(&world.server, Daemon::Lento)?;
+    Ok("waits for its server and says so, also at its end; without it works with what is here; and sends the rest later"
         .to_owned())
+}
+
+/// The memory for the cache is full: what needs none goes on in both directions, what was written before is sent, and deleting helps.
+pub(super) fn full(world: &World, _: &mut StdRng) -> Result<String> {
+    fs::write(world.mount().join("known"), "old\n")?;
+    let mut machine = world.boot()?;
+    machine.until("[ \"$(cat /known)\" = old ]", ARRIVES)?;
+    machine.must(ENDS)?;
+    world.stop_here(&world.server, Daemon::Lento)?;
+    machine.must("dd if=/dev/urandom of=/before bs=1M count=2 2>/dev/null; md5sum </before >/before.sum")?;
+    // It stays on the machine, so that nothing of it has to be sent.
+    machine.must("mkdir -p /var/log; dd if=/dev/zero of=/var/log/filler bs=64k 2>/dev/null; true")?;
+    let refused = machine.must("(dd if=/dev/zero of=/refused bs=64k count=4) 2>&1; true")?;
+    ensure!(refused.contains("No space left"), "there is still room: {refused}");
+    world.start_here(&world.server, Daemon::Lento)?;
+    let sum = machine.must("cat /before.sum")?;
+    arrives(world, &mut machine, "before.sum", &format!("{}\n", sum.trim_end()))?;
+    until(world, "what was written before the cache was full", |world| {
+        let there = md5(world, "before");
+        Ok(there.is_ok_and(|there| sum.starts_with(&there)))
+    })?;
+    machine.must("mkdir /names && mv /before /names/moved && chmod 600 /names/moved")?;
+    until(world, "a rename", |world| Ok(world.mount().join("names/moved").exists()))?;
+    fs::create_dir(world.mount().join("theirs"))?;
+    fs::write(world.mount().join("theirs/file"), "new\n")?;
+    machine.until("[ \"$(stat -c %s /theirs/file)\" = 4 ]", ARRIVES)?;
+    // A content for which there is no room does not come, and whoever asks for it is told why.
+    fs::write(world.mount().join("known"), vec![b'n'; 1 << 20])?;
+    fs::write(world.mount().join("after-that"), "x")?;
+    machine.until("[ \"$(stat -c %s /known)\" = 1048576 ] && [ -e /after-that ]", ARRIVES)?;
+    let told = machine.must("timeout 200 cat /known 2>&1 >/dev/null; true")?;
+    ensure!(
+        told.contains("No space left") || told.contains("Input/output error"),
+        "there is no room for it: {told}"
+    );
+    machine.must("dmesg | grep 'No space left'")?;
+    machine.must("rm /var/log/filler")?;
+    machine.until("[ $(cat /known | wc -c) = 1048576 ]", ARRIVES)?;
+    machine.must("echo room >/room")?;
+    arrives(world, &mut machine, "room", "room\n")?;
+    machine.must("cat /theirs/file")?;
+    let console = machine.power_off()?;
+    ensure!(console.contains("everything is on the server"), "the console: {console}");
+    Ok("names go on in both directions, what was written before is sent, and deleting helps".to_owned())
+}
+
+fn until(world: &World, what: &str, is_so: impl Fn(&World) -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !is_so(world)? {
+        ensure!(begun.elapsed() < ARRIVES, "{what} does not arrive at the server");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Two machines with one identity: the second is told why it cannot boot, and the first goes on.
+pub(super) fn twice(world: &World, _: &mut StdRng) -> Result<String> {
+    let mut machine = world.boot()?;
+    let another = world.power_on_another()?;
+    shows(&another, "is connected already")?;
+    shows(&another, "give each a certificate of its own")?;
+    both_ways(world, &mut machine, 77)?;
+    drop(another);
+    both_ways(world, &mut machine, 78)?;
+    machine.power_off()?;
+    // And the name is free again.
+    let machine = world.boot()?;
+    machine.power_off()?;
+    Ok("the second one says why on its console, and the first one goes on".to_owned())
 }
 
 /// Nothing of it may be written here, and what others write arrives.
