@@ -401,3 +401,38 @@ fn what_a_writer_left_stays_in_limbo_until_the_note_of_its_conflict_is_on_the_di
     let [(_, conflict)] = &conflicts[..] else { panic!("{conflicts:?}") };
     assert!(is_kept_of(&world, conflict.record, "left by a writer"));
 }
+
+/// All of it is in the journal and at the server, whose verdicts have not come when the power goes; and what was noted of the
+/// sending goes with it.
+#[test]
+fn what_was_sent_and_then_removed_is_no_conflict_after_a_power_cut() {
+    let mut world = world(1);
+    settle(&mut world);
+    let store = world.nodes[CLIENT].store.clone();
+    let file = create(&mut world, CLIENT, "f");
+    world.nodes[CLIENT].disk.user_store(file, b"synced");
+    world.nodes[CLIENT].disk.user_fsync(file);
+    let one_way = |world: &mut World| {
+        for _ in 0..200 {
+            world.now += 20;
+            for node in [CLIENT, SERVER] {
+                world.read_journal(node, 8);
+                while world.run_job(node) {}
+                world.timeout(node);
+            }
+            world.deliver(CLIENT, SERVER);
+        }
+    };
+    one_way(&mut world);
+    assert_eq!(read(&world, SERVER, "f").as_deref(), Some("synced"));
+    remove(&mut world, CLIENT, "f");
+    one_way(&mut world);
+    everywhere(&world, "f", None);
+    world.nodes[CLIENT].disk.make_durable();
+    world.kill(CLIENT);
+    world.nodes[CLIENT].store = store;
+    world.power(CLIENT);
+    settle(&mut world);
+    everywhere(&world, "f", None);
+    assert_eq!(Volume::conflicts(&world.nodes[SERVER].store, 10).unwrap(), []);
+}

@@ -107,7 +107,7 @@ impl Cml {
                 if self.tried(recno) < RESTLESS {
                     return Ok(AfterRead::Later);
                 }
-                if View::new(store, Which::Local).names(row.op.object)?.is_empty() {
+                if is_removed(store, row.op.object)? {
                     // Removed while somebody writes: no close of it comes any more, and nobody has to see this content.
                     self.without_content(store, recno, row)?;
                     return Ok(AfterRead::GoOn);
@@ -132,6 +132,10 @@ impl Cml {
             }
         }
         self.troubled.remove(&recno);
+        if covers && is_told(&row.op, hash) && is_removed(store, row.op.object)? {
+            self.without_content(store, recno, row)?;
+            return Ok(AfterRead::GoOn);
+        }
         self.ready.insert(recno, (Content { hash, size, inline }, version));
         if covers
             && let Some(mut object) = Tree::new(store, Which::Local).view().object(row.op.object)?
@@ -253,6 +257,16 @@ impl Cml {
         fill_content(&mut row.op, Content { hash: Hash::empty(), size: 0, inline: Some(Vec::new()) });
         Cml::write(store, recno, &row)
     }
+}
+
+/// A close that a power cut has left without the note that the server knows this very content.
+fn is_told(op: &Operation, hash: Hash) -> bool {
+    matches!(op.kind, OpKind::Close { before, .. } if before == hash)
+}
+
+/// Its removal tells all that is left to tell.
+fn is_removed(store: &dyn Store, object: ObjectId) -> Result<bool, StoreError> {
+    Ok(View::new(store, Which::Local).names(object)?.is_empty())
 }
 
 /// The newest close that a row stands for, as a record of its own.
