@@ -70,7 +70,8 @@ pub struct Options {
         default_value = "/run/intermezzo/lento.sock"
     )]
     pub admin_socket: PathBuf,
-    /// File that says, a line for each volume, whether its tree is whole here, or what it waits for; written when that changes.
+    /// File that says of each volume whether its tree is whole here or what it waits for, and how many bytes have moved; written when
+    /// that changes.
     /// For what begins before anybody can ask at the socket, like an initramfs
     #[arg(long, env = "LENTO_PROGRESS", value_name = "FILE")]
     pub progress: Option<PathBuf>,
