@@ -69,7 +69,7 @@ test: format clippy architecture deny unit
 	$(MAKE) test-durable
 	$(MAKE) test-survive KILLS=100
 	$(MAKE) test-power CUTS=6
-	$(MAKE) test-boot ONLY=seed,killed,cut,shutdown BOOTS=1
+	$(MAKE) test-boot ONLY=seed,killed,cut,shutdown,diskless BOOTS=1
 	$(MAKE) demo
 	$(MAKE) test-cluster
 
