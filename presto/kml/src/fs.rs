@@ -67,8 +67,10 @@ pub trait Map: fmt::Debug + Send + Sync {
     fn start_write_out(&self) -> io::Result<()>;
     /// Waits until it is there: in the device's cache perhaps, so durable only with the next flush of that device.
     fn wait_written_out(&self) -> io::Result<()>;
-    /// Whether the file has not left the kernel's memory since it was last mapped for writing, or made. Then its file system has
-    /// been mounted all the time, and nothing that was written is lost.
+    /// Marks the file in the kernel's memory.
+    fn mark(&self);
+    /// Whether it has not left that since it was marked. Then its file system has been mounted all the time, and nothing that was
+    /// written is lost.
     fn was_kept(&self) -> bool;
     /// Whether the disk has refused a page. What was stored or read before this said no is as it seemed; nothing is from then
     /// on.
@@ -116,6 +118,7 @@ impl FileSystem for Os {
         fill(&file, bytes)
             .and_then(|()| OsMap::new(file, Access::Write))
             .map(|map| Box::new(map) as Box<dyn Map>)
+            .inspect(|map| map.mark())
             .inspect_err(|_| drop(fs::remove_file(path)))
     }
 
@@ -186,56 +189,41 @@ fn fill(mut file: &File, bytes: u64) -> io::Result<()> {
 
 /// A real map.
 #[derive(Debug)]
-struct OsMap {
-    of: Guarded,
-    was_kept: bool,
-}
+struct OsMap(Guarded);
 
-/// fcntl(2) commands that the libc crate does not name, and one of their values: what is written lives for a short time.
+/// fcntl(2) commands that the libc crate does not name, and one of their values: what is written lives for a short time. No
+/// file system writes this hint to its disk: a file has it until it leaves the memory.
 const F_GET_RW_HINT: i32 = 1035;
 const F_SET_RW_HINT: i32 = 1036;
 const SHORT: u64 = 2;
 
-/// Marks a file in the kernel's memory, and says whether it was marked. No file system writes this hint to its disk: a file
-/// has it until it leaves the memory.
-fn mark(file: &File) -> bool {
-    let (mut before, hint) = (0_u64, SHORT);
-    // SAFETY: both commands take a pointer to one number, and these outlive the calls.
-    unsafe {
-        libc::fcntl(file.as_raw_fd(), F_GET_RW_HINT, &raw mut before);
-        libc::fcntl(file.as_raw_fd(), F_SET_RW_HINT, &raw const hint);
-    }
-    before == SHORT
-}
-
 impl OsMap {
     fn new(file: File, access: Access) -> io::Result<OsMap> {
-        let was_kept = access == Access::Write && mark(&file);
-        Ok(OsMap { of: Guarded::map(file, None, access)?, was_kept })
+        Guarded::map(file, None, access).map(OsMap)
     }
 
     fn write_out(&self, flags: u32) -> io::Result<()> {
         // SAFETY: plain numbers and a descriptor that is open as long as `self` is.
-        let result = unsafe { libc::sync_file_range(self.of.file().as_raw_fd(), 0, 0, flags) };
+        let result = unsafe { libc::sync_file_range(self.0.file().as_raw_fd(), 0, 0, flags) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Offset as a pointer distance, if `length` bytes lie there.
     fn place(&self, at: u64, length: usize) -> Option<usize> {
         let at = usize::try_from(at).ok()?;
-        (at.checked_add(length)? <= self.of.memory().len()).then_some(at)
+        (at.checked_add(length)? <= self.0.memory().len()).then_some(at)
     }
 
     fn word(&self, at: u64) -> Option<*mut u64> {
         let at = self.place(at, 8).filter(|at| at.is_multiple_of(8))?;
         // SAFETY: `place` keeps it inside the map.
-        Some(unsafe { self.of.memory().as_mut_ptr().add(at) }.cast())
+        Some(unsafe { self.0.memory().as_mut_ptr().add(at) }.cast())
     }
 }
 
 impl Map for OsMap {
     fn size(&self) -> u64 {
-        self.of.memory().len() as u64
+        self.0.memory().len() as u64
     }
 
     fn read(&self, at: u64, into: &mut [u8]) {
@@ -243,7 +231,7 @@ impl Map for OsMap {
         // SAFETY: inside the map, and `into` is ours alone. No reference to the map is made: other processes write to
         // it, though never to bytes that a `load` has shown as published.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.of.memory().as_ptr().add(at), into.as_mut_ptr(), into.len())
+            std::ptr::copy_nonoverlapping(self.0.memory().as_ptr().add(at), into.as_mut_ptr(), into.len())
         }
     }
 
@@ -251,7 +239,7 @@ impl Map for OsMap {
         let Some(at) = self.place(at, bytes.len()) else { return };
         // SAFETY: inside the map, which `Access::Write` made writable; the journal hands out each range to one thread.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.of.memory().as_mut_ptr().add(at), bytes.len())
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.memory().as_mut_ptr().add(at), bytes.len())
         }
     }
 
@@ -272,7 +260,7 @@ impl Map for OsMap {
 
     fn sync(&self) -> io::Result<()> {
         // Writes back what was stored through the map too. The file never grows, so its size needs no sync.
-        self.of.file().sync_data()
+        self.0.file().sync_data()
     }
 
     fn start_write_out(&self) -> io::Result<()> {
@@ -284,11 +272,20 @@ impl Map for OsMap {
         self.write_out(libc::SYNC_FILE_RANGE_WAIT_BEFORE)
     }
 
+    fn mark(&self) {
+        let hint = SHORT;
+        // SAFETY: takes a pointer to one number, which outlives the call.
+        unsafe { libc::fcntl(self.0.file().as_raw_fd(), F_SET_RW_HINT, &raw const hint) };
+    }
+
     fn was_kept(&self) -> bool {
-        self.was_kept
+        let mut hint = 0_u64;
+        // SAFETY: takes a pointer to one number, which outlives the call.
+        unsafe { libc::fcntl(self.0.file().as_raw_fd(), F_GET_RW_HINT, &raw mut hint) };
+        hint == SHORT
     }
 
     fn is_broken(&self) -> bool {
-        self.of.is_broken()
+        self.0.is_broken()
     }
 }

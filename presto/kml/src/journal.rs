@@ -194,6 +194,8 @@ impl Journal {
             *status = Status { settled, written, instance: noted, closed: Closed::Open, ..*status };
         });
         log.current.sync()?;
+        // Not before: a start that is interrupted until here has noted nothing.
+        log.current.mark();
         let mut records = Vec::with_capacity(scan.unresolved.len());
         for (place, record) in scan.unresolved {
             log.unresolved.insert(record.recno, place);

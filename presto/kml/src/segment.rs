@@ -238,7 +238,12 @@ impl Segment {
         if self.map.is_broken() { Err(KmlError::Broken { segment: self.path.clone() }) } else { Ok(()) }
     }
 
-    /// Whether it has been in the kernel's memory since its last writer.
+    /// Marks it in the kernel's memory.
+    pub(crate) fn mark(&self) {
+        self.map.mark();
+    }
+
+    /// Whether it has been there since its last writer.
     pub(crate) fn was_kept(&self) -> bool {
         self.map.was_kept()
     }

@@ -436,6 +436,30 @@ fn disowned_records_have_failed_for_good() {
     assert!(!open().unclean_boot());
 }
 
+/// Whatever the first of them had done by then.
+#[test]
+fn a_start_after_a_power_cut_is_one_until_it_is_over_however_often_it_is_interrupted() {
+    for steps in 1.. {
+        let disk = Disk::default();
+        let open = || Journal::open(Arc::new(disk.clone()), Path::new(DIR), config());
+        let (journal, _) = open().unwrap();
+        for n in 1..=5 {
+            journal.append(Class::User, &create_of(n), &outcome(n)).unwrap();
+        }
+        journal.sync().unwrap();
+        drop(journal);
+        disk.cut_power(3);
+        disk.crash_after(steps);
+        drop(open());
+        let was_interrupted = disk.crashed();
+        disk.revive();
+        assert!(open().unwrap().0.unclean_boot(), "after {steps} steps");
+        if !was_interrupted {
+            break;
+        }
+    }
+}
+
 #[test]
 fn making_the_first_segment_may_be_interrupted() {
     for step in 0..12 {

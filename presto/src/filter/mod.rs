@@ -50,7 +50,6 @@ use intermezzo_kml as kml;
 use intermezzo_kml::record::FileId;
 use intermezzo_kml::record::Record;
 use intermezzo_kml::record::Time;
-use intermezzo_kml::record::Version;
 use parking_lot::Mutex;
 use parking_lot::RwLock;
 use rustix::io::Errno;
@@ -220,9 +219,8 @@ pub struct Volume {
     /// Newest record of which Lento is to be told when the next one comes, or before long; 0: none.
     untold: AtomicU64,
     interrupted: Mutex<Vec<FileId>>,
-    /// Versions of files after a power cut of which only records told that recovery has taken back: such a content is as it was
-    /// closed.
-    pub vouched: Mutex<BTreeMap<FileId, Version>>,
+    /// Times and sizes of files after a power cut that hold what an fsync has promised, though its record was taken back.
+    pub promised: Mutex<BTreeMap<FileId, (Time, u64)>>,
     /// What recovery found of files that were open for writing.
     left_open: Mutex<Vec<Interrupted>>,
     /// Where it is noted what must outlive presto, if it is.
@@ -279,7 +277,7 @@ impl Volume {
             replayed: Touched::default(),
             writers,
             interrupted: Mutex::new(interrupted),
-            vouched: Mutex::default(),
+            promised: Mutex::default(),
             left_open: Mutex::default(),
             session: OnceLock::new(),
             durable: Durable::default(),

@@ -16,6 +16,8 @@ pub(super) struct Memory {
     seen: BTreeSet<FileId>,
     /// Regular files and the version that the newest record about their content left, with that record.
     versions: BTreeMap<FileId, (Version, Recno)>,
+    /// What an fsync has promised of a file.
+    synced: BTreeMap<FileId, (Time, u64)>,
     /// Records from here on count no more.
     disowned: Option<Recno>,
     /// The modification time that the newest record left on each directory.
@@ -61,6 +63,9 @@ impl Memory {
             return;
         }
         let after = (outcome.after.version(), record.recno);
+        if record.opcode == Opcode::Close && outcome.flags.contains(Flags::SYNCED) {
+            self.synced.insert(outcome.object, content(&after.0));
+        }
         match record.opcode {
             Opcode::Create | Opcode::Close => drop(self.versions.insert(outcome.object, after)),
             Opcode::Setattr if intent.mask.contains(Mask::SIZE) => {
@@ -97,6 +102,11 @@ impl Memory {
     pub fn is_disowned(&self, id: FileId) -> bool {
         let recorded = self.versions.get(&id);
         self.disowned.zip(recorded).is_some_and(|(from, (_, recno))| *recno >= from)
+    }
+
+    /// Whether an fsync has promised what is in this file.
+    pub fn is_promised(&self, id: FileId, present: &Attributes) -> bool {
+        self.synced.get(&id) == Some(&content(&present.version()))
     }
 
     /// Whether a record before has named this object.

@@ -381,8 +381,8 @@ impl Recovery<'_> {
                 .journal
                 .append(Class::Replay, &intent, &outcome)
                 .map_err(|source| self.journal(source))?;
-            if as_recorded {
-                self.volume.vouched.lock().insert(id, stat.attributes.version());
+            if self.memory.is_promised(id, &stat.attributes) {
+                self.volume.promised.lock().insert(id, (stat.attributes.mtime, stat.attributes.size));
             }
             self.volume.touched.object(id, recno);
             self.volume.limbo.note_close(id, recno);

@@ -2,8 +2,8 @@
 //!
 //! The directory may be on the disk before the bytes of a new file are, and before the journal. Such a file is empty, nobody
 //! was promised anything of it, and whoever made it in a replay does so again: it goes, as its name could have gone as well. A
-//! file in the place of another one is that one's new content, which may be torn, unless a record of its close was taken back
-//! that says what is there.
+//! file in the place of another one is that one's new content, which may be torn, unless an fsync has promised
+//! what is there.
 
 use intermezzo_kml::record::{FileId, Flags, Intent, Opcode, Outcome, Recno};
 use rustix::fs::AtFlags;
@@ -63,7 +63,7 @@ impl Scrubber {
         let close = Found::of(Opcode::Close, file, stat.attributes);
         let close = match self.volume.lacking_file(file, &stat)? {
             Some(hash) => close.missing(hash),
-            None if self.is_as_closed(file, &stat) => close,
+            None if self.is_as_promised(file, &stat) => close,
             None => close.flag(Flags::UNVOUCHED),
         };
         let close = Found {
@@ -80,10 +80,10 @@ impl Scrubber {
         Ok(Seen::Differs("another file", recno))
     }
 
-    /// The record of its close went with those before it that the tree lacks; what it told of is there.
-    fn is_as_closed(&self, file: FileId, stat: &Stat) -> bool {
-        let closed = self.volume.vouched.lock().get(&file).copied();
-        closed.is_some_and(|closed| closed == stat.attributes.version())
+    /// An fsync has promised what is in it, and only the record of that is gone.
+    fn is_as_promised(&self, file: FileId, stat: &Stat) -> bool {
+        let promised = self.volume.promised.lock().get(&file).copied();
+        promised == Some((stat.attributes.mtime, stat.attributes.size))
     }
 
     fn is_of_before(&self, file: FileId) -> bool {

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -78,7 +79,12 @@ impl LowerFs {
 
     /// Unmounts it and mounts it anew: what was not written is gone.
     pub fn mount_again(&self) {
-        run(Command::new("umount").arg(&self.at));
+        // Threads of who used it may still be closing their files.
+        let since = Instant::now();
+        while let Err(errno) = rustix::mount::unmount(&self.at, UnmountFlags::empty()) {
+            assert!(errno == Errno::BUSY && since.elapsed() < Duration::from_secs(20), "{errno}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         run(Command::new("mount").args(["-o", "loop"]).args([&self.image(), &self.at]));
     }
 

@@ -38,6 +38,8 @@ struct Content {
     durable: Vec<u8>,
     /// What each sector was after each change since the last sync.
     versions: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// Marked since the last power cut.
+    kept: bool,
     /// What lies in the device's cache, and how many versions of each sector that covers.
     written_out: Option<(Vec<u8>, BTreeMap<usize, usize>)>,
 }
@@ -161,6 +163,7 @@ impl Disk {
                 }
             }
             content.versions.clear();
+            content.kept = false;
             content.durable.clone_from(&survived);
             content.now = survived;
         }
@@ -351,8 +354,15 @@ impl Map for DiskMap {
         Ok(())
     }
 
+    fn mark(&self) {
+        let mut state = self.disk.0.lock();
+        if state.must_live().is_ok() {
+            state.contents[self.id].kept = true;
+        }
+    }
+
     fn was_kept(&self) -> bool {
-        false
+        self.disk.0.lock().contents[self.id].kept
     }
 
     fn wait_written_out(&self) -> io::Result<()> {
