@@ -145,18 +145,23 @@ fn is_beside(address: Ipv4Addr, prefix: u8, other: Ipv4Addr) -> bool {
     u32::from(address) | hosts == u32::from(other) | hosts
 }
 
-/// Another lease in the place of one that has ended.
+/// Another lease in the place of one that has ended, or what was renewed of it. The old address goes first: the kernel takes a
+/// second one of the same network away together with it.
 fn change(card: &Card, old: &Lease, new: &Lease) -> Result<()> {
     let of = |lease: &Lease| (lease.address, lease.prefix, lease.gateway);
     if of(new) == of(old) {
         return Ok(());
     }
-    configure(card, new.address, new.prefix, new.gateway)?;
     if (new.address, new.prefix) != (old.address, old.prefix) {
-        netlink::remove_address(card.index, old.address, old.prefix)
-            .with_context(|| format!("{} keeps the address {}", card.name, old.address))?;
+        match netlink::remove_address(card.index, old.address, old.prefix) {
+            Ok(()) | Err(Errno::ADDRNOTAVAIL) => {}
+            Err(errno) => {
+                return Err(errno)
+                    .with_context(|| format!("{} keeps the address {}", card.name, old.address));
+            }
+        }
     }
-    Ok(())
+    configure(card, new.address, new.prefix, new.gateway)
 }
 
 /// Whether the kernel has been there already.

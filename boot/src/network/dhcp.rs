@@ -441,6 +441,14 @@ mod tests {
         let addresses = ip("-4 -o address show dev eth9").unwrap();
         assert!(addresses.contains("10.9.9.15/24") && !addresses.contains("10.9.8.7"), "{addresses}");
         assert!(ip("route get 192.0.2.1").unwrap().contains("via 10.9.9.1"));
+        let neighbour = Lease { address: Ipv4Addr::new(10, 9, 9, 16), ..new.clone() };
+        super::super::change(&card, &new, &neighbour).unwrap();
+        let addresses = ip("-4 -o address show dev eth9").unwrap();
+        assert!(addresses.contains("10.9.9.16/24") && !addresses.contains("10.9.9.15"), "{addresses}");
+        assert!(
+            ip("route get 192.0.2.1").unwrap().contains("via 10.9.9.1"),
+            "its network went with the other address"
+        );
     }
 
     fn lease_of(address: Ipv4Addr) -> Lease {

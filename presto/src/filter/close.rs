@@ -36,13 +36,15 @@ use crate::lower::start_writeback;
 /// How much doubt is enough for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// Somebody closes it: as `Young`, but a long content is not read for it.
+    /// Somebody closes it: as `Young`.
     Closed,
-    /// It stays open, or mapped: as `Young`, but the content is not read each time.
+    /// It stays open, or mapped: as `Young`, but a content that has to be read is not read each time.
     Passing,
     /// A version too young to be trusted counts as changed.
     Young,
-    /// Only another version counts.
+    /// Only another version counts; who else has it open, or has mapped it, is seen to later.
+    Left,
+    /// Only another version counts, or another content.
     Differs,
     /// Stores may have gone unseen: record in any case.
     Certain,
@@ -280,7 +282,7 @@ impl Volume {
         let left = self.writers.closed(id);
         // Each descriptor was flushed before; only a store since then is news.
         // Nobody waits for a release, so it waits for nobody: a full journal is met again in the background.
-        let recorded = self.record_close_within(caller, id, Doubt::Differs, Patience::None, Flags::empty());
+        let recorded = self.record_close_within(caller, id, Doubt::Left, Patience::None, Flags::empty());
         if let Err(errno) = &recorded {
             tracing::warn!(target: "filter", volume = self.name, object = %id, %errno,
                 "close not journaled yet; it will be tried again");

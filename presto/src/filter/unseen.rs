@@ -21,8 +21,8 @@ use crate::lower::Shape;
 use crate::lower::Stat;
 use crate::lower::reopen;
 
-/// Who waits for open(2) or close(2) waits for the content of no longer file than this, in bytes. Of a longer one it is told
-/// when it is closed that it may have changed.
+/// Who waits for open(2), close(2) or fsync(2) waits for the content of no longer file than this, in bytes. A longer one counts as
+/// changed then.
 const AT_ONCE: u64 = 16 << 20;
 /// How often a file that stays open, or mapped, is read; less often if that takes longer than the part `SHARE` of the time.
 const OFTEN: Duration = Duration::from_secs(2);
@@ -93,13 +93,16 @@ impl Volume {
         if !writer.mappable || !matches!(self.lower.shape(), Shape::Tmpfs) {
             return Look { changed, content: None };
         }
-        let put_off = match doubt {
-            Doubt::Closed => stat.attributes.size > AT_ONCE,
-            Doubt::Passing => writer.content.is_some_and(|content| !content.is_old()),
-            Doubt::Young | Doubt::Differs | Doubt::Certain => false,
+        let is_long = stat.attributes.size > AT_ONCE;
+        let (is_read, else_changed) = match doubt {
+            Doubt::Closed | Doubt::Young | Doubt::Certain => (!is_long, true),
+            Doubt::Passing if changed && is_long => (false, true),
+            Doubt::Passing => (changed || writer.content.is_none_or(|content| content.is_old()), false),
+            Doubt::Left => (false, false),
+            Doubt::Differs => (true, true),
         };
-        if put_off && !changed {
-            return Look { changed, content: None };
+        if !is_read {
+            return Look { changed: changed || else_changed, content: None };
         }
         let content = Seen::of(file).ok();
         let same = writer.content.zip(content).is_some_and(|(before, now)| before.digest == now.digest);
