@@ -16,8 +16,8 @@ use crate::args::PrefetchArgs;
 use crate::output::{bytes, say};
 use crate::progress::Progress;
 
-/// Opened at a time. An agent fetches as many for those who wait.
-const AT_ONCE: usize = 32;
+/// Opened at a time: half of what a server has in work for one node, so that who opens something meanwhile does not stand in line.
+const AT_ONCE: usize = 4;
 /// Failures that are named.
 const NAMED: usize = 10;
 
@@ -29,18 +29,20 @@ struct Lacking {
 
 pub(super) fn run(args: &PrefetchArgs) -> Result<Exit> {
     let looking = Progress::spinner("Looking for what is not here");
-    let mut lacking = Vec::new();
+    let mut found = Found::default();
     for path in &args.paths {
-        find(path, &mut lacking).with_context(|| format!("cannot look through {}", path.display()))?;
+        find(path, &mut found).with_context(|| format!("cannot look through {}", path.display()))?;
     }
     looking.finish();
+    let Found { mut lacking, mut failed } = found;
     // Whoever wants many small files is not kept waiting by a large one.
     lacking.sort_by_key(|file| file.size);
     let wanted: u64 = lacking.iter().map(|file| file.size).sum();
     let progress = Progress::steps("Fetching", lacking.len() as u64);
-    let failed = fetch(&lacking, &progress);
+    let refused = fetch(&lacking, &progress);
     progress.finish();
-    let came = lacking.len().saturating_sub(failed.len());
+    let came = lacking.len().saturating_sub(refused.len());
+    failed.extend(refused);
     say(format_args!("{came} of {} contents, {} in all, are here now", lacking.len(), bytes(wanted)));
     for (path, error) in failed.iter().take(NAMED) {
         say(format_args!("{}: {error}", path.display()));
@@ -51,11 +53,18 @@ pub(super) fn run(args: &PrefetchArgs) -> Result<Exit> {
     Ok(if failed.is_empty() { Exit::Done } else { Exit::NotTrue })
 }
 
-/// Walks fetch nothing.
-fn find(at: &Path, found: &mut Vec<Lacking>) -> Result<()> {
+/// What a walk has met.
+#[derive(Default)]
+struct Found {
+    lacking: Vec<Lacking>,
+    failed: Vec<(PathBuf, io::Error)>,
+}
+
+/// Walks fetch nothing. What cannot be looked at keeps nobody from the rest.
+fn find(at: &Path, found: &mut Found) -> Result<()> {
     let first = fs::symlink_metadata(at)?;
     if first.is_file() {
-        found.extend(lacking(at.to_owned(), &first));
+        found.lacking.extend(lacking(at.to_owned(), &first));
         return Ok(());
     }
     if !first.is_dir() {
@@ -63,17 +72,30 @@ fn find(at: &Path, found: &mut Vec<Lacking>) -> Result<()> {
     }
     let mut dirs = vec![at.to_owned()];
     while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-            let path = entry?.path();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.failed.push((dir, error));
+                continue;
+            }
+        };
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(error) => {
+                    found.failed.push((dir.clone(), error));
+                    break;
+                }
+            };
             match fs::symlink_metadata(&path) {
                 // Something else may be mounted there.
                 Ok(meta) if meta.dev() != first.dev() => {}
                 Ok(meta) if meta.is_dir() => dirs.push(path),
-                Ok(meta) if meta.is_file() => found.extend(lacking(path, &meta)),
+                Ok(meta) if meta.is_file() => found.lacking.extend(lacking(path, &meta)),
                 // It went meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Ok(_) => {}
-                Err(error) => return Err(error).with_context(|| path.display().to_string()),
+                Err(error) => found.failed.push((path, error)),
             }
         }
     }
