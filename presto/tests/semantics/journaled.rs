@@ -168,8 +168,9 @@ fn fsync_is_the_close_record_of_what_has_changed() {
     volumes(|m| {
         let file = writable(&m.path("f"));
         file.write_all_at(b"data", 0).unwrap();
-        assert_eq!(opcodes(&of(m, |_| file.sync_all().unwrap())), [Opcode::Close]);
+        // Where stamps are coarse, what is recorded within a tick of its last change is doubted once more.
         std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(opcodes(&of(m, |_| file.sync_all().unwrap())), [Opcode::Close]);
         assert!(of(m, |_| file.sync_all().unwrap()).is_empty());
         let dir = File::open(&m.mnt).unwrap();
         assert!(of(m, |_| dir.sync_all().unwrap()).is_empty());
