@@ -1,7 +1,7 @@
 //! A root file system without a disk: the cache in memory, the network, this node's identity, and a Lento that fills the cache.
 //!
-//! `arrival` waits for what must be here before init starts. What the machine is lies in the initramfs at `/intermezzo` (`intermezzo pki archive` makes it): whoever serves kernels and
-//! initramfs gives each machine its own.
+//! What the machine is lies in the initramfs at `/intermezzo` (`intermezzo pki archive` makes it): whoever serves kernels and
+//! initramfs gives each machine its own. `arrival` waits for what must be here before init starts.
 
 pub mod arrival;
 

@@ -108,6 +108,14 @@ pub struct Version {
     pub size: u64,
 }
 
+impl Version {
+    /// What a store changes of it; the change time moves with names and permissions as well.
+    #[must_use]
+    pub fn content(&self) -> (Time, u64) {
+        (self.mtime, self.size)
+    }
+}
+
 /// What was done. The numbers are on disk; never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]

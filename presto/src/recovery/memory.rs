@@ -64,7 +64,7 @@ impl Memory {
         }
         let after = (outcome.after.version(), record.recno);
         if record.opcode == Opcode::Close && outcome.flags.contains(Flags::SYNCED) {
-            self.synced.insert(outcome.object, content(&after.0));
+            self.synced.insert(outcome.object, after.0.content());
         }
         match record.opcode {
             Opcode::Create | Opcode::Close => drop(self.versions.insert(outcome.object, after)),
@@ -73,9 +73,9 @@ impl Memory {
             }
             // Somebody who sets the time of what he has not closed vouches for nothing.
             Opcode::Setattr if intent.mask.contains(Mask::MTIME) => {
-                let closed = content(&intent.before.version());
+                let closed = intent.before.version().content();
                 let known = self.versions.get_mut(&outcome.object);
-                if let Some(known) = known.filter(|(version, _)| content(version) == closed) {
+                if let Some(known) = known.filter(|(version, _)| version.content() == closed) {
                     *known = after;
                 }
             }
@@ -106,7 +106,7 @@ impl Memory {
 
     /// Whether an fsync has promised what is in this file.
     pub fn is_promised(&self, id: FileId, present: &Attributes) -> bool {
-        self.synced.get(&id) == Some(&content(&present.version()))
+        self.synced.get(&id) == Some(&present.version().content())
     }
 
     /// Whether a record before has named this object.
@@ -120,14 +120,9 @@ impl Memory {
     }
 }
 
-/// What a store changes; the change time moves with names and permissions as well.
-fn content(version: &Version) -> (Time, u64) {
-    (version.mtime, version.size)
-}
-
 /// Whether a file still holds what its record says, as far as its time and size tell.
 pub(super) fn is_as_recorded(recorded: Option<Version>, present: &Attributes) -> bool {
-    recorded.is_some_and(|recorded| content(&recorded) == content(&present.version()))
+    recorded.is_some_and(|recorded| recorded.content() == present.version().content())
 }
 
 fn is_file(attributes: &Attributes) -> bool {

@@ -382,7 +382,7 @@ impl Recovery<'_> {
                 .append(Class::Replay, &intent, &outcome)
                 .map_err(|source| self.journal(source))?;
             if self.memory.is_promised(id, &stat.attributes) {
-                self.volume.promised.lock().insert(id, (stat.attributes.mtime, stat.attributes.size));
+                self.volume.promised.lock().insert(id, stat.attributes.version().content());
             }
             self.volume.touched.object(id, recno);
             self.volume.limbo.note_close(id, recno);
@@ -403,10 +403,7 @@ impl Recovery<'_> {
                 Err(errno) => return Err(failed(errno)),
             };
             // Going to limbo moved its ctime; nobody but the writer moved the others.
-            let present = stat.attributes.version();
-            if recorded
-                .is_some_and(|recorded| (recorded.mtime, recorded.size) == (present.mtime, present.size))
-            {
+            if memory::is_as_recorded(recorded, &stat.attributes) {
                 continue;
             }
             self.volume.close_orphan(id, stat.attributes).map_err(failed)?;

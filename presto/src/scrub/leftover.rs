@@ -83,7 +83,7 @@ impl Scrubber {
     /// An fsync has promised what is in it, and only the record of that is gone.
     fn is_as_promised(&self, file: FileId, stat: &Stat) -> bool {
         let promised = self.volume.promised.lock().get(&file).copied();
-        promised == Some((stat.attributes.mtime, stat.attributes.size))
+        promised == Some(stat.attributes.version().content())
     }
 
     fn is_of_before(&self, file: FileId) -> bool {
